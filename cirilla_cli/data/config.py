@@ -1,0 +1,105 @@
+"""Sections for tokenizers, tokenizing and the data of a training run; torch-free."""
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveInt
+
+from cirilla_cli.config import FilePath, Paths, Section
+from cirilla_cli.units import Fraction, PositiveCount
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from cirilla_cli.data.tokenizer import Tokenizer
+
+
+class SentencePieceConfig(Section):
+    """Train a sentencepiece byte-pair tokenizer that loses nothing: byte fallback, no normalisation."""
+
+    kind: Literal["sentencepiece"] = "sentencepiece"
+    vocab_size: PositiveCount = 8192
+    """Pieces wanted; a tiny corpus may not hold that many, the number reached is reported."""
+    sample_bytes: PositiveCount = 100_000_000
+    """Most text used for training, taken evenly over the inputs."""
+
+    def build(self, texts: "Iterable[str]") -> "Tokenizer":
+        from cirilla_cli.data.sentencepiece import train
+
+        return train(self, texts)
+
+
+class LoadTokenizerConfig(Section):
+    """Use a tokenizer that exists."""
+
+    kind: Literal["load"] = "load"
+    path: FilePath
+    """Folder of a tokenizer, a checkpoint, or an imported model with its tokenizer.json."""
+
+    def build(self, texts: "Iterable[str]") -> "Tokenizer":
+        from cirilla_cli.data.tokenizer import load_tokenizer
+
+        return load_tokenizer(self.path)
+
+
+TokenizerSection = Annotated[SentencePieceConfig | LoadTokenizerConfig, Field(discriminator="kind")]
+
+
+class TokenizeConfig(Section):
+    """What `cirilla tokenize` does: a tokenizer, trained or loaded, and token shards of the inputs."""
+
+    inputs: Paths = ()
+    """Files of documents or samples (.jsonl), text files, or folders of them; also as positionals on the command line."""
+    tokenizer_inputs: Paths = ()
+    """Further text that only the tokenizer is trained on, such as the samples a model will be tuned on later."""
+    tokenizer: TokenizerSection = SentencePieceConfig()
+    """Train one, or load one."""
+    val: Fraction = 0.0
+    """Share of split keys (pages, task generators) held out as the `val` split, by hash."""
+    shard_tokens: PositiveCount = 16_777_216
+    """Most tokens in one shard file."""
+    workers: PositiveInt = 1
+    """Processes that encode in parallel."""
+
+
+class TextSourceConfig(Section):
+    """One source of running text in a mixture."""
+
+    path: FilePath
+    """Output of `cirilla tokenize`, or documents to be tokenized first (.jsonl, .txt or a folder)."""
+    weight: NonNegativeFloat = 1.0
+    """Share of the rows this source gives, relative to the others."""
+    decay_weight: NonNegativeFloat | None = None
+    """Its share while the learning rate decays (schedule kind wsd); null keeps `weight`."""
+
+
+class PackedTextConfig(Section):
+    """Running text in rows of the context length, documents isolated from one another."""
+
+    kind: Literal["packed_text"] = "packed_text"
+    sources: dict[str, TextSourceConfig]
+    """Where the text comes from; one or several by name."""
+    val: Fraction = 0.02
+    """Share of documents held out for validation when the source has no `val` split of its own."""
+
+
+class ConversationsConfig(Section):
+    """Chats and tasks; the assistant's turns are trained on, all of them."""
+
+    kind: Literal["conversations"] = "conversations"
+    path: Paths
+    """Samples (.jsonl) or shards made from them; several are mixed by their size."""
+    val: Fraction = 0.02
+    """Share of split keys held out for validation."""
+
+
+class PreferencesConfig(Section):
+    """Pairs of a better and a worse answer to one prompt."""
+
+    kind: Literal["preferences"] = "preferences"
+    path: Paths
+    """Samples (.jsonl) that hold preferences, or shards made from them."""
+    val: Fraction = 0.1
+    """Share of split keys held out, on which the margin before and after is reported."""
+
+
+DataSection = Annotated[PackedTextConfig | ConversationsConfig | PreferencesConfig, Field(discriminator="kind")]

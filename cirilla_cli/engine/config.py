@@ -1,0 +1,221 @@
+"""Sections of a training run; torch-free."""
+
+from typing import TYPE_CHECKING, Annotated, Literal, Self
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+
+from cirilla_cli.config import Section, Texts
+from cirilla_cli.units import Bytes, Fraction, PositiveCount, Seconds, Span
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.optim import Optimizer
+
+    from cirilla_cli.engine.objectives.cross_entropy import CrossEntropy
+    from cirilla_cli.engine.objectives.dpo import DPO
+    from cirilla_cli.engine.schedule import Schedule
+
+
+class CrossEntropyConfig(Section):
+    """Cross-entropy of the next token: pretraining, and fine-tuning where the data says which tokens count."""
+
+    kind: Literal["cross_entropy"] = "cross_entropy"
+    label_smoothing: Fraction = 0.0
+    """Share of the target's probability spread evenly over the vocabulary; validation never has it."""
+    z_loss: NonNegativeFloat = 0.0
+    """Weight of the squared log-partition, 1e-4 keeps logits from drifting (arXiv:2204.02311, section 5)."""
+
+    def build(self) -> "CrossEntropy":
+        from cirilla_cli.engine.objectives.cross_entropy import CrossEntropy
+
+        return CrossEntropy(self)
+
+
+class DPOConfig(Section):
+    """Direct preference optimisation against the model the run starts from (arXiv:2305.18290)."""
+
+    kind: Literal["dpo"] = "dpo"
+    beta: PositiveFloat = 0.1
+    """How hard the policy is held to the reference; smaller lets it move further."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    """Probability that a preference is the wrong way round (conservative DPO)."""
+    sft_weight: NonNegativeFloat = 0.0
+    """Weight of the chosen answers' cross-entropy per token, which keeps them from becoming less likely too."""
+
+    def build(self) -> "DPO":
+        from cirilla_cli.engine.objectives.dpo import DPO
+
+        return DPO(self)
+
+
+ObjectiveSection = Annotated[CrossEntropyConfig | DPOConfig, Field(discriminator="kind")]
+
+
+class AdamWConfig(Section):
+    """AdamW with decay on matrices only (arXiv:1711.05101)."""
+
+    kind: Literal["adamw"] = "adamw"
+    lr: PositiveFloat = 3e-4
+    """Peak learning rate."""
+    beta1: Fraction = 0.9
+    """Decay of the gradient average."""
+    beta2: Fraction = 0.95
+    """Decay of the squared gradient average."""
+    eps: PositiveFloat = 1e-8
+    """Added to the root of the squared average."""
+    weight_decay: NonNegativeFloat = 0.1
+    """Pull of matrices towards zero, times the learning rate; norms and other vectors are left alone."""
+
+    def build(self, model: "nn.Module") -> "Optimizer":
+        from cirilla_cli.engine.optim.adamw import adamw
+
+        return adamw(self, model)
+
+
+class MuonConfig(Section):
+    """Muon for the hidden matrices, AdamW for embeddings, head and vectors."""
+
+    kind: Literal["muon"] = "muon"
+    lr: PositiveFloat = 0.02
+    """Peak learning rate of the hidden matrices, scaled by sqrt(max(1, rows / columns))."""
+    momentum: Fraction = 0.95
+    """Decay of the gradient average that is orthogonalised."""
+    ns_steps: PositiveInt = 5
+    """Newton-Schulz iterations."""
+    weight_decay: NonNegativeFloat = 0.0
+    """Pull of the hidden matrices towards zero, times the learning rate."""
+    adamw: AdamWConfig = AdamWConfig(lr=3e-3, weight_decay=0.0)
+    """Everything that is not a hidden matrix."""
+
+    def build(self, model: "nn.Module") -> "Optimizer":
+        from cirilla_cli.engine.optim.muon import muon
+
+        return muon(self, model)
+
+
+OptimSection = Annotated[AdamWConfig | MuonConfig, Field(discriminator="kind")]
+
+
+class _Schedule(Section):
+    warmup: Span = 0.01
+    """Steps, or share of the run, over which the learning rate rises from zero."""
+
+    def build(self, steps: int) -> "Schedule":
+        from cirilla_cli.engine.schedule import schedule
+
+        return schedule(self, steps)
+
+
+class CosineConfig(_Schedule):
+    """Rise, then half a cosine down to `min_frac` at the last step."""
+
+    kind: Literal["cosine"] = "cosine"
+    min_frac: Fraction = 0.1
+    """Share of the peak left at the end."""
+
+
+class WSDConfig(_Schedule):
+    """Rise, hold, and come down over the last part: the middle can be prolonged later (arXiv:2404.06395)."""
+
+    kind: Literal["wsd"] = "wsd"
+    decay: Span = 0.2
+    """Steps, or share of the run, over which the learning rate comes down."""
+    shape: Literal["linear", "sqrt"] = "linear"
+    """Straight down, or 1 - sqrt(t), which falls faster at first."""
+    min_frac: Fraction = 0.0
+    """Share of the peak left at the end."""
+
+
+class ConstantConfig(_Schedule):
+    """Rise, then stay."""
+
+    kind: Literal["constant"] = "constant"
+
+
+ScheduleSection = Annotated[CosineConfig | WSDConfig | ConstantConfig, Field(discriminator="kind")]
+
+
+class EarlyStoppingConfig(Section):
+    """Stop when validation has not improved for a while; the best checkpoint is kept."""
+
+    patience: PositiveInt = 3
+    """Evaluations without improvement before stopping."""
+    min_improvement: NonNegativeFloat = 0.0
+    """Smaller improvements of the validation loss do not count."""
+
+
+class TrainConfig(Section):
+    """How long, in what portions."""
+
+    steps: PositiveCount | None = None
+    """Optimizer steps; give exactly one of steps, tokens and epochs."""
+    tokens: PositiveCount | None = None
+    """Tokens read, rounded up to whole steps."""
+    epochs: PositiveFloat | None = None
+    """Passes over the training data, rounded up to whole steps."""
+    batch_tokens: PositiveCount = 32768
+    """Tokens of one optimizer step, rounded down to whole rows of the context length (one at least)."""
+    micro_batch_tokens: PositiveCount | None = None
+    """Tokens of one forward pass; null for the whole batch. The gradient does not depend on it."""
+    max_grad_norm: PositiveFloat | None = 1.0
+    """Longer gradients are scaled down to this; null leaves them."""
+    max_epochs: PositiveFloat | None = None
+    """Refuse to read the data more often than this: beyond about four passes text teaches little (arXiv:2305.16264)."""
+    early_stopping: EarlyStoppingConfig | None = None
+    """Stop on stagnating validation loss; null trains to the end."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        given = [name for name in ("steps", "tokens", "epochs") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of steps, tokens and epochs; given: {', '.join(given) or 'none'}")
+        return self
+
+
+class PrecisionConfig(Section):
+    """Number formats; parameters are always kept in float32."""
+
+    compute: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Format of the forward and backward pass; auto is bfloat16 where the hardware multiplies it, else float32."""
+
+
+class MemoryConfig(Section):
+    """What is traded for memory."""
+
+    logits_bytes: Bytes = 268_435_456
+    """Most memory for logits at once; the loss is computed in chunks of this size."""
+
+
+class CheckpointingConfig(Section):
+    """When the run's state is written, and how much of it is kept."""
+
+    every: Span = 0.25
+    """Steps, or share of the run, between checkpoints; the last step is always saved."""
+    every_time: Seconds | None = 600.0
+    """Save also after this much time without a checkpoint; null for by steps alone."""
+    keep: PositiveInt = 2
+    """Newest checkpoints kept, besides the best."""
+
+
+class EvaluationConfig(Section):
+    """What is measured while training."""
+
+    every: Span = 0.1
+    """Steps, or share of the run, between evaluations; the last step is always evaluated."""
+    max_tokens: PositiveCount = 200_000
+    """Most validation tokens read each time."""
+    prompts: Texts = ()
+    """Prompts continued at each evaluation, so that progress can be read."""
+    sample_tokens: PositiveInt = 48
+    """Length of those continuations."""
+
+
+class LogConfig(Section):
+    """What a run writes down; metrics.jsonl is always written."""
+
+    every: PositiveInt = 10
+    """Steps between lines of metrics.jsonl; the last step is always written."""
+    plot: bool = True
+    """Draw curves.png at the end."""
+    tensorboard: bool = False
+    """Also write TensorBoard events into the run."""

@@ -1,0 +1,125 @@
+"""The one HTTP client: polite, patient, and clear about what it tried."""
+
+import email.utils
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import requests
+
+from cirilla_cli.errors import ServiceError
+
+RETRIED_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+
+class BotChallenge(ServiceError):
+    """The host answers with a page that only a browser can pass: stop at once, never disguise."""
+
+
+@dataclass
+class Client:
+    """GET and POST with JSON answers, a pause between requests, and a capped patience for failures.
+
+    The retry loop surrounds request, reading, JSON decoding and the caller's own check, because truncated bodies and
+    errors inside a 200 answer are not covered by urllib3's `Retry`.
+    """
+
+    user_agent: str
+    pause_s: float = 0.0
+    """Least time between the starts of two requests."""
+    timeout_s: float = 30.0
+    patience_s: float = 300.0
+    """Longest total waiting for one request's retries."""
+    max_tries: int = 8
+    headers: Mapping[str, str] = field(default_factory=dict)
+    sleep: Callable[[float], None] = time.sleep
+    requests_made: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        self._session = requests.Session()
+        self._session.headers.update({"User-Agent": self.user_agent, **self.headers})
+        self._last_start = float("-inf")
+
+    def get_json(
+        self, url: str, params: Mapping[str, Any] | None = None, check: Callable[[Any], float | None] | None = None
+    ) -> Any:
+        """The JSON answer to GET; ``check`` may return seconds to wait before asking again (an error inside a 200).
+
+        Raises:
+            BotChallenge: the host wants a browser.
+            ServiceError: no good answer within ``max_tries`` and ``patience_s``.
+        """
+        return self._ask("GET", url, check, params=params)
+
+    def post_json(self, url: str, body: Any, check: Callable[[Any], float | None] | None = None) -> Any:
+        """The JSON answer to POSTing ``body`` as JSON; otherwise like `get_json`."""
+        return self._ask("POST", url, check, json=body)
+
+    def get_text(self, url: str) -> str | None:
+        """The text at ``url``, or None where the answer is not 200 (robots.txt)."""
+        try:
+            response = self._send("GET", url, {})
+        except requests.RequestException:
+            return None
+        return response.text if response.status_code == 200 else None
+
+    def _ask(self, method: str, url: str, check: Callable[[Any], float | None] | None, **kwargs: Any) -> Any:
+        waited, why = 0.0, ""
+        for attempt in range(self.max_tries):
+            wait, why, answer = self._once(method, url, check, kwargs)
+            if wait is None:
+                return answer
+            wait = wait or min(2.0**attempt, 60.0)
+            if waited + wait > self.patience_s or attempt == self.max_tries - 1:
+                break
+            self.sleep(wait)
+            waited += wait
+        raise ServiceError(f"{url}: {why}; gave up after {attempt + 1} tries and {waited:.0f} s of waiting")
+
+    def _once(
+        self, method: str, url: str, check: Callable[[Any], float | None] | None, kwargs: dict[str, Any]
+    ) -> tuple[float | None, str, Any]:
+        """(seconds to wait before the next try, or None when done; why; the answer). 0 seconds: back off."""
+        try:
+            response = self._send(method, url, kwargs)
+            _refuse_challenge(response, url)
+            if response.status_code in RETRIED_STATUS:
+                return _retry_after(response), f"HTTP {response.status_code}", None
+            if response.status_code >= 400:
+                raise ServiceError(f"{url}: HTTP {response.status_code}: {response.text[:200].strip()}")
+            answer = response.json()
+        except (requests.ConnectionError, requests.Timeout) as error:
+            return 0.0, f"no answer ({type(error).__name__})", None
+        except requests.exceptions.JSONDecodeError:
+            return 0.0, "the answer is not JSON", None
+        except (requests.exceptions.ChunkedEncodingError, requests.exceptions.ContentDecodingError):
+            return 0.0, "the answer broke off", None
+        wait = check(answer) if check else None
+        return wait, "the server asked to wait", answer
+
+    def _send(self, method: str, url: str, kwargs: dict[str, Any]) -> requests.Response:
+        rest = self._last_start + self.pause_s - time.monotonic()
+        if rest > 0:
+            self.sleep(rest)
+        self._last_start = time.monotonic()
+        self.requests_made += 1
+        return self._session.request(method, url, timeout=self.timeout_s, **kwargs)
+
+
+def _refuse_challenge(response: requests.Response, url: str) -> None:
+    challenged = response.headers.get("cf-mitigated") == "challenge"
+    if not challenged and response.status_code in (403, 503):
+        challenged = "/cdn-cgi/challenge-platform" in response.text or "Just a moment..." in response.text
+    if challenged:
+        raise BotChallenge(f"{url}: the host answers with a bot challenge", hint="use the site's XML dump: --dump FILE")
+
+
+def _retry_after(response: requests.Response) -> float:
+    """Seconds the server asks to wait (a number or an HTTP date), or 0 where it does not say."""
+    value = response.headers.get("Retry-After", "")
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        moment = email.utils.parsedate_to_datetime(value) if value else None
+        return max(0.0, moment.timestamp() - time.time()) if moment else 0.0
