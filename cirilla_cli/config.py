@@ -3,11 +3,14 @@
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 
 class Section(BaseModel):
     """A frozen, strict piece of a recipe: unknown keys are refused, the string under a field documents it.
+
+    Those strings are read from the source when somebody asks (`cirilla_cli.recipe.fields.doc`), and a section's checks
+    are made at its first use, because both together take a third of the time that importing all sections takes.
 
     A section that configures an object has a `build` method with that object's type, which imports the object's
     module inside its body: reading a recipe never imports torch. The union of the sections of one place, told apart
@@ -15,17 +18,27 @@ class Section(BaseModel):
     """
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True, validate_default=True
+        frozen=True, extra="forbid", strict=True, defer_build=True, validate_default=True, allow_inf_nan=False
     )
 
 
 FilePath = Annotated[Path, Field(strict=False)]
 """A path in a recipe; relative to the working directory, as in a shell."""
 
-Texts = Annotated[tuple[str, ...], Field(strict=False), BeforeValidator(lambda v: (v,) if isinstance(v, str) else v)]
+_ONE_OR_MORE = WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]})
+
+Texts = Annotated[
+    tuple[str, ...],
+    Field(strict=False),
+    BeforeValidator(lambda v: (v,) if isinstance(v, str) else v),
+    _ONE_OR_MORE,
+]
 """One string or a list of them."""
 
 Paths = Annotated[
-    tuple[FilePath, ...], Field(strict=False), BeforeValidator(lambda v: (v,) if isinstance(v, str | Path) else v)
+    tuple[FilePath, ...],
+    Field(strict=False),
+    BeforeValidator(lambda v: (v,) if isinstance(v, str | Path) else v),
+    _ONE_OR_MORE,
 ]
 """One path or a list of them."""

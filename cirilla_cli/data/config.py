@@ -79,7 +79,7 @@ class PackedTextConfig(Section):
     sources: dict[str, TextSourceConfig]
     """Where the text comes from; one or several by name."""
     val: Fraction = 0.02
-    """Share of documents held out for validation when the source has no `val` split of its own."""
+    """Share of documents held out for validation, where this run tokenizes rows; finished shards keep their own split."""
 
 
 class ConversationsConfig(Section):
@@ -89,7 +89,7 @@ class ConversationsConfig(Section):
     path: Paths
     """Samples (.jsonl) or shards made from them; several are mixed by their size."""
     val: Fraction = 0.02
-    """Share of split keys held out for validation."""
+    """Share of split keys held out for validation, where this run tokenizes rows; finished shards keep their own split."""
 
 
 class PreferencesConfig(Section):

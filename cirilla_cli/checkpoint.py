@@ -1,0 +1,262 @@
+"""A run's state on disk: safetensors and JSON in a folder that counts only once its manifest stands in it."""
+
+import errno
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from cirilla_cli import __version__
+from cirilla_cli.data.tokenizer import Tokenizer, load_tokenizer
+from cirilla_cli.errors import CirillaError
+from cirilla_cli.fs import hash_file, read_json, sync_folder, write_json
+from cirilla_cli.model.config import DecoderConfig
+from cirilla_cli.model.decoder import Decoder
+from cirilla_cli.model.init import empty
+
+VERSION = 1
+_NAME = re.compile(r"^step-(\d+)$")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model ready to use, wherever it came from."""
+
+    model: Decoder
+    config: DecoderConfig
+    tokenizer: Tokenizer | None
+    path: Path
+    """The folder its weights were read from."""
+    run: Path | None = None
+    """The run directory it belongs to, where there is one."""
+    step: int | None = None
+    verb: str | None = None
+    """What trained it last: pretrain, sft or dpo; None for imported models."""
+
+
+@dataclass(frozen=True, order=True)
+class Checkpoint:
+    """One complete checkpoint folder."""
+
+    step: int
+    path: Path
+
+    @classmethod
+    def all_of(cls, run: Path) -> list[Self]:
+        """The complete checkpoints of a run, oldest first; folders without a fitting manifest are passed over."""
+        folder = run / "checkpoints"
+        found = (cls.at(path) for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else ()
+        return sorted(checkpoint for checkpoint in found if checkpoint is not None)
+
+    @classmethod
+    def newest(cls, run: Path) -> Self | None:
+        """The complete checkpoint with the most steps."""
+        return max(cls.all_of(run), default=None)
+
+    @classmethod
+    def at(cls, path: Path) -> Self | None:
+        """The checkpoint in a folder, or None where its manifest is missing or sizes differ from it."""
+        match, manifest = _NAME.match(path.name), path / "MANIFEST.json"
+        if match is None or not manifest.is_file():
+            return None
+        files = read_json(manifest)["files"]
+        whole = all((path / n).is_file() and (path / n).stat().st_size == f["bytes"] for n, f in files.items())
+        return cls(int(match[1]), path) if whole else None
+
+    def state(self) -> dict[str, Any]:
+        """The trainer's state as it was saved."""
+        state: dict[str, Any] = read_json(self.path / "state.json")
+        return state
+
+    def model_config(self) -> DecoderConfig:
+        """The model's shape."""
+        return read_model_config(self.path)
+
+    def load_model(self, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Decoder:
+        """The model with its weights."""
+        return load_weights(self.model_config(), [self.path / "model.safetensors"], device=device, dtype=dtype)
+
+    def load_optimizer(self, optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
+        """Put the saved state back into ``optimizer``."""
+        tensors = load_file(self.path / "optimizer.safetensors")
+        for name, parameter in model.named_parameters():
+            own = {key[len(name) + 1 :]: value for key, value in tensors.items() if key.rpartition(".")[0] == name}
+            # AdamW keeps its step count on the CPU, moments live with the parameter.
+            optimizer.state[parameter] = {
+                key: value if value.ndim == 0 else value.to(parameter.device) for key, value in own.items()
+            }
+
+    def verify(self) -> list[str]:
+        """Names of files whose bytes are not those the manifest recorded."""
+        files = read_json(self.path / "MANIFEST.json")["files"]
+        return [name for name, info in files.items() if hash_file(self.path / name) != info["sha256"]]
+
+
+def read_model_config(folder: Path) -> DecoderConfig:
+    """`model.json` of a checkpoint.
+
+    Raises:
+        CirillaError: it is missing, of another version, or not a model.
+    """
+    path = folder / "model.json"
+    if not path.is_file():
+        raise CirillaError(f"{folder}: no model.json, so not a checkpoint")
+    data = read_json(path)
+    if data.get("version") != VERSION:
+        raise CirillaError(f"{path}: checkpoint format version {data.get('version')}, this program reads {VERSION}")
+    try:
+        return DecoderConfig.model_validate(data["model"])
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise CirillaError(f"{path}: `{'.'.join(map(str, first['loc']))}`: {first['msg']}") from None
+
+
+def load_weights(
+    config: DecoderConfig, files: list[Path], *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+) -> Decoder:
+    """A model of ``config`` with the tensors of ``files``, which must be exactly its own.
+
+    Raises:
+        CirillaError: tensors are missing, left over or of another shape, or a file is damaged.
+    """
+    model = empty(config, device)
+    assert isinstance(model, Decoder)
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        try:
+            tensors.update(load_file(file, device=str(device)))
+        except (SafetensorError, OSError) as error:
+            raise CirillaError(f"{file}: cannot be read: {error}", hint="the file is damaged or half-written") from None
+    _fit(model, tensors, files[0])
+    model.load_state_dict(tensors)
+    return model if dtype is None else model.to(dtype)
+
+
+def _fit(model: Decoder, tensors: Mapping[str, Tensor], file: Path) -> None:
+    own = dict(model.state_dict())
+    wrong = [f"`{name}` is missing" for name in own if name not in tensors]
+    wrong += [f"`{name}` is not a weight of this model" for name in tensors if name not in own]
+    wrong += [
+        f"`{name}` has shape {list(tensors[name].shape)}, the model wants {list(own[name].shape)}"
+        for name in own
+        if name in tensors and tensors[name].shape != own[name].shape
+    ]
+    if wrong:
+        more = f"\n... and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        raise CirillaError(f"{file}: weights of another model:\n" + "\n".join(wrong[:5]) + more)
+
+
+def write_checkpoint(
+    run: Path,
+    step: int,
+    model: Decoder,
+    *,
+    tokenizer: Tokenizer | None,
+    optimizer: torch.optim.Optimizer,
+    state: Mapping[str, Any],
+    texts: Mapping[str, str],
+) -> Checkpoint:
+    """Write ``run/checkpoints/step-NNNNNN`` in full or not at all.
+
+    Args:
+        texts: small files that travel with the weights, such as the resolved recipe, by name.
+
+    Raises:
+        CirillaError: the disk is full; what was saved before stays.
+    """
+    path = run / "checkpoints" / f"step-{step:06d}"
+    building = path.with_name(f".{path.name}.tmp")
+    try:
+        _fill(building, model, tokenizer, optimizer, state, texts)
+    except OSError as error:
+        shutil.rmtree(building, ignore_errors=True)
+        if error.errno != errno.ENOSPC:
+            raise
+        last = Checkpoint.newest(run)
+        kept = f"the last checkpoint is {last.path}" if last else "there is no earlier checkpoint"
+        raise CirillaError(f"{path}: the disk is full; {kept}", hint="free space, then run the same command again") from None
+    if path.exists():
+        shutil.rmtree(path)
+    os.replace(building, path)
+    sync_folder(path.parent)
+    return Checkpoint(step, path)
+
+
+def _fill(
+    folder: Path,
+    model: Decoder,
+    tokenizer: Tokenizer | None,
+    optimizer: torch.optim.Optimizer,
+    state: Mapping[str, Any],
+    texts: Mapping[str, str],
+) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    _save(model.state_dict(), folder / "model.safetensors")
+    _save(_optimizer_tensors(optimizer, model), folder / "optimizer.safetensors")
+    write_json(folder / "model.json", {"version": VERSION, "model": model.config.model_dump(mode="json")})
+    write_json(folder / "state.json", dict(state))
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    if tokenizer is not None:
+        tokenizer.save(folder)
+    files = {
+        file.name: {"bytes": file.stat().st_size, "sha256": hash_file(file)}
+        for file in sorted(folder.iterdir())
+    }
+    for name in files:
+        with (folder / name).open("rb") as handle:
+            os.fsync(handle.fileno())
+    manifest = {"version": VERSION, "cirilla": __version__, "torch": torch.__version__, "files": files}
+    write_json(folder / "MANIFEST.json", manifest)
+
+
+def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
+    try:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        # The library hides the system's error in its text.
+        full = "os error 28" in str(error).lower() or "no space" in str(error).lower()
+        raise OSError(errno.ENOSPC if full else errno.EIO, str(error)) from error
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
+    return {
+        f"{name}.{key}": value.cpu()
+        for name, parameter in model.named_parameters()
+        for key, value in optimizer.state.get(parameter, {}).items()
+        if isinstance(value, Tensor)
+    }
+
+
+def prune(run: Path, keep: int, best: int | None) -> None:
+    """Remove all but the newest ``keep`` checkpoints and the best one, and what crashed writes left."""
+    for checkpoint in Checkpoint.all_of(run)[:-keep]:
+        if checkpoint.step != best:
+            shutil.rmtree(checkpoint.path)
+    for left in (run / "checkpoints").glob(".step-*.tmp"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def load_checkpoint(checkpoint: Checkpoint, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Loaded:
+    """A checkpoint's model and tokenizer."""
+    path = checkpoint.path
+    has_tokenizer = any((path / name).is_file() for name in ("tokenizer.model", "tokenizer.json"))
+    return Loaded(
+        model=checkpoint.load_model(device, dtype),
+        config=checkpoint.model_config(),
+        tokenizer=load_tokenizer(path) if has_tokenizer else None,
+        path=path,
+        run=path.parent.parent,
+        step=checkpoint.step,
+        verb=checkpoint.state().get("verb"),
+    )

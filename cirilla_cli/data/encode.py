@@ -1,0 +1,43 @@
+"""Documents and samples to ids: what stands in the shards, and which of it is trained on."""
+
+from cirilla_cli.data.rows import Document, Message, Sample
+from cirilla_cli.data.shards import Encoded, Kind
+from cirilla_cli.data.tokenizer import Tokenizer
+
+
+def kind_of(record: Document | Sample) -> Kind:
+    """Which folder of shards a record belongs to."""
+    if isinstance(record, Document):
+        return "text"
+    return "preference" if record.kind == "preference" else "chat"
+
+
+def split_key(record: Document | Sample) -> str:
+    """What decides on which side of a split a record falls."""
+    return record.id if isinstance(record, Document) else record.split_key
+
+
+def encode(record: Document | Sample, tokenizer: Tokenizer) -> list[Encoded]:
+    """A record's shard documents: one, or two for a preference (chosen, then rejected, sharing the prompt)."""
+    if isinstance(record, Document):
+        return [Encoded(tokenizer.document(tokenizer.encode(record.text)))]
+    if record.kind == "preference":
+        return [_answered(record, answer or "", tokenizer) for answer in (record.chosen, record.rejected)]
+    rendered = tokenizer.chat(record.conversation())
+    return [Encoded(rendered.ids, rendered.trained)]
+
+
+def _answered(record: Sample, answer: str, tokenizer: Tokenizer) -> Encoded:
+    """Prompt and answer, of which the answer alone is trained on: earlier assistant turns belong to the prompt."""
+    prompt = tokenizer.chat(record.messages, generation_prompt=True)
+    whole = tokenizer.chat((*record.messages, Message(role="assistant", content=answer)))
+    first = len(prompt.ids)
+    return Encoded(whole.ids, [trained and i >= first for i, trained in enumerate(whole.trained)])
+
+
+def training_text(record: Document | Sample) -> str:
+    """The text a tokenizer learns from a record."""
+    if isinstance(record, Document):
+        return record.text
+    turns = [m.content for m in record.conversation()]
+    return "\n".join([*turns, *(a for a in (record.chosen, record.rejected) if a)])

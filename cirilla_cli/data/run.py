@@ -1,0 +1,221 @@
+"""`cirilla tokenize`: a tokenizer, trained or loaded, and token shards of the inputs.
+
+    inputs --read--> records --group by kind and split, fill to a shard's size--> tasks
+                                            tasks --encode, in processes--> shards --last--> index.json
+"""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cirilla_cli.data.config import LoadTokenizerConfig, TokenizeConfig
+from cirilla_cli.data.encode import encode, kind_of, split_key, training_text
+from cirilla_cli.data.inputs import read_inputs
+from cirilla_cli.data.jsonl import STDIO
+from cirilla_cli.data.rows import Document, Sample, content_hash, held_out
+from cirilla_cli.data.shards import Encoded, Kind, ShardIndex, ShardInfo, TokenShards, write_shard
+from cirilla_cli.data.tokenizer import Tokenizer, load_tokenizer
+from cirilla_cli.errors import CirillaError
+from cirilla_cli.fs import atomic_write, hash_path, read_json, write_json
+from cirilla_cli.progress import Progress
+
+_DOCUMENT_EXTRA = 8
+"""Most control tokens around one plain document."""
+
+Record = Document | Sample
+
+
+@dataclass
+class TokenizeReport:
+    """What a run of tokenize left, as `report.json` has it."""
+
+    out: str
+    vocab_size: int
+    tokenizer_hash: str
+    kinds: dict[str, dict[str, dict[str, int]]]
+    """Per kind and split: documents, tokens, trained tokens."""
+    bytes_per_token: float
+    unused_ids: int
+    round_trip_failures: int
+    truncated: int = 0
+    rows: int = 0
+    licenses: dict[str, int] = field(default_factory=dict)
+
+
+def tokenize(config: TokenizeConfig, out: Path, progress: Progress) -> TokenizeReport:
+    """Write ``out/tokenizer``, ``out/shards/{text,chat,preference}`` and ``out/report.json``; continues what was cut off.
+
+    Raises:
+        CirillaError: no inputs, no rows in them, or rows that are not understood (all of them named).
+    """
+    if not config.inputs:
+        raise CirillaError("nothing to tokenize", hint="name files or folders: cirilla tokenize documents.jsonl")
+    paths = [_spooled(path, out) for path in config.inputs]
+    tokenizer = _tokenizer(config, paths, out, progress)
+    shards = _Sharder(config, tokenizer, out / "shards", progress)
+    with shards:
+        for record in read_inputs(paths):
+            shards.add(record)
+    if shards.rows == 0:
+        raise CirillaError(f"{', '.join(map(str, config.inputs))}: no rows, so nothing to tokenize")
+    shards.finish([{"path": str(path), "sha256": hash_path(path)} for path in paths])
+    report = _report(shards, tokenizer, out, paths)
+    write_json(out / "report.json", asdict(report))
+    return report
+
+
+def _spooled(path: Path, out: Path) -> Path:
+    """Standard input, copied to a file because a tokenizer is trained on one pass and applied in another."""
+    if path != STDIO:
+        return path
+    import sys
+
+    spool = out / "input.jsonl"
+    with atomic_write(spool) as file:
+        for chunk in iter(lambda: sys.stdin.buffer.read(1 << 20), b""):
+            file.write(chunk)
+    return spool
+
+
+def _tokenizer(config: TokenizeConfig, paths: Sequence[Path], out: Path, progress: Progress) -> Tokenizer:
+    folder = out / "tokenizer"
+    every = [*paths, *config.tokenizer_inputs]
+    made_from = content_hash(config.tokenizer.model_dump(mode="json"), [hash_path(path) for path in every])
+    marker = folder / "made_from.json"
+    if marker.is_file() and read_json(marker) == made_from:
+        return load_tokenizer(folder)
+    progress.say("loading the tokenizer" if isinstance(config.tokenizer, LoadTokenizerConfig) else "training the tokenizer")
+    tokenizer = config.tokenizer.build(training_text(record) for record in read_inputs(every))
+    tokenizer.save(folder)
+    write_json(marker, made_from)
+    return load_tokenizer(folder)
+
+
+class _Sharder:
+    """Groups records by kind and split into shards, encodes those in order, and remembers what it wrote."""
+
+    def __init__(self, config: TokenizeConfig, tokenizer: Tokenizer, folder: Path, progress: Progress) -> None:
+        self.config, self.tokenizer, self.folder, self.progress = config, tokenizer, folder, progress
+        self.rows = 0
+        self.done: dict[Kind, dict[str, list[ShardInfo]]] = {}
+        self.licenses: dict[str, int] = {}
+        self._open: dict[tuple[Kind, str], list[Record]] = {}
+        self._size: dict[tuple[Kind, str], int] = {}
+        self._count: dict[tuple[Kind, str], int] = {}
+        self._running: list[tuple[Kind, str, Any]] = []
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> "_Sharder":
+        if self.config.workers > 1:
+            self._pool = ProcessPoolExecutor(self.config.workers, mp_context=get_context("spawn"))
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if error is None:
+            for place in list(self._open):
+                self._close_shard(place)
+            self._collect(0)
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+    def add(self, record: Record) -> None:
+        """Take one record; a full shard is encoded at once."""
+        self.rows += 1
+        kind = kind_of(record)
+        split = "val" if held_out(split_key(record), frac=self.config.val) else "train"
+        if isinstance(record, Document) and record.license is not None:
+            self.licenses[record.license.name] = self.licenses.get(record.license.name, 0) + 1
+        place = kind, split
+        size = _most_tokens(record)
+        if self._open.get(place) and self._size[place] + size > self.config.shard_tokens:
+            self._close_shard(place)
+        self._open.setdefault(place, []).append(record)
+        self._size[place] = self._size.get(place, 0) + size
+
+    def _close_shard(self, place: tuple[Kind, str]) -> None:
+        kind, split = place
+        number = self._count.get(place, 0)
+        self._count[place] = number + 1
+        records, self._open[place], self._size[place] = self._open[place], [], 0
+        if records:
+            task = (self.folder / kind, f"{split}-{number:05d}", records, self.tokenizer)
+            future = self._pool.submit(encode_shard, *task) if self._pool else encode_shard(*task)
+            self._running.append((kind, split, future))
+            self._collect(2 * self.config.workers)
+
+    def _collect(self, most_running: int) -> None:
+        """Take finished shards in order, until no more than ``most_running`` are under way."""
+        while len(self._running) > most_running or (self._running and self._pool is None):
+            kind, split, future = self._running.pop(0)
+            info = future.result() if self._pool else future
+            self.done.setdefault(kind, {}).setdefault(split, []).append(info)
+            self.progress.step("tokenize", sum(len(s) for k in self.done.values() for s in k.values()), None)
+
+    def finish(self, sources: list[dict[str, Any]]) -> None:
+        """Write each kind's index, and drop the marks that resuming needed."""
+        dtype = "<u2" if self.tokenizer.vocab_size <= 65_536 else "<u4"
+        for kind, splits in self.done.items():
+            index = ShardIndex(
+                kind, dtype, self.tokenizer.vocab_size, self.tokenizer.hash, splits, sources, self.licenses
+            )
+            write_json(self.folder / kind / "index.json", index.to_json())
+
+
+def encode_shard(folder: Path, name: str, records: list[Record], tokenizer: Tokenizer) -> ShardInfo:
+    """Encode one shard, or find that an earlier run already did, from the same records with the same tokenizer."""
+    made_from = content_hash(tokenizer.hash, [record.line() for record in records])
+    marker = folder / f"{name}.json"
+    if marker.is_file():
+        done = read_json(marker)
+        if done["made_from"] == made_from and (folder / f"{name}.bin").is_file():
+            return ShardInfo(**done["info"])
+    documents: list[Encoded] = [part for record in records for part in encode(record, tokenizer)]
+    info = write_shard(folder, name, documents, tokenizer.vocab_size)
+    write_json(marker, {"made_from": made_from, "info": asdict(info)})
+    return info
+
+
+def _most_tokens(record: Record) -> int:
+    """A bound on a record's tokens: no tokenizer here makes more tokens than bytes."""
+    if isinstance(record, Document):
+        return len(record.text.encode()) + _DOCUMENT_EXTRA
+    texts = [m.content for m in record.conversation()]
+    size = sum(len(text.encode()) + 24 for text in texts)
+    answers = [len(a.encode()) + 24 for a in (record.chosen, record.rejected) if a]
+    return 2 * size + sum(answers) if answers else size
+
+
+def _report(shards: _Sharder, tokenizer: Tokenizer, out: Path, paths: Sequence[Path]) -> TokenizeReport:
+    kinds: dict[str, dict[str, dict[str, int]]] = {}
+    used = np.zeros(tokenizer.vocab_size, dtype=bool)
+    for kind, splits in shards.done.items():
+        for split, infos in splits.items():
+            kinds.setdefault(kind, {})[split] = {
+                "documents": sum(i.documents for i in infos),
+                "tokens": sum(i.tokens for i in infos),
+                "trained": sum(i.trained for i in infos),
+            }
+            read = TokenShards.open(shards.folder / kind, split)
+            for i in range(read.n_documents):
+                used[read.document(i)] = True
+    text_bytes = text_tokens = failures = 0
+    for record in _first(read_inputs(paths), 500):
+        text = training_text(record)
+        ids = tokenizer.encode(text)
+        text_bytes, text_tokens = text_bytes + len(text.encode()), text_tokens + len(ids)
+        failures += tokenizer.decode(ids) != text.replace("▁", "_")
+    return TokenizeReport(
+        out=str(out), vocab_size=tokenizer.vocab_size, tokenizer_hash=tokenizer.hash, kinds=kinds,
+        bytes_per_token=round(text_bytes / max(1, text_tokens), 3), unused_ids=int((~used).sum()),
+        round_trip_failures=failures, rows=shards.rows, licenses=shards.licenses,
+    )  # fmt: skip
+
+
+def _first(records: Iterator[Record], n: int) -> Iterator[Record]:
+    for _, record in zip(range(n), records, strict=False):
+        yield record

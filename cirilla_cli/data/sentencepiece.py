@@ -1,0 +1,185 @@
+"""Our own tokenizer: sentencepiece BPE that loses nothing and whose control tokens no text can produce."""
+
+import hashlib
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import sentencepiece as spm
+
+from cirilla_cli.data.chat import CHAT_TEMPLATE, Rendered, segments
+from cirilla_cli.data.config import SentencePieceConfig
+from cirilla_cli.data.rows import Message
+from cirilla_cli.errors import CirillaError
+from cirilla_cli.fs import write_json, write_text
+
+CONTROL = ("<|im_start|>", "<|im_end|>", "<mask>", *(f"<|reserved_{k}|>" for k in range(9)))
+"""Control tokens from id 4 on; 0 to 3 are <unk>, <s>, </s> and <pad>."""
+
+MARK = "▁"
+"""What sentencepiece writes for a space; as a character of the text itself it becomes an underscore."""
+
+_BOS, _EOS, _PAD, _IM_START, _IM_END = 1, 2, 3, 4, 5
+
+
+def train(config: SentencePieceConfig, texts: Iterable[str]) -> "SentencePieceTokenizer":
+    """Train byte-pair encoding on ``texts``.
+
+    Raises:
+        CirillaError: there is no text, or too few pieces are wanted to hold all bytes.
+    """
+    least = 4 + len(CONTROL) + 1 + 256
+    if config.vocab_size <= least:
+        raise CirillaError(f"`tokenizer.vocab_size` is {config.vocab_size}, must be more than {least}: every byte has a piece")
+    model = io.BytesIO()
+    lines = _Lines(texts, config.sample_bytes)
+    try:
+        spm.SentencePieceTrainer.train(
+            sentence_iterator=iter(lines), model_writer=model, model_type="bpe", vocab_size=config.vocab_size,
+            byte_fallback=True, normalization_rule_name="identity", add_dummy_prefix=False,
+            remove_extra_whitespaces=False, allow_whitespace_only_pieces=True, split_digits=True,
+            hard_vocab_limit=False, character_coverage=1.0, max_sentence_length=1 << 24, num_threads=1,
+            pad_id=_PAD, unk_id=0, bos_id=_BOS, eos_id=_EOS, control_symbols=list(CONTROL),
+            user_defined_symbols=["\n"], minloglevel=2,
+        )  # fmt: skip
+    except RuntimeError as error:
+        if lines.count == 0:
+            raise CirillaError("there is no text to train a tokenizer on", hint="are the inputs empty?") from None
+        raise CirillaError(f"the tokenizer could not be trained: {error}") from error
+    return SentencePieceTokenizer(model.getvalue())
+
+
+class _Lines:
+    """The lines of texts, up to a number of bytes; sentencepiece takes a text with line ends for one sentence."""
+
+    def __init__(self, texts: Iterable[str], most_bytes: int) -> None:
+        self.texts, self.most_bytes, self.count = texts, most_bytes, 0
+
+    def __iter__(self) -> Iterator[str]:
+        left = self.most_bytes
+        for text in self.texts:
+            for line in text.replace(MARK, "_").split("\n"):
+                if line.strip() and "\0" not in line:
+                    self.count += 1
+                    left -= len(line)
+                    yield line
+            if left <= 0:
+                return
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a sentencepiece model has this project's control tokens at their places."""
+    processor = spm.SentencePieceProcessor(model_file=str(path))
+    return processor.vocab_size() > 16 and processor.id_to_piece(list(range(4, 16))) == list(CONTROL)
+
+
+class SentencePieceTokenizer:
+    """A trained sentencepiece model behind the `Tokenizer` protocol."""
+
+    def __init__(self, model: bytes) -> None:
+        self._model = model
+        self._processor = spm.SentencePieceProcessor(model_proto=model)
+        self.vocab_size: int = self._processor.vocab_size()
+        self.pad_id = _PAD
+        self.stop_ids = frozenset({_EOS, _IM_END})
+        self.hash = hashlib.sha256(model + CHAT_TEMPLATE.encode()).hexdigest()
+        self._markers = {"<s>": _BOS, "<|im_start|>": _IM_START, "<|im_end|>": _IM_END}
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read ``tokenizer.model``."""
+        return cls((folder / "tokenizer.model").read_bytes())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._model,)
+
+    @property
+    def bos_ids(self) -> list[int]:
+        """A document begins with <s>."""
+        return [_BOS]
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of plain text; U+2581, which sentencepiece cannot tell from a space, is read as an underscore."""
+        ids: list[int] = self._processor.encode(text.replace(MARK, "_"))
+        return ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode` of each text."""
+        return [self.encode(text) for text in texts]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ids; control tokens are left out, incomplete UTF-8 becomes U+FFFD."""
+        return b"".join(self.piece_bytes(i) for i in ids).decode("utf-8", "replace")
+
+    def piece_bytes(self, id: int) -> bytes:
+        """The bytes one id stands for, empty for control tokens."""
+        if id < 16 or id >= self.vocab_size:
+            return b""
+        piece: str = self._processor.id_to_piece(id)
+        if self._processor.is_byte(id):
+            return bytes([int(piece[3:5], 16)])
+        return piece.replace(MARK, " ").encode()
+
+    def document(self, ids: Sequence[int]) -> list[int]:
+        """<s> text </s>."""
+        return [_BOS, *ids, _EOS]
+
+    def chat(self, messages: Sequence[Message], *, generation_prompt: bool = False) -> Rendered:
+        """A conversation; content is encoded apart from markers, so it can never contain one."""
+        rendered = Rendered([], [])
+        for segment in segments(messages, generation_prompt=generation_prompt):
+            ids = [self._markers[segment.text]] if segment.is_marker else self.encode(segment.text)
+            rendered.ids.extend(ids)
+            rendered.trained.extend([segment.is_trained] * len(ids))
+        return rendered
+
+    def save(self, folder: Path) -> None:
+        """Write tokenizer.model for sentencepiece and llama.cpp, and the same vocabulary for transformers."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "tokenizer.model").write_bytes(self._model)
+        write_text(folder / "tokenizer.json", self._fast_tokenizer().to_str(pretty=False) + "\n")
+        write_json(folder / "tokenizer_config.json", _TRANSFORMERS_CONFIG)
+        write_text(folder / "chat_template.jinja", CHAT_TEMPLATE)
+
+    def _fast_tokenizer(self) -> Any:
+        """The same vocabulary as a Hugging Face `tokenizers` BPE, which gives the same ids for every text."""
+        from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
+
+        pieces = [self._processor.id_to_piece(i) for i in range(self.vocab_size)]
+        vocab = {piece: i for i, piece in enumerate(pieces)}
+        fast = Tokenizer(models.BPE(vocab, self._merges(vocab), unk_token="<unk>", byte_fallback=True, fuse_unk=False))
+        fast.normalizer = normalizers.Sequence([normalizers.Replace(MARK, "_"), normalizers.Replace(" ", MARK)])
+        fast.decoder = decoders.Sequence([decoders.Replace(MARK, " "), decoders.ByteFallback(), decoders.Fuse()])
+        fast.post_processor = processors.TemplateProcessing(single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", _BOS)])
+        fast.add_special_tokens([AddedToken(piece, normalized=False, special=True) for piece in pieces[:16]])
+        fast.add_tokens([AddedToken("\n", normalized=False, special=False)])
+        return fast
+
+    def _merges(self, vocab: dict[str, int]) -> list[tuple[str, str]]:
+        """Every way to make a piece of two others, in the order sentencepiece prefers: by the score of the result."""
+        first = 17 + 256
+        merges = []
+        for piece, id in vocab.items():
+            if id >= first:
+                merges += [
+                    (id, piece[:cut], piece[cut:])
+                    for cut in range(1, len(piece))
+                    if piece[:cut] in vocab and piece[cut:] in vocab
+                ]
+        return [(left, right) for _, left, right in sorted(merges, key=lambda merge: merge[0])]
+
+
+_TRANSFORMERS_CONFIG = {
+    "tokenizer_class": "PreTrainedTokenizerFast",
+    "bos_token": "<s>",
+    "eos_token": "<|im_end|>",
+    "unk_token": "<unk>",
+    "pad_token": "<pad>",
+    "mask_token": "<mask>",
+    "add_bos_token": True,
+    "add_eos_token": False,
+    "clean_up_tokenization_spaces": False,
+    "model_max_length": 1_000_000_000,
+}
+

@@ -1,0 +1,67 @@
+"""The tokenizer protocol and the door through which every tokenizer is loaded."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from cirilla_cli.data.chat import Rendered
+from cirilla_cli.data.rows import Message
+from cirilla_cli.errors import CirillaError
+
+
+class Tokenizer(Protocol):
+    """Text to ids and back. Text can never produce control tokens; those come from `document` and `chat` alone."""
+
+    vocab_size: int
+    """Ids are below this."""
+    stop_ids: frozenset[int]
+    """Ids that end a document or a turn."""
+    pad_id: int
+    """Fills rows; never attended, never a target."""
+    hash: str
+    """Fingerprint of vocabulary and chat template."""
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of plain text, no begin or end added."""
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode` of each text."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ids; control tokens are left out, incomplete UTF-8 becomes U+FFFD."""
+
+    def piece_bytes(self, id: int) -> bytes:
+        """The bytes one id stands for, empty for control tokens: for streaming across characters."""
+
+    def document(self, ids: Sequence[int]) -> list[int]:
+        """A document's ids with the begin and end tokens the model knows."""
+
+    @property
+    def bos_ids(self) -> list[int]:
+        """What stands before the first token of a document, possibly nothing."""
+
+    def chat(self, messages: Sequence[Message], *, generation_prompt: bool = False) -> Rendered:
+        """A conversation in the model's own template."""
+
+    def save(self, folder: Path) -> None:
+        """Write every file that this project, transformers and llama.cpp need to load the tokenizer."""
+
+
+def load_tokenizer(path: Path) -> Tokenizer:
+    """The tokenizer in a folder (or in its `tokenizer` subfolder): ours by its sentencepiece model, else an imported one.
+
+    Raises:
+        CirillaError: there is none.
+    """
+    from cirilla_cli.data.imported import ImportedTokenizer
+    from cirilla_cli.data.sentencepiece import SentencePieceTokenizer, is_ours
+
+    for folder in (path, path / "tokenizer"):
+        if (folder / "tokenizer.model").is_file() and is_ours(folder / "tokenizer.model"):
+            return SentencePieceTokenizer.load(folder)
+        if (folder / "tokenizer.json").is_file():
+            return ImportedTokenizer.load(folder)
+    raise CirillaError(
+        f"{path}: no tokenizer here (tokenizer.model or tokenizer.json)",
+        hint="`cirilla tokenize FILE` trains one; a checkpoint's folder holds its own",
+    )

@@ -1,0 +1,54 @@
+"""What an objective is: counts known beforehand, sums computed in the forward pass, one division by the whole step."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from cirilla_cli.data.batches import TokenBatch
+from cirilla_cli.model.readout import Readout
+
+B = TypeVar("B", bound=TokenBatch, contravariant=True)
+Out = TypeVar("Out")
+
+
+class Forward(Protocol):
+    """A forward pass of the model in the precision it is trained in."""
+
+    def __call__(self, tokens_BT: Tensor, documents_BT: Tensor, readout: Readout[Out]) -> Out: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """A part of the loss, summed over everything of its ``unit`` in one micro-batch."""
+
+    total: Tensor
+    """``[]`` in float32, with gradient."""
+    unit: str
+    """What the sum runs over; the step's count of it is the denominator."""
+    scale: float = 1.0
+    """Weight in the loss; 0 for a figure that is only reported."""
+
+
+class Objective(Protocol[B]):
+    """What is minimised."""
+
+    def counts(self, batch: B) -> Mapping[str, float]:
+        """How many of each unit a micro-batch holds, from CPU tensors, before the first forward pass."""
+
+    def terms(self, forward: Forward, batch: B) -> Mapping[str, Term]:
+        """The loss's parts on one micro-batch."""
+
+    def backward(self, forward: Forward, batch: B, denominators: Mapping[str, float]) -> dict[str, Tensor]:
+        """Accumulate the gradient of sum(scale * total / denominator); returns each term's share, without gradient."""
+
+
+def accumulate(terms: Mapping[str, Term], denominators: Mapping[str, float]) -> dict[str, Tensor]:
+    """The default `Objective.backward` once the terms are known."""
+    shares = {name: term.total / denominators[term.unit] for name, term in terms.items()}
+    loss = sum((terms[name].scale * share for name, share in shares.items() if terms[name].scale), torch.zeros(()))
+    if isinstance(loss, Tensor) and loss.requires_grad:
+        loss.backward()  # type: ignore[no-untyped-call]
+    return {**{name: share.detach() for name, share in shares.items()}, "loss": torch.as_tensor(loss).detach()}

@@ -1,0 +1,46 @@
+"""Fresh weights."""
+
+import math
+
+import torch
+from torch import nn
+
+from cirilla_cli.model.config import DecoderConfig
+from cirilla_cli.model.decoder import Decoder
+
+_WRITERS = ("o_proj", "down_proj")
+"""Matrices whose output is added to the residual stream."""
+
+
+def initialise(model: Decoder, generator: torch.Generator) -> None:
+    """Draw every matrix from a normal distribution; norms start at one.
+
+    Those that write to the residual stream get 1/sqrt(2 n_layers) of the spread, so that its variance does not grow
+    with depth (GPT-2, Radford et al., 2019, section 2.3).
+    """
+    config = model.config
+    shrunk = config.init_std / math.sqrt(2 * config.n_layers)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim < 2:
+                parameter.fill_(1.0)
+                continue
+            std = shrunk if name.split(".")[-2] in _WRITERS else config.init_std
+            # Drawn on the CPU, so that one seed gives one model on every device.
+            parameter.copy_(torch.empty(parameter.shape).normal_(0.0, std, generator=generator))
+
+
+def fresh(config: DecoderConfig, *, seed: int, device: torch.device | str = "cpu") -> Decoder:
+    """A new float32 model whose weights depend on nothing but ``config`` and ``seed``."""
+    with torch.device("meta"):
+        model = config.build()
+    model = model.to_empty(device=device)
+    initialise(model, torch.Generator().manual_seed(seed))
+    return model
+
+
+def empty(config: DecoderConfig, device: torch.device | str = "cpu") -> nn.Module:
+    """A model whose weights are about to be loaded: allocated, not filled."""
+    with torch.device("meta"):
+        model = config.build()
+    return model.to_empty(device=device)

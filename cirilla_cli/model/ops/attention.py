@@ -1,0 +1,73 @@
+"""Attention behind one call: a fast path and the plain reference it is tested against."""
+
+# Shape suffixes: B batch, T queries, S keys, N query heads, K key/value heads, H width of one head.
+
+import math
+from contextlib import nullcontext
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from cirilla_cli.model.layout import SequenceLayout, visible_BTS
+
+_FUSED = [SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]
+
+
+def attend(
+    q_BTNH: Tensor,
+    k_BSKH: Tensor,
+    v_BSKH: Tensor,
+    query: SequenceLayout,
+    key: SequenceLayout,
+    window: int | None,
+) -> Tensor:
+    """Softmax attention ``[B, T, N, H]`` of each query over the keys it may see, through PyTorch's fused kernels.
+
+    No mask is made for one document or for one new token. On CUDA a call that no fused kernel takes raises, instead of
+    falling back silently to the one that stores all scores.
+    """
+    mask_BTS = _mask(query, key, window)
+    causal = mask_BTS is None and q_BTNH.shape[1] > 1
+    groups = q_BTNH.shape[2] // k_BSKH.shape[2]
+    on_cuda = q_BTNH.device.type == "cuda"
+    if on_cuda and mask_BTS is not None and groups > 1:
+        # With a mask the memory-efficient kernel is the only fused one, and it wants equal heads.
+        k_BSKH, v_BSKH, groups = k_BSKH.repeat_interleave(groups, 2), v_BSKH.repeat_interleave(groups, 2), 1
+    with sdpa_kernel(_FUSED) if on_cuda else nullcontext():
+        out_BNTH = F.scaled_dot_product_attention(
+            q_BTNH.transpose(1, 2),
+            k_BSKH.transpose(1, 2),
+            v_BSKH.transpose(1, 2),
+            attn_mask=None if mask_BTS is None else mask_BTS[:, None],
+            is_causal=causal,
+            enable_gqa=groups > 1,
+        )
+    return out_BNTH.transpose(1, 2)
+
+
+def attend_reference(
+    q_BTNH: Tensor,
+    k_BSKH: Tensor,
+    v_BSKH: Tensor,
+    query: SequenceLayout,
+    key: SequenceLayout,
+    window: int | None,
+) -> Tensor:
+    """The same by the formula, every score in memory: what `attend` is compared with (arXiv:1706.03762, equation 1)."""
+    groups = q_BTNH.shape[2] // k_BSKH.shape[2]
+    k_BSNH, v_BSNH = k_BSKH.repeat_interleave(groups, 2), v_BSKH.repeat_interleave(groups, 2)
+    scores_BNTS = torch.einsum("btnh,bsnh->bnts", q_BTNH, k_BSNH) / math.sqrt(q_BTNH.shape[-1])
+    scores_BNTS = scores_BNTS.masked_fill(~visible_BTS(query, key, window)[:, None], -math.inf)
+    return torch.einsum("bnts,bsnh->btnh", scores_BNTS.softmax(-1), v_BSNH)
+
+
+def _mask(query: SequenceLayout, key: SequenceLayout, window: int | None) -> Tensor | None:
+    """The mask this call needs, or None where causality (several queries) or nothing (one query) is the only rule."""
+    if key is query or key.length == query.length:
+        return None if query.causal_alone(window) else query.visible[window]
+    one_document = query.documents_BT is None
+    if one_document and query.length == 1 and (window is None or key.length <= window):
+        return None
+    return visible_BTS(query, key, window)

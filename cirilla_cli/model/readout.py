@@ -1,0 +1,88 @@
+"""What a forward pass ends in; run inside the model's `forward`, so that sharded weights are whole when the head is used."""
+
+# Shape suffixes: B batch, T positions, D model width, V vocabulary, M counted positions.
+
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from cirilla_cli.model.ops.cross_entropy import linear_logp
+
+IGNORE = -100
+"""Target of a position that does not count: padding, a prompt, the last token of a document."""
+
+LOGITS_BYTES = 268_435_456
+"""Memory for logits at once, where the caller does not say."""
+
+Out = TypeVar("Out", covariant=True)
+
+
+class Readout(Protocol[Out]):
+    """Turns final hidden states and the head's weight into the result of `forward`."""
+
+    def __call__(self, hidden_BTD: Tensor, head_VD: Tensor) -> Out: ...
+
+
+@dataclass(frozen=True, slots=True)
+class LossSums:
+    """Sums over the counted positions, each ``[]`` in float32."""
+
+    nll: Tensor
+    """Negative log-likelihood of the targets, natural log."""
+    uniform: Tensor
+    """Cross-entropy against the uniform distribution, which label smoothing mixes in."""
+    z: Tensor
+    """Squared log-partition."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLoss:
+    """Summed cross-entropy of ``targets_BT`` (already shifted; IGNORE does not count)."""
+
+    targets_BT: Tensor
+    logits_bytes: int = LOGITS_BYTES
+
+    def __call__(self, hidden_BTD: Tensor, head_VD: Tensor) -> LossSums:
+        counted_BT = self.targets_BT != IGNORE
+        hidden_MD = hidden_BTD[counted_BT]
+        logp_M, lse_M = linear_logp(hidden_MD, head_VD, self.targets_BT[counted_BT], logits_bytes=self.logits_bytes)
+        # The mean logit over the vocabulary is the hidden state times the mean row of the head.
+        mean_logit_M = (hidden_MD @ head_VD.mean(0)).to(lse_M.dtype)
+        return LossSums(nll=-logp_M.sum(), uniform=(lse_M - mean_logit_M).sum(), z=lse_M.square().sum())
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogp:
+    """Log-probability ``[B, T]`` of each target, 0 where it does not count."""
+
+    targets_BT: Tensor
+    logits_bytes: int = LOGITS_BYTES
+
+    def __call__(self, hidden_BTD: Tensor, head_VD: Tensor) -> Tensor:
+        counted_BT = self.targets_BT != IGNORE
+        logp_M, _ = linear_logp(
+            hidden_BTD[counted_BT], head_VD, self.targets_BT[counted_BT], logits_bytes=self.logits_bytes
+        )
+        logp_BT = torch.zeros(counted_BT.shape, dtype=logp_M.dtype, device=logp_M.device)
+        return logp_BT.masked_scatter(counted_BT, logp_M)
+
+
+@dataclass(frozen=True, slots=True)
+class LastLogits:
+    """Logits ``[B, n, V]`` of the last ``n`` positions, in float32 at least."""
+
+    n: int = 1
+
+    def __call__(self, hidden_BTD: Tensor, head_VD: Tensor) -> Tensor:
+        logits_BTV = hidden_BTD[:, -self.n :] @ head_VD.T
+        return logits_BTV.to(torch.promote_types(logits_BTV.dtype, torch.float32))
+
+
+@dataclass(frozen=True, slots=True)
+class Hidden:
+    """The final hidden states ``[B, T, D]`` themselves."""
+
+    def __call__(self, hidden_BTD: Tensor, head_VD: Tensor) -> Tensor:
+        return hidden_BTD

@@ -1,0 +1,32 @@
+"""The recipe of `cirilla run`: stages, each a recipe of its own plus overrides."""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from cirilla_cli.config import Section, Texts
+from cirilla_cli.recipe.verbs.base import Recipe
+
+StageVerb = Literal["scrape", "synth", "tokenize", "pretrain", "sft", "dpo", "eval", "generate", "push"]
+
+
+class StageConfig(Section):
+    """One stage of a pipeline."""
+
+    verb: StageVerb
+    """The command it runs."""
+    recipe: str | None = None
+    """A recipe file, relative to the pipeline's folder, or a built-in name; null for the verb's default."""
+    overrides: dict[str, Any] = Field(default={}, alias="with")
+    """Overrides by dotted key; `{stage}` inside a value is the `out` of that stage, which must stand above."""
+    after: Texts = ()
+    """Stages above that must be done first, besides those that values name."""
+
+
+class PipelineRecipe(Recipe):
+    """Stages from raw text to a published model."""
+
+    about: str | None = None
+    """What the pipeline does, shown when it starts."""
+    stages: dict[str, StageConfig]
+    """The stages by name, in the order they run."""

@@ -1,0 +1,105 @@
+"""Who we are to a host, and whether we may fetch from it: terms, robots.txt, pace."""
+
+import ipaddress
+from importlib.metadata import PackageNotFoundError, version
+from urllib.parse import urlsplit
+from urllib.robotparser import RobotFileParser
+
+from cirilla_cli.errors import CirillaError
+from cirilla_cli.http import Client
+from cirilla_cli.progress import Progress
+from cirilla_cli.scrape.config import MediaWikiConfig
+
+_TERMS_FORBID = {
+    "fandom.com": "https://www.fandom.com/terms-of-use",
+    "wikia.com": "https://www.fandom.com/terms-of-use",
+    "wikia.org": "https://www.fandom.com/terms-of-use",
+}
+_API_PERMITTED = {
+    domain: "https://www.mediawiki.org/wiki/API:Etiquette"
+    for domain in (
+        "wikipedia.org", "wikimedia.org", "wiktionary.org", "wikibooks.org", "wikiquote.org", "wikisource.org",
+        "wikinews.org", "wikiversity.org", "wikivoyage.org", "wikidata.org", "mediawiki.org",
+    )
+}  # fmt: skip
+"""Hosts whose robots.txt keeps crawlers off /w/ while their API rules welcome agents that say who they are."""
+
+
+def open_client(contact: str | None, config: MediaWikiConfig) -> Client:
+    """The client for a wiki, which says what asks and who answers for it.
+
+    Raises:
+        CirillaError: the host's terms forbid automation, or no contact is given for a host that is not local.
+    """
+    host = urlsplit(config.api).hostname or ""
+    check_terms(host, config.permission)
+    if contact is None and not _is_local(host):
+        raise CirillaError(
+            f"{host}: no contact is given; a wiki's operators must be able to reach whoever reads it automatically",
+            hint="--contact you@example.org",
+        )
+    person = f"; {contact}" if contact else ""
+    return Client(f"cirilla/{_version()} (+https://github.com/cirilla{person})", pause_s=config.pause)
+
+
+def _version() -> str:
+    try:
+        return version("cirilla-cli")
+    except PackageNotFoundError:
+        return "0"
+
+
+def _is_local(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def check_terms(host: str, permission: str | None) -> None:
+    """Refuse hosts whose terms forbid automated access, unless a permission is stated.
+
+    Raises:
+        CirillaError: naming the terms and the way by the host's own dump.
+    """
+    terms = _listed(host, _TERMS_FORBID)
+    if terms is None or permission:
+        return
+    raise CirillaError(
+        f"{host}: its terms forbid automated access without written permission ({terms})",
+        hint=f"take the wiki's XML dump, linked at https://{host}/wiki/Special:Statistics, and run "
+        "cirilla scrape --dump FILE; or state your permission: source.permission='who granted it, and where'",
+    )
+
+
+def _listed(host: str, table: dict[str, str]) -> str | None:
+    for domain, address in table.items():
+        if host == domain or host.endswith("." + domain):
+            return address
+    return None
+
+
+def honour_robots(client: Client, api: str, permission: str | None, progress: Progress) -> None:
+    """Read robots.txt: keep off what it forbids, and keep the pace it asks for.
+
+    Raises:
+        CirillaError: robots.txt forbids the API, and neither a permission nor the host's API rules allow it.
+    """
+    parts = urlsplit(api)
+    rules = RobotFileParser()
+    text = client.get_text(f"{parts.scheme}://{parts.netloc}/robots.txt")
+    rules.parse((text or "").splitlines())
+    delay = rules.crawl_delay("cirilla")
+    if delay is not None:
+        client.pause_s = max(client.pause_s, float(delay))
+    if rules.can_fetch("cirilla", api):
+        return
+    reason = permission or _listed(parts.hostname or "", _API_PERMITTED)
+    if reason is None:
+        raise CirillaError(
+            f"{parts.netloc}: robots.txt forbids {parts.path}",
+            hint="use the wiki's XML dump (--dump FILE), or state a permission: source.permission='who granted it'",
+        )
+    progress.say(f"{parts.netloc}: robots.txt keeps crawlers off {parts.path}; going on by: {reason}")

@@ -1,0 +1,121 @@
+"""Sections for scraping: where text comes from, under which licence, and what is too short to keep; torch-free."""
+
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import Field, NonNegativeInt, field_validator, model_validator
+
+from cirilla_cli.config import FilePath, Section, Texts
+from cirilla_cli.units import Bytes, PositiveCount, Seconds
+
+
+class LicenseConfig(Section):
+    """Terms of the text, for sources that do not state them: dumps, folders, most data sets."""
+
+    name: str
+    """Name of the licence, such as CC BY-SA 3.0."""
+    url: str | None = None
+    """Address of its text."""
+
+
+class MediaWikiConfig(Section):
+    """A live wiki through its api.php: the titles named, a category, or every article when neither is given."""
+
+    kind: Literal["mediawiki"] = "mediawiki"
+    api: str
+    """Address of api.php, or of the wiki (then /api.php and /w/api.php are tried)."""
+    titles: Texts = ()
+    """Pages to fetch, by title."""
+    titles_file: FilePath | None = None
+    """More titles: one a line, or a JSON list of strings."""
+    category: str | None = None
+    """Fetch the pages of this category."""
+    depth: NonNegativeInt = 0
+    """Levels of subcategories to follow below `category`."""
+    namespaces: Annotated[tuple[int, ...], Field(strict=False, min_length=1)] = (0,)
+    """Numbers of the namespaces whose pages are articles; pages of others are rejected."""
+    reading: Literal["html", "wikitext"] = "html"
+    """html: one rendered page a request; wikitext: 50 pages a request, templates read from the wiki."""
+    pause: Seconds = 1.0
+    """Least time between the starts of two requests; a longer Crawl-delay in robots.txt wins."""
+    permission: str | None = None
+    """Who permitted automated access and where; needed for hosts whose terms or robots.txt forbid it."""
+
+    @field_validator("api")
+    @classmethod
+    def _is_address(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("must be an http or https address, such as https://wiki.example.org/w/api.php")
+        return value
+
+    @model_validator(mode="after")
+    def _one_selection(self) -> Self:
+        if self.category is not None and (self.titles or self.titles_file):
+            raise ValueError("takes `category` or `titles`, not both")
+        if self.depth and self.category is None:
+            raise ValueError("`depth` needs `category`")
+        return self
+
+
+class DumpConfig(Section):
+    """A MediaWiki XML export: plain, .gz, .bz2 or, with the extra `dump`, .7z; read without a network."""
+
+    kind: Literal["dump"] = "dump"
+    path: FilePath
+    """The export; a wiki on Fandom links its own under Special:Statistics."""
+    namespaces: Annotated[tuple[int, ...], Field(strict=False, min_length=1)] = (0,)
+    """Numbers of the namespaces whose pages are articles; pages of others are rejected."""
+
+
+class FilesConfig(Section):
+    """Text files: each .txt or .md is a document with its name as title, each line of a .jsonl one with a `text`."""
+
+    kind: Literal["files"] = "files"
+    path: FilePath
+    """A folder, read with its subfolders, or one file."""
+
+
+class HubConfig(Section):
+    """A public base corpus from the Hugging Face Hub, or a local folder in one of its formats, streamed."""
+
+    kind: Literal["hub"] = "hub"
+    path: str
+    """OWNER/NAME on the Hub, or a local folder of .jsonl, .parquet, .csv or .txt files."""
+    name: str | None = None
+    """Configuration of the data set, where it has several."""
+    split: str = "train"
+    """Split to read."""
+    revision: str | None = None
+    """Commit, tag or branch on the Hub; name one, so that the same text comes again."""
+    text_key: str = "text"
+    """Column that holds the text."""
+    title_key: str | None = None
+    """Column that holds a title, where there is one."""
+    max_bytes: Bytes | None = None
+    """Stop once the texts taken hold this many UTF-8 bytes."""
+
+
+SourceSection = Annotated[MediaWikiConfig | DumpConfig | FilesConfig | HubConfig, Field(discriminator="kind")]
+
+
+class ScrapeConfig(Section):
+    """What `cirilla scrape` does: documents from one source."""
+
+    source: SourceSection
+    """Where the text comes from."""
+    contact: str | None = None
+    """A mail or web address where a wiki's operators reach you; sent with each request to a host that is not local."""
+    limit: PositiveCount | None = None
+    """Most documents to take; all when null."""
+    license: LicenseConfig | None = None
+    """Terms of the text, where the source does not state them; for a live wiki its own statement wins."""
+    min_chars: NonNegativeInt = 40
+    """Pages whose plain text is shorter are rejected."""
+
+    @field_validator("contact")
+    @classmethod
+    def _fits_a_header(cls, value: str | None) -> str | None:
+        if value is not None and not (value.strip() and value.isascii() and value.isprintable()):
+            raise ValueError("must be a mail or web address in plain ASCII on one line")
+        return value

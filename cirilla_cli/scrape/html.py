@@ -1,0 +1,232 @@
+"""Rendered pages of a wiki to plain text, sections and infobox facts."""
+
+import re
+from collections.abc import Iterable, Iterator
+
+from bs4 import BeautifulSoup, NavigableString, Tag
+from bs4.element import PageElement, PreformattedString
+
+from cirilla_cli.data.rows import Fact
+from cirilla_cli.scrape.page import Block, Reading
+
+_NOISE_TAGS = frozenset({
+    "script", "style", "noscript", "nav", "figure", "img", "audio", "video", "iframe", "form", "input", "button",
+    "svg", "math", "map", "object", "template", "gallery",
+})  # fmt: skip
+_NOISE_CLASSES = frozenset({
+    "mw-editsection", "mw-references-wrap", "references", "reflist", "navbox", "navbox-styles", "noprint", "metadata",
+    "toc", "mw-empty-elt", "printfooter", "mw-cite-backlink", "gallery", "wds-tabs__wrapper", "hatnote", "dablink",
+    "stub", "thumb", "catlinks", "sistersitebox", "ambox", "mbox-small", "nomobile", "mw-jump-link", "pi-navigation",
+    "mw-indicators", "shortdescription",
+})  # fmt: skip
+_BLOCK_TAGS = frozenset({
+    "p", "div", "section", "article", "aside", "blockquote", "center", "header", "footer", "main", "details", "summary",
+    "figcaption", "address", "fieldset", "hr", "body", "html", "caption",
+})  # fmt: skip
+_HEADINGS = {"h1": 1, "h2": 2, "h3": 3, "h4": 4, "h5": 5, "h6": 6}
+_LISTS = frozenset({"ul", "ol", "dl"})
+_BREAKS = frozenset({"br", "li", "p", "div", "ul", "ol", "dl", "dt", "dd", "tr", "table", "hr", "blockquote"})
+_HIDDEN = re.compile(r"display\s*:\s*none", re.IGNORECASE)
+_SPACES = re.compile(r"[ \t\r\n\f\xa0]+")
+_DISAMBIGUATION = frozenset({"disambig", "disambigbox", "dmbox-disambig", "disambiguation"})
+
+
+def read_html(html: str) -> Reading:
+    """The reading of a page's rendered HTML, as `action=parse` gives it.
+
+    Noise goes by element, never by pattern, so "[1 to 3]" in prose stays.
+    """
+    soup = BeautifulSoup(html, "html.parser")
+    marked = soup.find(class_=list(_DISAMBIGUATION)) is not None
+    for tag in soup.find_all(_is_noise):
+        if not tag.decomposed:
+            tag.decompose()
+    facts = tuple(_infobox(soup))
+    walker = _Walker()
+    walker.children(soup)
+    return Reading(tuple(walker.finish()), facts, disambiguation=marked)
+
+
+def _is_noise(tag: Tag) -> bool:
+    if tag.name in _NOISE_TAGS:
+        return True
+    classes = _classes(tag)
+    if tag.name == "sup" and "reference" in classes:
+        return True
+    return not _NOISE_CLASSES.isdisjoint(classes) or bool(_HIDDEN.search(str(tag.get("style", ""))))
+
+
+def _classes(tag: Tag) -> list[str]:
+    value = tag.get("class")
+    return value if isinstance(value, list) else []
+
+
+def _infobox(soup: BeautifulSoup) -> Iterator[Fact]:
+    """The facts of every infobox, which leaves the tree."""
+    for box in soup.select("aside.portable-infobox"):
+        if not box.decomposed:
+            yield from _portable(box)
+            box.decompose()
+    for box in soup.select("table.infobox"):
+        if not box.decomposed:
+            for row in box.find_all("tr"):
+                if row.th and row.td:
+                    yield from _named(_flat(row.th), row.td)
+            box.decompose()
+
+
+def _portable(box: Tag) -> Iterator[Fact]:
+    """Facts of a portable infobox: plain rows, horizontal groups and smart groups."""
+    for item in box.select(".pi-data, .pi-horizontal-group, .pi-smart-group"):
+        if "pi-data" in _classes(item):
+            value = item.select_one(".pi-data-value")
+            label = item.select_one(".pi-data-label")
+            if value is not None:
+                yield from _named(_flat(label) if label else str(item.get("data-source", "")), value)
+            continue
+        smart = "pi-smart-group" in _classes(item)
+        names = item.select(".pi-smart-data-label" if smart else ".pi-data-label")
+        values = item.select(".pi-smart-data-value" if smart else ".pi-data-value")
+        for name, value in zip(names, values, strict=False):
+            yield from _named(_flat(name), value)
+
+
+def _named(label: str, value: Tag) -> Iterator[Fact]:
+    values = tuple(_split(value))
+    if label and values:
+        yield Fact(label=label, values=values)
+
+
+def _split(value: Tag) -> Iterator[str]:
+    """The values in a cell: list items and lines are values of their own, never run together."""
+    pieces = [""]
+    _gather(value, pieces)
+    return filter(None, (_SPACES.sub(" ", piece).strip() for piece in pieces))
+
+
+def _gather(tag: Tag, pieces: list[str]) -> None:
+    for node in tag.children:
+        if isinstance(node, Tag):
+            edges = [""] if node.name in _BREAKS else []
+            pieces.extend(edges)
+            _gather(node, pieces)
+            pieces.extend(edges)
+        elif isinstance(node, NavigableString) and not isinstance(node, PreformattedString):
+            pieces[-1] += str(node)
+
+
+def _flat(tag: Tag) -> str:
+    return _SPACES.sub(" ", tag.get_text(" ", strip=True)).strip()
+
+
+class _Walker:
+    """Goes through a tree in order and gathers blocks of plain text."""
+
+    def __init__(self) -> None:
+        self.blocks: list[Block] = []
+        self._inline: list[str] = []
+
+    def children(self, tag: Tag) -> None:
+        for node in tag.children:
+            self._visit(node)
+
+    def finish(self) -> list[Block]:
+        self._flush()
+        return self.blocks
+
+    def _visit(self, node: PageElement) -> None:
+        if isinstance(node, NavigableString):
+            if not isinstance(node, PreformattedString):
+                self._inline.append(_SPACES.sub(" ", str(node)))
+            return
+        assert isinstance(node, Tag)
+        if node.name == "br":
+            self._inline.append("\n")
+        elif node.name in _HEADINGS:
+            self._add(_flat_inline(node), _HEADINGS[node.name])
+        elif node.name in _LISTS:
+            self._add("\n".join(_list_lines(node, 0)))
+        elif node.name == "table":
+            self._add("\n".join(_table_lines(node)))
+        elif node.name == "pre":
+            self._add(node.get_text().strip("\n").rstrip())
+        elif node.name in _BLOCK_TAGS:
+            self._flush()
+            self.children(node)
+            self._flush()
+        else:
+            self.children(node)
+
+    def _add(self, text: str, level: int = 0) -> None:
+        self._flush()
+        if text.strip():
+            self.blocks.append(Block(text, level))
+
+    def _flush(self) -> None:
+        text = _tidy("".join(self._inline))
+        self._inline = []
+        if text:
+            self.blocks.append(Block(text))
+
+
+def _tidy(text: str) -> str:
+    """Lines without outer spaces, none of them empty."""
+    lines = (re.sub(" +", " ", line).strip() for line in text.split("\n"))
+    return "\n".join(line for line in lines if line)
+
+
+def _flat_inline(tag: Tag) -> str:
+    """The text of an element on one line; lines and blocks within are joined by spaces."""
+    walker = _Walker()
+    walker.children(tag)
+    return " ".join(block.text.replace("\n", " ") for block in walker.finish())
+
+
+def _list_lines(tag: Tag, depth: int) -> Iterator[str]:
+    """One line an item, nested lists indented; terms and definitions are plain lines."""
+    number = 0
+    for item in tag.children:
+        if not isinstance(item, Tag):
+            continue
+        if item.name in _LISTS:
+            yield from _list_lines(item, depth + 1)
+        elif item.name in ("li", "dt", "dd"):
+            number += 1
+            mark = "" if item.name != "li" else f"{number}. " if tag.name == "ol" else "- "
+            yield from _item_lines(item, "  " * depth + mark, depth)
+
+
+def _item_lines(item: Tag, lead: str, depth: int) -> Iterator[str]:
+    nested = [child for child in item.find_all(list(_LISTS)) if child.find_parent(list(_LISTS)) is item.parent]
+    for child in nested:
+        child.extract()
+    text = _flat_inline(item)
+    if text:
+        yield lead + text
+    for child in nested:
+        yield from _list_lines(child, depth + 1)
+
+
+def _table_lines(table: Tag) -> Iterator[str]:
+    """One line a row, cells parted by `` | ``; empty cells keep their place, empty rows go."""
+    if table.caption is not None and table.caption.find_parent("table") is table:
+        yield from filter(None, [_flat_inline(table.caption)])
+    for row in table.find_all("tr"):
+        if row.find_parent("table") is not table:
+            continue
+        cells = [_cell(cell) for cell in row.find_all(["td", "th"], recursive=False)]
+        if any(cells):
+            yield " | ".join(cells)
+
+
+def _cell(cell: Tag) -> str:
+    """What stands in a cell, on one line: its lines and blocks are parted by commas."""
+    walker = _Walker()
+    walker.children(cell)
+    lines = (line for block in walker.finish() for line in block.text.split("\n"))
+    return ", ".join(_unmarked(lines))
+
+
+def _unmarked(lines: Iterable[str]) -> Iterator[str]:
+    for line in lines:
+        yield line.strip().removeprefix("- ")

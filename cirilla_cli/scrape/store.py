@@ -1,0 +1,101 @@
+"""Raw pages on disk and the journal of what was fetched: append-only, whole after a kill at any moment."""
+
+import gzip
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cirilla_cli.data.jsonl import Complaints, JsonlWriter, read_rows, repair_tail
+from cirilla_cli.errors import CirillaError
+from cirilla_cli.scrape.page import RawPage
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    revision: int | None
+    offset: int
+    length: int
+
+
+class Store:
+    """Pages of one wiki in ``folder``: ``raw/pages.jsonl.gz`` holds them, ``journal.jsonl`` says where each lies.
+
+    A page is one gzip member, so the file is also plain gzip. The journal's line is written once its page is on disk;
+    what the journal does not name is cut off when the store is opened.
+
+    Raises:
+        CirillaError: the folder holds pages of another wiki, or its journal is damaged.
+    """
+
+    def __init__(self, folder: Path, origin: str) -> None:
+        self.fetched = 0
+        self._raw_path, self._journal_path = folder / "raw" / "pages.jsonl.gz", folder / "journal.jsonl"
+        self._entries: dict[tuple[int, str], _Entry] = {}
+        repair_tail(self._journal_path)
+        known = self._load(origin) if self._journal_path.exists() else None
+        self._raw_path.parent.mkdir(parents=True, exist_ok=True)
+        self._raw = self._raw_path.open("a+b")
+        self._raw.truncate(max((entry.offset + entry.length for entry in self._entries.values()), default=0))
+        self._journal = JsonlWriter(self._journal_path, append=True)
+        if known is None:
+            self._journal.write({"kind": "origin", "origin": origin})
+
+    def _load(self, origin: str) -> str | None:
+        """Read the journal; entries beyond the end of the raw file (a power cut) are left out."""
+        size = self._raw_path.stat().st_size if self._raw_path.exists() else 0
+        complaints, known = Complaints(), None
+        for row in read_rows(self._journal_path, complaints):
+            if row.data.get("kind") == "origin":
+                known = str(row.data["origin"])
+                if known != origin:
+                    raise CirillaError(
+                        f"{self._journal_path}: holds pages of {known}, not of {origin}",
+                        hint="choose another --out, or start over with --fresh",
+                    )
+            elif row.data.get("kind") == "page":
+                entry = _Entry(row.data["revision"], row.data["offset"], row.data["length"])
+                if entry.offset + entry.length <= size:
+                    self._entries[row.data["id"], row.data["reading"]] = entry
+        complaints.raise_if_any()
+        return known
+
+    def has(self, page_id: int, reading: str, revision: int | None) -> bool:
+        """Whether this very revision is stored."""
+        entry = self._entries.get((page_id, reading))
+        return entry is not None and entry.revision == revision
+
+    def load(self, page_id: int, reading: str) -> RawPage:
+        """A stored page."""
+        entry = self._entries[page_id, reading]
+        self._raw.seek(entry.offset)
+        return RawPage.from_row(json.loads(gzip.decompress(self._raw.read(entry.length))))
+
+    def add(self, pages: Iterable[RawPage]) -> None:
+        """Store pages; they are on disk, and the journal says so, when this returns."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        lines = []
+        offset = self._raw.seek(0, os.SEEK_END)
+        for page in pages:
+            text = json.dumps(page.as_row(), ensure_ascii=False) + "\n"
+            data = gzip.compress(text.encode("utf-8", "surrogatepass"), mtime=0)
+            self._raw.write(data)
+            lines.append((page, _Entry(page.revision, offset, len(data))))
+            offset += len(data)
+        self._raw.flush()
+        os.fsync(self._raw.fileno())
+        for page, entry in lines:
+            where = {"offset": entry.offset, "length": entry.length, "fetched": now}
+            self._journal.write(
+                {"kind": "page", "id": page.id, "revision": page.revision, "reading": page.reading, **where}
+            )
+            self._entries[page.id, page.reading] = entry
+        self._journal.sync()
+        self.fetched += len(lines)
+
+    def close(self) -> None:
+        """Close both files."""
+        self._raw.close()
+        self._journal.close()

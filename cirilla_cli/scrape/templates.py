@@ -1,0 +1,265 @@
+"""Expands templates in wikitext from their own pages, as far as plain text needs it."""
+
+import html
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import mwparserfromhell
+from bs4 import BeautifulSoup, Tag
+from mwparserfromhell.nodes import Argument, Comment, ExternalLink, Heading, Template, Wikilink
+from mwparserfromhell.nodes import Tag as WikiTag
+
+_MOST_DEPTH = 12
+_MOST_CHARS = 2_000_000
+_SKIPPED = re.compile(
+    r"navbox|^nav\b|\bstub\b|reflist|^references?$|^cit(e|ation)\b|^cn$|citation needed|clean ?up|infobox image|succession"
+    r"|^toc\b|^anchor$|^clr?$|^clear$|short description|^main$|^see ?also$|^about$|^for$|^other ?uses|spoiler|^good article",
+    re.IGNORECASE,
+)
+_DISAMBIGUATION = re.compile(r"^(disambig|dab$|hndis|geodis)", re.IGNORECASE)
+_QUOTES = re.compile(r"quot|dialogue|epigraph", re.IGNORECASE)
+_INFOBOX = re.compile(r"infobox|^taxobox", re.IGNORECASE)
+_NOT_FACTS = re.compile(r"^(image|caption|title|name|theme|type|float|width|img|photo|logo|alt|tabs?|bg|color)\w*$", re.IGNORECASE)
+_ONLY = re.compile(r"<onlyinclude>(.*?)</onlyinclude>", re.DOTALL | re.IGNORECASE)
+_NOT_INCLUDED = re.compile(r"<noinclude>.*?(?:</noinclude>|\Z)", re.DOTALL | re.IGNORECASE)
+_INCLUDE_TAGS = re.compile(r"</?includeonly>", re.IGNORECASE)
+REDIRECT = re.compile(r"\s*#redirect\s*:?\s*\[\[\s*([^\]|#]+)", re.IGNORECASE)
+_INFOBOX_TAG = re.compile(r"<infobox\b.*?</infobox>", re.DOTALL | re.IGNORECASE)
+COMMENT = re.compile(r"(?:(?<=\n)[ \t]*(?:<!--.*?-->[ \t]*)+\n)|<!--.*?-->", re.DOTALL)
+
+
+def template_name(name: str) -> str:
+    """The one spelling of a template's name: no prefix, no underscores, upper-case first letter."""
+    name = re.sub(r"[\s_]+", " ", name).strip().lstrip(":")
+    prefix, colon, rest = name.partition(":")
+    if colon and prefix.strip().lower() == "template":
+        name = rest.strip()
+    return name[:1].upper() + name[1:]
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One row of a portable infobox: the parameter it shows, its label, and wikitext to show instead or by default."""
+
+    source: str
+    label: str
+    default: str = ""
+    form: str = ""
+
+
+class Templates:
+    """Template pages by name, kept as wikitext; `body` gives what a page that uses one includes."""
+
+    def __init__(self, pages: Mapping[str, str] | None = None) -> None:
+        self._pages = {template_name(name): text for name, text in (pages or {}).items()}
+        self._fields: dict[str, tuple[Field, ...]] = {}
+
+    def add(self, name: str, text: str) -> None:
+        """Keep the page of a template; ``name`` with or without its prefix."""
+        name = template_name(name)
+        self._pages[name] = text
+        self._fields.pop(name, None)
+
+    def __contains__(self, name: str) -> bool:
+        return template_name(name) in self._pages
+
+    def body(self, name: str) -> str | None:
+        """The part of a template's page that is included elsewhere, redirects followed; None where it is unknown."""
+        seen: set[str] = set()
+        while name in self._pages and name not in seen:
+            seen.add(name)
+            text = self._pages[name]
+            target = REDIRECT.match(text)
+            if target is None:
+                return _included(text)
+            name = template_name(target[1])
+        return None
+
+    def fields(self, name: str, body: str) -> tuple[Field, ...]:
+        """The rows of the portable infobox in a template's body; none where it draws none."""
+        if name not in self._fields:
+            boxes = (BeautifulSoup(match[0], "html.parser") for match in _INFOBOX_TAG.finditer(body))
+            self._fields[name] = tuple(_field(data) for box in boxes for data in box.find_all("data"))
+        return self._fields[name]
+
+
+def _included(text: str) -> str:
+    text = COMMENT.sub("", text)
+    only = _ONLY.findall(text)
+    return _INCLUDE_TAGS.sub("", "".join(only) if only else _NOT_INCLUDED.sub("", text))
+
+
+def _field(data: Tag) -> Field:
+    def inner(name: str) -> str:
+        tag = data.find(name, recursive=False)
+        return tag.decode_contents(formatter=None).strip() if isinstance(tag, Tag) else ""
+
+    source = str(data.get("source", ""))
+    return Field(source, inner("label") or source, inner("default"), inner("format"))
+
+
+Frame = dict[str, str]
+
+
+@dataclass
+class Expander:
+    """Expands the templates of one page; infoboxes leave the text and are gathered in ``boxes``.
+
+    The total length is capped, so templates that include one another cannot blow up.
+    """
+
+    templates: Templates
+    title: str
+    boxes: list[list[tuple[str, str]]] = field(default_factory=list)
+    """Per infobox: label and wikitext of each row that has a value."""
+    disambiguation: bool = False
+    _spent: int = 0
+
+    def expand(self, text: str, frame: Frame | None = None, depth: int = 0) -> str:
+        """``text`` without templates and arguments."""
+        if "{{" not in text:
+            return text
+        return self._nodes(mwparserfromhell.parse(text), frame or {}, depth)
+
+    def _nodes(self, code: Any, frame: Frame, depth: int) -> str:
+        return "".join(self._node(node, frame, depth) for node in code.nodes)
+
+    def _node(self, node: Any, frame: Frame, depth: int) -> str:
+        if isinstance(node, Comment):
+            return ""
+        text = str(node)
+        if "{{" not in text:
+            return text
+        if isinstance(node, Template):
+            return self._template(node, frame, depth)
+        if isinstance(node, Argument):
+            name = self._nodes(node.name, frame, depth).strip()
+            default = "" if node.default is None else self._nodes(node.default, frame, depth)
+            return frame.get(name, default)
+        if isinstance(node, Wikilink | Heading | ExternalLink):
+            node.title = self._nodes(node.title, frame, depth) if node.title is not None else None
+        if isinstance(node, Wikilink) and node.text is not None:
+            node.text = self._nodes(node.text, frame, depth)
+        if isinstance(node, WikiTag) and node.contents is not None:
+            node.contents = self._nodes(node.contents, frame, depth)
+        return str(node)
+
+    def _template(self, node: Any, frame: Frame, depth: int) -> str:
+        name = self._nodes(node.name, frame, depth).strip()
+        if depth > _MOST_DEPTH or self._spent > _MOST_CHARS:
+            return ""
+        function, colon, first = name.partition(":")
+        if colon and (function.startswith("#") or function.strip().lower() in _WORD_FUNCTIONS or function.isupper()):
+            given = [str(p) for p in node.params]
+            return self._function(function.strip().lower(), [first, *given], frame, depth)
+        if name in ("PAGENAME", "FULLPAGENAME", "BASEPAGENAME", "SUBPAGENAME"):
+            return self.title
+        if name == "!":
+            return "|"
+        return self._include(template_name(name), self._arguments(node, frame, depth), depth)
+
+    def _arguments(self, node: Any, frame: Frame, depth: int) -> Frame:
+        arguments: Frame = {}
+        for param in node.params:
+            value = self._nodes(param.value, frame, depth)
+            name = self._nodes(param.name, frame, depth).strip()
+            arguments[name] = value.strip() if param.showkey else value
+        return arguments
+
+    def _include(self, name: str, arguments: Frame, depth: int) -> str:
+        if _DISAMBIGUATION.match(name):
+            self.disambiguation = True
+            return ""
+        body = self.templates.body(name)
+        fields = self.templates.fields(name, body) if body is not None else ()
+        if body is not None and fields:
+            self._box(fields, arguments, depth)
+            body = _INFOBOX_TAG.sub("", body)
+        elif _INFOBOX.search(name):
+            shown = ((key, value) for key, value in arguments.items() if not _NOT_FACTS.match(key) and not key.isdigit())
+            self.boxes.append([(key, value) for key, value in shown if value.strip()])
+            return ""
+        if _SKIPPED.search(name):
+            return ""
+        if body is None:
+            return _guess(name, arguments)
+        self._spent += len(body)
+        return self.expand(body, arguments, depth + 1)
+
+    def _box(self, fields: tuple[Field, ...], arguments: Frame, depth: int) -> None:
+        rows = []
+        for row in fields:
+            given = arguments.get(row.source, "").strip()
+            if given and row.form:
+                given = self.expand(row.form, arguments, depth + 1)
+            value = given or self.expand(row.default, arguments, depth + 1)
+            if value.strip():
+                rows.append((self.expand(row.label, arguments, depth + 1), value))
+        self.boxes.append(rows)
+
+    def _function(self, name: str, given: list[str], frame: Frame, depth: int) -> str:
+        def value(text: str) -> str:
+            return self.expand(text, frame, depth + 1).strip()
+
+        def branch(index: int) -> str:
+            return value(given[index]) if index < len(given) else ""
+
+        match name:
+            case "#if":
+                return branch(1) if value(given[0]) else branch(2)
+            case "#ifeq":
+                return branch(2) if value(given[0]) == branch(1) else branch(3)
+            case "#switch":
+                return _switch(value(given[0]), given[1:], value)
+            case "lc" | "uc" | "lcfirst" | "ucfirst" | "formatnum" | "nowrap":
+                return _WORD_FUNCTIONS[name](value(given[0]))
+        return ""
+
+
+_WORD_FUNCTIONS: dict[str, Callable[[str], str]] = {
+    "lc": str.lower,
+    "uc": str.upper,
+    "lcfirst": lambda text: text[:1].lower() + text[1:],
+    "ucfirst": lambda text: text[:1].upper() + text[1:],
+    "formatnum": str,
+    "nowrap": str,
+}
+
+
+def _switch(subject: str, cases: list[str], value: Callable[[str], str]) -> str:
+    """The branch of ``#switch``: cases without ``=`` fall through to the next that has one."""
+    matched, default = False, ""
+    for index, case in enumerate(cases):
+        key, equals, result = case.partition("=")
+        if not equals:
+            matched = matched or value(key) == subject
+            default = value(key) if index == len(cases) - 1 else default
+            continue
+        if matched or value(key) == subject:
+            return value(result)
+        if value(key) == "#default":
+            default = value(result)
+    return default
+
+
+def _guess(name: str, arguments: Frame) -> str:
+    """What an unknown template likely shows: a quotation all its parts, another its last unnamed argument."""
+    unnamed = [value.strip() for key, value in arguments.items() if key.isdigit() and value.strip()]
+    if _QUOTES.search(name):
+        parts = unnamed or [arguments[key] for key in ("text", "quote", "speaker", "source") if arguments.get(key)]
+        return f"<blockquote>{'<br>'.join(parts)}</blockquote>" if parts else ""
+    return unnamed[-1] if unnamed else ""
+
+
+def facts_html(boxes: list[list[tuple[str, str]]], render: Callable[[str], str]) -> str:
+    """Infobox rows as the HTML a portable infobox renders to."""
+    rows = (
+        f'<div class="pi-item pi-data"><h3 class="pi-data-label">{render(label) or html.escape(label)}</h3>'
+        f'<div class="pi-data-value">{render(value)}</div></div>'
+        for box in boxes
+        for label, value in box
+    )
+    content = "".join(rows)
+    return f'<aside class="portable-infobox">{content}</aside>' if content else ""

@@ -1,0 +1,249 @@
+"""Wikitext to the same reading that rendered HTML gives: it is turned into plain HTML and read by the same rules."""
+
+import html
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import groupby
+from typing import Any
+
+import mwparserfromhell
+from mwparserfromhell.nodes import Argument, Comment, ExternalLink, Heading, HTMLEntity, Tag, Template, Text, Wikilink
+
+from cirilla_cli.scrape.html import read_html
+from cirilla_cli.scrape.page import Reading
+from cirilla_cli.scrape.templates import COMMENT, Expander, Templates, facts_html
+
+_REF = re.compile(r"<ref\b[^>]*?/>|<ref\b[^>]*?>.*?</ref\s*>|<references\b[^>]*?/>", re.DOTALL | re.IGNORECASE)
+_NOWIKI = re.compile(r"<(nowiki|pre)\b[^>]*>.*?</\1\s*>", re.DOTALL | re.IGNORECASE)
+_SWITCH = re.compile(r"__([A-Z]{3,})__")
+_LIST = re.compile(r"[*#:;]+")
+_BLOCK_MARK = re.compile("\x7f(\\d+)\x7f")
+_LANGUAGE = re.compile(r"[a-z]{2,3}(-[a-z]+)*$")
+_DROPPED = frozenset({
+    "ref", "references", "gallery", "math", "noinclude", "imagemap", "templatestyles", "inputbox", "script", "style", "rss",
+    "poll", "mainpage-leftcolumn-start", "youtube", "video", "categorytree", "dpl", "indicator", "score", "timeline",
+})  # fmt: skip
+_BLOCKS = frozenset({
+    "div", "blockquote", "center", "p", "ul", "ol", "dl", "li", "dt", "dd", "section", "article", "aside", "figure",
+    "h1", "h2", "h3", "h4", "h5", "h6",
+})  # fmt: skip
+_FILES, _CATEGORY, _MEDIA = 6, 14, -2
+STANDARD_NAMESPACES: Mapping[str, int] = {
+    "media": -2, "special": -1, "talk": 1, "user": 2, "user talk": 3, "project": 4, "project talk": 5, "file": 6,
+    "image": 6, "file talk": 7, "mediawiki": 8, "mediawiki talk": 9, "template": 10, "template talk": 11, "help": 12,
+    "help talk": 13, "category": 14, "category talk": 15,
+}  # fmt: skip
+"""Prefixes every wiki understands beside those of its own language."""
+
+
+def read_wikitext(
+    text: str, title: str, templates: Templates, namespaces: Mapping[str, int] = STANDARD_NAMESPACES
+) -> Reading:
+    """The reading of a page's wikitext; ``namespaces`` maps the wiki's lower-case prefixes to numbers."""
+    shielded, kept = _shield(text)
+    expander = Expander(templates, title)
+    expanded = expander.expand(_REF.sub("", COMMENT.sub("", shielded)))
+    renderer = _Renderer({**STANDARD_NAMESPACES, **namespaces}, kept)
+    body = renderer.page(expanded)
+    reading = read_html(facts_html(expander.boxes, renderer.page) + body)
+    marked = expander.disambiguation or reading.disambiguation or renderer.disambiguation
+    return Reading(reading.blocks, reading.infobox, tuple(renderer.categories), marked)
+
+
+def _shield(text: str) -> tuple[str, list[str]]:
+    """``text`` with what stands between nowiki or pre tags put aside, so that nothing in it is taken for markup."""
+    kept: list[str] = []
+
+    def put_aside(match: re.Match[str]) -> str:
+        kept.append(match[0])
+        return f"\x7fn{len(kept) - 1}\x7f"
+
+    return _NOWIKI.sub(put_aside, text.replace("\x7f", "")), kept
+
+
+_SHIELDED = re.compile("\x7fn(\\d+)\x7f")
+
+
+class _Renderer:
+    """Turns expanded wikitext into HTML without attributes, except classes and styles that mark noise."""
+
+    def __init__(self, namespaces: Mapping[str, int], kept: list[str]) -> None:
+        self.categories: list[str] = []
+        self.disambiguation = False
+        self._namespaces, self._kept = namespaces, kept
+        self._blocks: list[str] = []
+
+    def page(self, text: str) -> str:
+        """The HTML of expanded wikitext."""
+        switches = set(_SWITCH.findall(text))
+        self.disambiguation = self.disambiguation or "DISAMBIG" in switches
+        return self._flow(mwparserfromhell.parse(_SWITCH.sub("", text)))
+
+    def _flow(self, code: Any) -> str:
+        """Block content: paragraphs, lists and the blocks put aside while going through the nodes."""
+        flat = "".join(self._inline(node) for node in code.nodes)
+        return "".join(_lines(flat.split("\n"), self._blocks))
+
+    def _text(self, code: Any) -> str:
+        """Inline content; blocks within are put in place."""
+        flat = "".join(self._inline(node) for node in code.nodes)
+        return _BLOCK_MARK.sub(lambda match: self._blocks[int(match[1])], flat)
+
+    def _aside(self, block: str) -> str:
+        self._blocks.append(block)
+        return f"\n\x7f{len(self._blocks) - 1}\x7f\n"
+
+    def _inline(self, node: Any) -> str:
+        match node:
+            case Text():
+                return _SHIELDED.sub(self._unshield, html.escape(str(node.value), quote=False))
+            case HTMLEntity():
+                return str(node)
+            case Heading():
+                return self._aside(f"<h{node.level}>{self._text(node.title)}</h{node.level}>")
+            case Wikilink():
+                return self._link(node)
+            case ExternalLink():
+                shown = self._text(node.title) if node.title is not None else ""
+                return shown or ("" if node.brackets else html.escape(str(node.url)))
+            case Tag():
+                return self._tag(node)
+            case Template() | Argument() | Comment():
+                return ""
+        return html.escape(str(node))
+
+    def _unshield(self, match: re.Match[str]) -> str:
+        source = self._kept[int(match[1])]
+        inner = source[source.index(">") + 1 : source.rindex("<")]
+        if source[1:4].lower() != "pre":
+            return html.escape(html.unescape(inner), quote=False)
+        return self._aside(f"<pre>{html.escape(html.unescape(inner), quote=False)}</pre>")
+
+    def _link(self, node: Any) -> str:
+        target = str(node.title).strip()
+        prefix, colon, rest = target.partition(":")
+        number = self._namespaces.get(prefix.strip().replace("_", " ").lower()) if colon else None
+        if number == _CATEGORY:
+            self.categories.append(re.sub(r"[\s_]+", " ", rest).strip())
+            return ""
+        if number in (_FILES, _MEDIA):
+            return ""
+        if node.text is None and colon and number is None and _LANGUAGE.match(prefix):
+            return ""
+        if node.text is not None and str(node.text).strip():
+            return self._text(node.text)
+        return html.escape(target.lstrip(":").replace("_", " "), quote=False)
+
+    def _tag(self, node: Any) -> str:
+        name, markup = str(node.tag).strip().lower(), node.wiki_markup
+        if name in ("li", "dt", "dd") and node.self_closing and markup:
+            return str(markup)
+        if name in _DROPPED or _hidden(node):
+            return ""
+        if name in ("br", "hr"):
+            return "<br>" if name == "br" else self._aside("<hr>")
+        if name == "table":
+            return self._aside(f"<table{_marks(node)}>{self._rows(node.contents)}</table>")
+        if node.contents is None:
+            return ""
+        if name == "poem":
+            return self._aside(f"<div>{self._text(node.contents).strip().replace(chr(10), '<br>')}</div>")
+        if name in ("tabber", "syntaxhighlight", "source"):
+            return self._verbatim(name, str(node.contents))
+        if name in _BLOCKS:
+            return self._aside(f"<{name}{_marks(node)}>{self._flow(node.contents)}</{name}>")
+        inner = "".join(self._inline(child) for child in node.contents.nodes)
+        marks = _marks(node)
+        return f"<span{marks}>{inner}</span>" if marks and "\n" not in inner else inner
+
+    def _verbatim(self, name: str, contents: str) -> str:
+        """Tags whose contents are no wikitext of the page: code is kept as it is, tabs give their panes."""
+        if name != "tabber":
+            return self._aside(f"<pre>{html.escape(contents, quote=False)}</pre>")
+        panes = (pane.partition("=")[2] for pane in re.split(r"\|-\|", contents))
+        return self._aside("".join(f"<div>{self.page(pane.strip())}</div>" for pane in panes))
+
+    def _rows(self, code: Any) -> str:
+        """Rows and cells of a table; cells before the first row mark are a row of their own."""
+        out, loose = [], []
+        for node in code.nodes:
+            name = str(node.tag).strip().lower() if isinstance(node, Tag) else ""
+            if name in ("td", "th"):
+                loose.append(self._cell(node, name))
+            elif name == "tr":
+                out.append(f"<tr{_marks(node)}>{self._rows(node.contents)}</tr>")
+            elif name in ("caption", "tbody", "thead"):
+                out.append(f"<{name}>{self._text(node.contents)}</{name}>" if name == "caption" else self._rows(node.contents))
+        return ("".join(loose) if not out else f"<tr>{''.join(loose)}</tr>" if loose else "") + "".join(out)
+
+    def _cell(self, node: Any, name: str) -> str:
+        return f"<{name}{_marks(node)}>{self._flow(node.contents)}</{name}>"
+
+
+def _attribute(node: Any, name: str) -> str:
+    return str(node.get(name).value or "") if node.has(name) else ""
+
+
+def _hidden(node: Any) -> bool:
+    return bool(re.search(r"display\s*:\s*none", _attribute(node, "style"), re.IGNORECASE))
+
+
+def _marks(node: Any) -> str:
+    """The class attribute, by which the reader knows noise."""
+    value = _attribute(node, "class").strip()
+    return f' class="{html.escape(value)}"' if value else ""
+
+
+def _lines(lines: Iterable[str], blocks: list[str]) -> Iterator[str]:
+    """HTML of lines: lists by their marks, blocks in their place, paragraphs between empty lines."""
+    for kind, group in groupby(lines, _kind):
+        if kind == "list":
+            yield _list([_item(line) for line in group])
+        elif kind == "block":
+            yield from (blocks[int(match[1])] for line in group for match in _BLOCK_MARK.finditer(line))
+        elif kind == "text":
+            yield f"<p>{chr(10).join(group)}</p>"
+
+
+def _kind(line: str) -> str:
+    if not line.strip():
+        return "empty"
+    if _LIST.match(line):
+        return "list"
+    return "block" if _BLOCK_MARK.fullmatch(line.strip()) else "text"
+
+
+def _item(line: str) -> tuple[str, str]:
+    mark = _LIST.match(line)
+    assert mark is not None
+    return mark[0], line[mark.end() :].strip()
+
+
+_KINDS = {"*": ("ul", "li"), "#": ("ol", "li"), ":": ("dl", "dd"), ";": ("dl", "dt")}
+
+
+def _list(items: list[tuple[str, str]]) -> str:
+    """Nested lists of (marks, html); an item with more marks belongs to the one before it."""
+    out = []
+    for tag, group in groupby(items, key=lambda item: _KINDS[item[0][0]][0]):
+        inner = ""
+        for deeper, same in groupby(group, key=lambda item: len(item[0]) > 1):
+            if not deeper:
+                inner += "".join(_entry(marks, text) for marks, text in same)
+                continue
+            nested = _list([(marks[1:], text) for marks, text in same])
+            inner = inner.removesuffix(_END[tag]) + nested + _END[tag] if inner else f"{_START[tag]}{nested}{_END[tag]}"
+        out.append(f"<{tag}>{inner}</{tag}>")
+    return "".join(out)
+
+
+_START = {"ul": "<li>", "ol": "<li>", "dl": "<dd>"}
+_END = {"ul": "</li>", "ol": "</li>", "dl": "</dd>"}
+
+
+def _entry(marks: str, text: str) -> str:
+    tag = _KINDS[marks[0]][1]
+    if tag == "dt":
+        term, colon, definition = text.partition(" :")
+        return f"<dt>{term}</dt>" + (f"<dd>{definition.strip()}</dd>" if colon else "")
+    return f"<{tag}>{text}</{tag}>"

@@ -1,0 +1,225 @@
+"""What pages say together: other names, whose value something is, shared values, statements, gaps, preferences."""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from cirilla_cli.data.rows import Document, Message, Origin, Sample, short_id
+from cirilla_cli.synth.base import Made, Rejected
+from cirilla_cli.synth.config import FandomConfig
+from cirilla_cli.synth.facts import InfoFact, is_person
+from cirilla_cli.synth.phrases import fill, plain_label, ranked, subject_of
+from cirilla_cli.verify.match import normalise
+
+ABSENT = "The page does not say."
+"""The answer to what a page does not give."""
+
+_MOST_LISTED = 12
+_ALIAS_WHO = (
+    "Who is also called {x}?",
+    "Who is known as {x}?",
+    "Whom do people mean by {x}?",
+    "Who bears the name {x} as well?",
+    "Whose other name is {x}?",
+)
+_ALIAS_WHAT = (
+    "What is also called {x}?",
+    "What is known as {x}?",
+    "What do people mean by {x}?",
+    "What does the name {x} stand for?",
+    "To what does the name {x} refer?",
+)
+_REVERSE_NOUN = (
+    "Whose {label} is {x}?",
+    "Who or what has {x} as {label}?",
+    "{X} is the {label} of whom or what?",
+    'Which page gives "{x}" as {label}?',
+    'Under which title would you find {label} "{x}"?',
+)
+_REVERSE_ENTRY = (
+    'Whose entry reads "{label}: {x}"?',
+    'Which page has the entry "{label}: {x}"?',
+    'Who or what is listed with "{label}: {x}"?',
+    'For whom or what is "{label}" given as "{x}"?',
+    'Under which title would you find "{label}: {x}"?',
+)
+_LIST = (
+    'Which pages share the entry "{label}: {x}"?',
+    'Name all that are listed with "{label}: {x}".',
+    'Who or what is listed with "{label}: {x}"? Name all.',
+    'For which of them is "{label}" given as "{x}"?',
+)
+_CLAIM = (
+    'True or false: the page on {x} lists "{label}".',
+    'Is it true that {x} is listed with "{label}"? Answer true or false.',
+    'True or false? {X}: {label}.',
+)
+_NOT_NOUN = re.compile(r"(?:\b(?:in|for|by|of|to|from|at|with|on|as)|^(?:born|died|eats|does|speaks|married|where|when))$")
+
+
+@dataclass
+class Corpus:
+    """All pages read so far and their facts."""
+
+    pages: dict[str, Document] = field(default_factory=dict)
+    facts: list[InfoFact] = field(default_factory=list)
+    trained: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Trained questions by the key of their fact."""
+
+    def add(self, fact: InfoFact, trained: tuple[str, ...]) -> None:
+        self.facts.append(fact)
+        self.trained[fact.key] = trained
+
+    def by_group(self) -> dict[str, list[InfoFact]]:
+        """Facts that answer the same kind of question."""
+        groups: dict[str, list[InfoFact]] = defaultdict(list)
+        for fact in self.facts:
+            groups[fact.group.key].append(fact)
+        return groups
+
+
+def across_pages(corpus: Corpus, config: FandomConfig) -> Iterator[Made]:
+    """The rows that need every page, kind by kind in a fixed order."""
+    makers = {"alias": _aliases, "reverse": _reverse, "list": _lists, "true_false": _claims, "unanswerable": _gaps}
+    for name, maker in makers.items():
+        if name in config.makes:
+            yield from maker(corpus, config)
+    if config.preferences:
+        yield from _preferences(corpus, config)
+
+
+def _derived(document: Document, rule: str, question: str, answer: str, evidence: str, parents: Sequence[str]) -> Sample:
+    """A chat that follows from the documents; ``evidence`` says what to recompute, such as ``Capital: Vizima``."""
+    strategy = f"fandom/{rule}"
+    return Sample(
+        kind="chat",
+        id=short_id(strategy, document.id, question, answer),
+        messages=(Message(role="user", content=question), Message(role="assistant", content=answer)),
+        split_key=document.id,
+        evidence=(evidence,),
+        source=document.permalink or document.url or f"{document.site or 'document'}: {document.title}",
+        parents=tuple(parents),
+        generator=Origin(strategy=strategy),
+    )
+
+
+def _aliases(corpus: Corpus, config: FandomConfig) -> Iterator[Made]:
+    """Redirects: which page another name leads to, where it leads to one only and is no page's own title."""
+    names = Counter(normalise(name) for page in corpus.pages.values() for name in {*page.aliases, page.title})
+    for page in corpus.pages.values():
+        for alias in dict.fromkeys(page.aliases):
+            if names[normalise(alias)] > 1 or normalise(alias) == normalise(page.title):
+                yield Rejected(page.id, "the other name is not of this page alone", {"alias": alias})
+                continue
+            templates = _ALIAS_WHO if is_person(page) else _ALIAS_WHAT
+            for template in ranked(templates, page.id, alias)[: config.phrasings]:
+                question = fill(template, alias, "", many=False)
+                yield _derived(page, "alias", question, page.title, alias, (page.id,))
+
+
+def _reverse(corpus: Corpus, config: FandomConfig) -> Iterator[Made]:
+    """Whose value something is, where it stands in the infobox of one page alone."""
+    owners: dict[str, set[str]] = defaultdict(set)
+    for page in corpus.pages.values():
+        for row in page.infobox:
+            for value in row.values:
+                owners[normalise(value)].add(page.id)
+    for fact in corpus.facts:
+        if len(fact.values) != 1 or len(owners[normalise(fact.answer)]) != 1:
+            continue
+        page, label = corpus.pages[fact.page], plain_label(fact.label)
+        noun = not _NOT_NOUN.search(label)
+        for template in ranked(_REVERSE_NOUN if noun else _REVERSE_ENTRY, fact.key, "reverse")[: config.phrasings]:
+            question = fill(template, fact.answer, label if noun else fact.label, many=False)
+            yield _derived(page, "reverse", question, page.title, f"{fact.label}: {fact.answer}", (page.id,))
+
+
+def _lists(corpus: Corpus, config: FandomConfig) -> Iterator[Made]:
+    """All pages that share a value under a label, in the order they were read; short lists only."""
+    shared: dict[tuple[str, str], list[InfoFact]] = defaultdict(list)
+    for fact in corpus.facts:
+        for value in fact.values:
+            shared[fact.label, value].append(fact)
+    for (label, value), facts in shared.items():
+        if not 2 <= len(facts) <= _MOST_LISTED:
+            continue
+        pages = [corpus.pages[fact.page] for fact in facts]
+        answer = ", ".join(page.title for page in pages)
+        for template in ranked(_LIST, label, value)[: config.phrasings]:
+            question = fill(template, value, label, many=True)
+            yield _derived(pages[0], "list", question, answer, f"{label}: {value}", [page.id for page in pages])
+
+
+def _claims(corpus: Corpus, config: FandomConfig) -> Iterator[Made]:
+    """Statements about a page, half of them made false by another page's value of the same label."""
+    groups = corpus.by_group()
+    for fact in corpus.facts:
+        wrong = _wrong_values(fact, groups[fact.group.key], corpus)
+        true = not wrong or short_id(fact.key, "claim") < "8"
+        value = fact.values[0] if true else wrong[0]
+        page, claim = corpus.pages[fact.page], f"{fact.label}: {value}"
+        template = ranked(_CLAIM, fact.key)[0]
+        question = fill(template, fact.subject, claim, many=False)
+        yield _derived(page, "true_false", question, "True" if true else "False", claim, (page.id,))
+
+
+def _gaps(corpus: Corpus, config: FandomConfig) -> Iterator[Made]:
+    """One label a page: given on a page of the same make-up, absent from this one and its text."""
+    groups, labels = corpus.by_group(), {id_: _labels(page) for id_, page in corpus.pages.items()}
+    for page in corpus.pages.values():
+        alike = {label for other in labels.values() if len(other & labels[page.id]) >= 3 for label in other}
+        text = normalise(page.text)
+        absent = [key for key in ranked(sorted(groups), page.id) if key in alike - labels[page.id] and key not in text]
+        known = {fact.group.key for fact in corpus.facts if fact.page == page.id}
+        absent = [key for key in absent if key not in known]
+        if absent:
+            fact = groups[absent[0]][0]
+            template = ranked(fact.group.templates, page.id, fact.group.key)[0]
+            question = fill(template, subject_of(page), plain_label(fact.label), many=False)
+            yield _derived(page, "unanswerable", question, ABSENT, fact.label, (page.id,))
+
+
+def _labels(page: Document) -> set[str]:
+    return {plain_label(row.label) for row in page.infobox}
+
+
+def _preferences(corpus: Corpus, config: FandomConfig) -> Iterator[Made]:
+    """Right value against another page's value of the same label, wrong here, of similar length."""
+    groups = corpus.by_group()
+    for fact in corpus.facts:
+        wrong = _wrong_values(fact, groups[fact.group.key], corpus)
+        if not wrong:
+            yield Rejected(fact.page, "no wrong value of similar length for a preference", {"label": fact.label})
+        questions = corpus.trained[fact.key]
+        for number, value in enumerate(wrong[: config.pairs_per_fact]):
+            yield _preference(corpus.pages[fact.page], fact, questions[number % len(questions)], value)
+
+
+def _wrong_values(fact: InfoFact, others: Sequence[InfoFact], corpus: Corpus) -> list[str]:
+    """Answers of other pages to the same question, none of them true here, in an order by hash."""
+    page = corpus.pages[fact.page]
+    here = normalise("\n".join([page.title, page.text, *(value for row in page.infobox for value in row.values)]))
+    right, answers = normalise(fact.answer), dict.fromkeys(other.answer for other in others)
+    wrong = [
+        answer
+        for answer in answers
+        if 0.5 <= len(answer) / len(fact.answer) <= 2 and normalise(answer) not in here and normalise(answer) not in right
+    ]
+    return ranked(wrong, fact.key, "wrong")
+
+
+def _preference(page: Document, fact: InfoFact, question: str, wrong: str) -> Sample:
+    strategy = "fandom/preference/not-a-value-of-this-page"
+    return Sample(
+        kind="preference",
+        id=short_id(strategy, fact.key, question, wrong),
+        messages=(Message(role="user", content=question),),
+        chosen=fact.answer,
+        rejected=wrong,
+        split_key=fact.key,
+        evidence=fact.values,
+        source=page.permalink or page.url or f"{page.site or 'document'}: {page.title}",
+        parents=(page.id,),
+        generator=Origin(strategy=strategy),
+    )

@@ -1,0 +1,131 @@
+"""What a page says that can be asked for: labelled values, first sentences, headed parts."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from cirilla_cli.data.rows import Document, WikiSection
+from cirilla_cli.synth.phrases import Group, PhraseTable, subject_of
+from cirilla_cli.verify.match import normalise
+
+_NOT_FACTS = frozenset(
+    {"name", "image", "images", "image1", "caption", "imagewidth", "image width", "quote", "gallery", "picture", "logo",
+     "icon", "id", "website", "previous", "next", "prev", "theme", "footnotes", "notes", "references"}
+)  # fmt: skip
+_NOT_SECTIONS = frozenset(
+    {"references", "external links", "gallery", "see also", "trivia", "notes", "footnotes", "appearances", "images",
+     "videos", "sources", "further reading", "navigation", "contents"}
+)  # fmt: skip
+_ABBREVIATION = re.compile(r"(?:\b(?:[A-Z]|Mr|Mrs|Ms|Dr|St|Sr|Jr|vs|etc|e\.g|i\.e|ca|c|No|Vol|cf|approx))\.$")
+_END = re.compile(r"[.!?][\"')\]\u2019\u201d]*(?=\s+[\"'(\[\u2018\u201c]?[A-Z0-9\u00c0-\u00de]|\s*$)")
+_PERSON = frozenset(
+    {"occupation", "profession", "gender", "sex", "hair", "hair colour", "hair color", "race", "spouse", "parents",
+     "father", "mother", "born", "born in", "birthplace", "nationality", "mentor", "children", "partner", "horse"}
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class InfoFact:
+    """One labelled value of a page's infobox, ready to be asked for."""
+
+    page: str
+    """The page's id."""
+    subject: str
+    label: str
+    values: tuple[str, ...]
+    group: Group
+
+    @property
+    def answer(self) -> str:
+        return ", ".join(self.values)
+
+    @property
+    def key(self) -> str:
+        """Names the fact: equal on every run, and for other values of the same label of the page."""
+        return f"{self.page}/{self.group.key}"
+
+
+@dataclass(frozen=True, slots=True)
+class NoFact:
+    """A labelled value that cannot be asked for, and why."""
+
+    page: str
+    label: str
+    reason: str
+
+
+def infobox_facts(document: Document, table: PhraseTable, max_chars: int) -> Iterator[InfoFact | NoFact]:
+    """The facts of a page's infobox in its order; labels that ask the same are taken once."""
+    subject, asked = subject_of(document), set[str]()
+    for row in document.infobox:
+        values = tuple(dict.fromkeys(value.strip() for value in row.values if value.strip()))
+        group = table.find(row.label, ", ".join(values))
+        reason = _not_askable(document, group, values, max_chars)
+        if reason is None and group.key in asked:
+            reason = "another label of the page asks the same"
+        if reason is not None:
+            yield NoFact(document.id, row.label, reason)
+            continue
+        asked.add(group.key)
+        yield InfoFact(document.id, subject, row.label, values, group)
+
+
+def _not_askable(document: Document, group: Group, values: tuple[str, ...], max_chars: int) -> str | None:
+    if group.key in _NOT_FACTS:
+        return "a label that is no fact"
+    if not values:
+        return "no value"
+    if len(", ".join(values)) > max_chars:
+        return "the value is too long"
+    if any("\n" in value for value in values):
+        return "the value has several lines"
+    if normalise(", ".join(values)) == normalise(document.title):
+        return "the value repeats the title"
+    return None
+
+
+def is_person(document: Document) -> bool:
+    """Whether to ask "who" rather than "what": by labels that only people have."""
+    labels = {fact.label.replace("_", " ").strip().lower() for fact in document.infobox}
+    return len(labels & _PERSON) >= 2 or bool(labels & {"occupation", "gender", "spouse"})
+
+
+def lead_of(document: Document) -> str:
+    """The first paragraph that is running text, before the first heading."""
+    first = document.sections[0] if document.sections else None
+    for paragraph in re.split(r"\n\s*\n|\n", document.text):
+        text = paragraph.strip()
+        if first is not None and text.strip("= #") == first.heading:
+            break
+        if len(text) > 20 and _END.search(text):
+            return text
+    return ""
+
+
+def first_sentences(text: str, max_chars: int) -> str:
+    """As many whole sentences from the start of ``text`` as fit, at least one; empty where not even one does."""
+    best = 0
+    for match in _END.finditer(text):
+        if _ABBREVIATION.search(text[: match.start() + 1]):
+            continue
+        if match.end() > max_chars:
+            break
+        best = match.end()
+    return text[:best]
+
+
+def first_sentence(text: str, max_chars: int) -> str:
+    """The first whole sentence of ``text``; empty where it is longer than ``max_chars``."""
+    for match in _END.finditer(text):
+        if not _ABBREVIATION.search(text[: match.start() + 1]):
+            return text[: match.end()] if match.end() <= max_chars else ""
+    return ""
+
+
+def told_sections(document: Document) -> Iterator[tuple[WikiSection, str]]:
+    """Sections that say something, each with its first paragraph; a heading that stands twice is ambiguous."""
+    headings = [normalise(section.heading) for section in document.sections]
+    for section, heading in zip(document.sections, headings, strict=True):
+        paragraph = section.text.strip().split("\n", 1)[0].strip()
+        if heading not in _NOT_SECTIONS and headings.count(heading) == 1 and _END.search(paragraph):
+            yield section, paragraph

@@ -1,0 +1,180 @@
+"""Questions and answers from wiki pages by rules: what each page says by itself, then what pages say together."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from cirilla_cli.data.rows import Document, Message, Origin, Question, Sample, short_id
+from cirilla_cli.progress import Progress
+from cirilla_cli.synth.base import Made, Rejected
+from cirilla_cli.synth.config import FandomConfig
+from cirilla_cli.synth.corpus import Corpus, across_pages
+from cirilla_cli.synth.facts import (
+    InfoFact,
+    first_sentence,
+    first_sentences,
+    infobox_facts,
+    is_person,
+    lead_of,
+    told_sections,
+)
+from cirilla_cli.synth.phrases import fill, load_phrases, ranked, subject_of
+from cirilla_cli.verify.literal import unsupported
+from cirilla_cli.verify.match import normalise
+
+_WHO = (
+    "[Who is|Who was] {x}?",
+    "Tell me about {x}.",
+    "In one sentence, who [is|was] {x}?",
+    "What should I know about {x}?",
+    "Introduce {x} to me.",
+    "How would you introduce {x}?",
+)
+_WHAT = (
+    "[What is|What was] {x}?",
+    "Tell me about {x}.",
+    "In one sentence, what [is|was] {x}?",
+    "What should I know about {x}?",
+    "Explain what {x} [is|was].",
+    "How would you describe {x}?",
+)
+_SECTION = (
+    'What does the page on {x} say under "{label}"?',
+    'How does the part "{label}" of the page on {x} begin?',
+    '{X}: what is known under "{label}"?',
+    'Tell me about {x}, in particular "{label}".',
+    'What do you know about {x} as to "{label}"?',
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Phrased:
+    """A fact's questions: those trained on, and those kept for the question set."""
+
+    trained: tuple[str, ...]
+    held_out: tuple[str, ...]
+
+
+class Fandom:
+    """Rules over any wiki's documents; no teacher needed."""
+
+    reads_documents = True
+
+    def __init__(self, config: FandomConfig) -> None:
+        self.config = config
+        self._table = load_phrases(config.phrases)
+
+    def make(self, documents: Iterable[Document], progress: Progress) -> Iterator[Made]:
+        """Rows of each page as it is read, then those that need all pages."""
+        answers: dict[str, str] = {}
+        corpus = Corpus()
+        for done, document in enumerate(documents, 1):
+            if document.id in corpus.pages:
+                yield Rejected(document.id, "a page of this id was read before", {"title": document.title})
+                continue
+            corpus.pages[document.id] = document
+            yield from _unambiguous(self._page(document, corpus), answers)
+            progress.step("pages", done)
+        yield from _unambiguous(across_pages(corpus, self.config), answers)
+
+    def _page(self, document: Document, corpus: Corpus) -> Iterator[Made]:
+        makes = self.config.makes
+        yield from self._infobox(document, corpus, asked="infobox" in makes)
+        if "lead" in makes:
+            yield from self._lead(document)
+        if "section" in makes:
+            yield from self._sections(document)
+
+    def _infobox(self, document: Document, corpus: Corpus, *, asked: bool) -> Iterator[Made]:
+        most, taken = self.config.facts_per_page, 0
+        for fact in infobox_facts(document, self._table, self.config.max_answer_chars):
+            if not isinstance(fact, InfoFact):
+                yield Rejected(fact.page, fact.reason, {"label": fact.label})
+            elif most is not None and taken >= most:
+                yield Rejected(fact.page, "more facts than facts_per_page", {"label": fact.label})
+            else:
+                taken += 1
+                phrased = self.phrase(fact)
+                corpus.add(fact, phrased.trained)
+                if asked:
+                    yield from _asked(document, fact, phrased)
+
+    def phrase(self, fact: InfoFact) -> Phrased:
+        """The fact's questions: a choice by hash, so that other pages and facts do not move it."""
+        many = len(fact.values) > 1
+        label = fact.group.key if fact.group.labels == (fact.group.key,) else fact.label
+        filled = [fill(template, fact.subject, label, many=many) for template in ranked(fact.group.templates, fact.key)]
+        questions = list({normalise(question): question for question in filled}.values())
+        kept = min(self.config.phrasings, max(1, len(questions) - self.config.held_out_phrasings))
+        return Phrased(tuple(questions[:kept]), tuple(questions[kept : kept + self.config.held_out_phrasings]))
+
+    def _lead(self, document: Document) -> Iterator[Made]:
+        answer = first_sentence(lead_of(document), self.config.max_text_chars)
+        if not answer:
+            yield Rejected(document.id, "no first sentence of acceptable length", {"title": document.title})
+            return
+        past = " was " in answer[: len(document.title) + 25] or " were " in answer[: len(document.title) + 25]
+        templates = _WHO if is_person(document) else _WHAT
+        for template in ranked(templates, document.id, "lead")[: self.config.phrasings]:
+            question = fill(template, subject_of(document), "", many=past)
+            yield extracted(document, "lead", question, answer, (answer,))
+
+    def _sections(self, document: Document) -> Iterator[Made]:
+        for section, paragraph in told_sections(document):
+            answer = first_sentences(paragraph, self.config.max_text_chars)
+            if not answer:
+                yield Rejected(document.id, "no sentence of acceptable length", {"heading": section.heading})
+                continue
+            for template in ranked(_SECTION, document.id, section.heading)[: self.config.phrasings]:
+                question = fill(template, subject_of(document), section.heading, many=False)
+                yield extracted(document, "section", question, answer, (answer,))
+
+
+def _asked(document: Document, fact: InfoFact, phrased: Phrased) -> Iterator[Made]:
+    for question in phrased.trained:
+        yield extracted(document, "infobox", question, fact.answer, fact.values)
+    asked = [(phrased.trained[0], True), *((question, False) for question in phrased.held_out)]
+    for question, seen in asked:
+        yield Question(question=question, answers=(fact.answer,), seen=seen, split_key=document.id)
+
+
+def extracted(document: Document, rule: str, question: str, answer: str, evidence: Sequence[str]) -> Sample | Rejected:
+    """A chat whose answer stands in its page, or a reject if it does not."""
+    sample = chat(document, rule, question, answer, evidence)
+    why = unsupported(answer, evidence, document)
+    return sample if why is None else Rejected(sample.id, "not literally supported", {"why": why, "question": question})
+
+
+def chat(document: Document, rule: str, question: str, answer: str, evidence: Sequence[str]) -> Sample:
+    """One question and its answer about ``document``."""
+    strategy = f"fandom/{rule}"
+    return Sample(
+        kind="chat",
+        id=short_id(strategy, document.id, question, answer),
+        messages=(Message(role="user", content=question), Message(role="assistant", content=answer)),
+        split_key=document.id,
+        evidence=tuple(evidence),
+        source=origin_of(document),
+        parents=(document.id,),
+        generator=Origin(strategy=strategy),
+    )
+
+
+def origin_of(document: Document) -> str:
+    """Where a page can be found: its permanent address if there is one."""
+    return document.permalink or document.url or f"{document.site or 'document'}: {document.title}"
+
+
+def _unambiguous(rows: Iterable[Made], answers: dict[str, str]) -> Iterator[Made]:
+    """``rows`` without chats whose question already has another answer (two pages of one title); updates ``answers``."""
+    refused: set[str] = set()
+    for row in rows:
+        if isinstance(row, Question) and normalise(row.question) in refused:
+            continue
+        if isinstance(row, Sample) and row.kind == "chat":
+            question, answer = row.messages[0].content, row.messages[-1].content
+            first = answers.setdefault(normalise(question), answer)
+            if normalise(first) != normalise(answer):
+                refused.add(normalise(question))
+                yield Rejected(row.id, "the question already has another answer", {"question": question})
+                continue
+        yield row

@@ -1,0 +1,92 @@
+"""Sections for teachers, the models that write text for us; torch-free."""
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field, PositiveInt, SecretStr
+
+from cirilla_cli.config import FilePath, Section
+from cirilla_cli.units import Seconds
+
+if TYPE_CHECKING:
+    from cirilla_cli.teachers.base import Teacher
+
+
+class OllamaConfig(Section):
+    """A model served by Ollama."""
+
+    kind: Literal["ollama"] = "ollama"
+    model: str = "qwen3:4b"
+    """Name of the model, as `ollama list` shows it."""
+    url: str = "http://127.0.0.1:11434"
+    """Where Ollama listens."""
+    num_ctx: PositiveInt = 8192
+    """Context length sent with every request; longer prompts would be cut without a word, so they are refused."""
+    think: bool | None = None
+    """Switch a reasoning model's thinking on or off; null leaves it to the model."""
+    timeout: Seconds = 300.0
+    """Longest wait for one answer."""
+    patience: Seconds = 120.0
+    """Longest total waiting between tries of one request while the server is busy or away."""
+
+    def build(self) -> "Teacher":
+        from cirilla_cli.teachers.ollama import OllamaTeacher
+
+        return OllamaTeacher(self)
+
+
+class OpenAIConfig(Section):
+    """A model behind any server that speaks OpenAI's chat completions, such as vLLM or llama.cpp."""
+
+    kind: Literal["openai"] = "openai"
+    model: str = "default"
+    """Name of the model, as the server's /models lists it."""
+    url: str = "http://127.0.0.1:8000/v1"
+    """Base address, with /v1."""
+    api_key: SecretStr | None = None
+    """Key sent as a bearer token; filled in by the command line, never written down."""
+    context: PositiveInt = 8192
+    """Context length of the served model; longer prompts are refused before sending."""
+    timeout: Seconds = 300.0
+    """Longest wait for one answer."""
+    patience: Seconds = 120.0
+    """Longest total waiting between tries of one request while the server is busy or away."""
+
+    def build(self) -> "Teacher":
+        from cirilla_cli.teachers.openai import OpenAITeacher
+
+        return OpenAITeacher(self)
+
+
+class ReplayConfig(Section):
+    """Recorded completions instead of a server: a journal of an earlier run, or rows written by hand."""
+
+    kind: Literal["replay"] = "replay"
+    path: FilePath
+    """Rows of JSON with `text`, and `id` (of the request) or `contains` (a piece of the prompt)."""
+
+    def build(self) -> "Teacher":
+        from cirilla_cli.teachers.replay import ReplayTeacher
+
+        return ReplayTeacher(self)
+
+
+TeacherSection = Annotated[OllamaConfig | OpenAIConfig | ReplayConfig, Field(discriminator="kind")]
+
+
+def parse_teacher(text: str) -> OllamaConfig | OpenAIConfig:
+    """``ollama:MODEL@URL`` or ``openai:MODEL@URL`` as a section; model and address may be left out.
+
+    Raises:
+        CirillaError: another kind, or an address that is not http(s).
+    """
+    from cirilla_cli.errors import CirillaError
+
+    kind, _, rest = text.partition(":")
+    model, at, url = rest.rpartition("@") if "@http" in rest else (rest, "", "")
+    given = {name: value for name, value in (("model", model), ("url", url)) if value}
+    if kind not in ("ollama", "openai") or (at and not url.startswith(("http://", "https://"))):
+        raise CirillaError(
+            f"--teacher {text}: expected ollama:MODEL@URL or openai:MODEL@URL",
+            hint="for example --teacher ollama:qwen3:4b@http://127.0.0.1:11434",
+        )
+    return OllamaConfig(**given) if kind == "ollama" else OpenAIConfig(**given)
