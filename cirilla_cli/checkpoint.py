@@ -128,15 +128,40 @@ def load_weights(
     Raises:
         CirillaError: tensors are missing, left over or of another shape, or a file is damaged.
     """
-    model = empty(config, device)
-    assert isinstance(model, Decoder)
+    return build_model(config, read_tensors(files, device), files[0], device=device, dtype=dtype)
+
+
+def read_tensors(files: list[Path], device: torch.device | str = "cpu") -> dict[str, Tensor]:
+    """The tensors of safetensors files, by name.
+
+    Raises:
+        CirillaError: a file is damaged.
+    """
     tensors: dict[str, Tensor] = {}
     for file in files:
         try:
             tensors.update(load_file(file, device=str(device)))
         except (SafetensorError, OSError) as error:
             raise CirillaError(f"{file}: cannot be read: {error}", hint="the file is damaged or half-written") from None
-    _fit(model, tensors, files[0])
+    return tensors
+
+
+def build_model(
+    config: DecoderConfig,
+    tensors: Mapping[str, Tensor],
+    source: Path,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+) -> Decoder:
+    """A model of ``config``, in float32 unless ``dtype`` says otherwise, with exactly the weights in ``tensors``.
+
+    Raises:
+        CirillaError: tensors are missing, left over or of another shape; ``source`` is named as where they come from.
+    """
+    model = empty(config, device)
+    assert isinstance(model, Decoder)
+    _fit(model, tensors, source)
     model.load_state_dict(tensors)
     return model if dtype is None else model.to(dtype)
 
@@ -183,7 +208,9 @@ def write_checkpoint(
             raise
         last = Checkpoint.newest(run)
         kept = f"the last checkpoint is {last.path}" if last else "there is no earlier checkpoint"
-        raise CirillaError(f"{path}: the disk is full; {kept}", hint="free space, then run the same command again") from None
+        raise CirillaError(
+            f"{path}: the disk is full; {kept}", hint="free space, then run the same command again"
+        ) from None
     if path.exists():
         shutil.rmtree(path)
     os.replace(building, path)
@@ -209,10 +236,7 @@ def _fill(
         (folder / name).write_text(text, encoding="utf-8")
     if tokenizer is not None:
         tokenizer.save(folder)
-    files = {
-        file.name: {"bytes": file.stat().st_size, "sha256": hash_file(file)}
-        for file in sorted(folder.iterdir())
-    }
+    files = {file.name: {"bytes": file.stat().st_size, "sha256": hash_file(file)} for file in sorted(folder.iterdir())}
     for name in files:
         with (folder / name).open("rb") as handle:
             os.fsync(handle.fileno())
@@ -247,7 +271,9 @@ def prune(run: Path, keep: int, best: int | None) -> None:
         shutil.rmtree(left, ignore_errors=True)
 
 
-def load_checkpoint(checkpoint: Checkpoint, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Loaded:
+def load_checkpoint(
+    checkpoint: Checkpoint, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+) -> Loaded:
     """A checkpoint's model and tokenizer."""
     path = checkpoint.path
     has_tokenizer = any((path / name).is_file() for name in ("tokenizer.model", "tokenizer.json"))

@@ -17,6 +17,14 @@ class BotChallenge(ServiceError):
     """The host answers with a page that only a browser can pass: stop at once, never disguise."""
 
 
+class BadStatus(ServiceError):
+    """The host answers, and refuses the request for good (HTTP 400 and up, but for those worth a retry)."""
+
+    def __init__(self, url: str, status: int, text: str) -> None:
+        super().__init__(f"{url}: HTTP {status}: {text[:200].strip()}")
+        self.status = status
+
+
 @dataclass
 class Client:
     """GET and POST with JSON answers, a pause between requests, and a capped patience for failures.
@@ -87,7 +95,7 @@ class Client:
             if response.status_code in RETRIED_STATUS:
                 return _retry_after(response), f"HTTP {response.status_code}", None
             if response.status_code >= 400:
-                raise ServiceError(f"{url}: HTTP {response.status_code}: {response.text[:200].strip()}")
+                raise BadStatus(url, response.status_code, response.text)
             answer = response.json()
         except (requests.ConnectionError, requests.Timeout) as error:
             return 0.0, f"no answer ({type(error).__name__})", None
@@ -95,6 +103,8 @@ class Client:
             return 0.0, "the answer is not JSON", None
         except (requests.exceptions.ChunkedEncodingError, requests.exceptions.ContentDecodingError):
             return 0.0, "the answer broke off", None
+        except requests.RequestException as error:
+            raise ServiceError(f"{url}: cannot be asked: {error}") from None
         wait = check(answer) if check else None
         return wait, "the server asked to wait", answer
 

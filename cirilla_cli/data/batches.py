@@ -54,7 +54,7 @@ class PairBatch(TokenBatch):
         return replace(moved, pairs_P=self.pairs_P.to(device), reference_P2=self.reference_P2.to(device))
 
 
-B = TypeVar("B", bound=TokenBatch, covariant=True)
+B = TypeVar("B", bound=TokenBatch)
 
 
 class BatchSource(Protocol[B]):
@@ -112,7 +112,9 @@ class PackedText:
             self._source = np.zeros(rows, dtype=np.int16)
         else:
             late = np.arange(rows) >= decay_row
-            self._source = interleave([np.where(late, mix.decay_weight, mix.weight).astype(np.float64) for mix in mixes])
+            self._source = interleave(
+                [np.where(late, mix.decay_weight, mix.weight).astype(np.float64) for mix in mixes]
+            )
         # How many rows of its source came before each row.
         self._turn = np.zeros(rows, dtype=np.int64)
         for s in range(len(mixes)):

@@ -102,7 +102,9 @@ def _foreign(row: Row) -> Document | Sample:
     if {"prompt", "chosen", "rejected"} <= data.keys():
         return _preference(row)
     if {"question", "answer"} <= data.keys():
-        return _chat(row, [{"role": "user", "content": data["question"]}, {"role": "assistant", "content": data["answer"]}])
+        return _chat(
+            row, [{"role": "user", "content": data["question"]}, {"role": "assistant", "content": data["answer"]}]
+        )
     if isinstance(data.get("text"), str):
         title = data.get("title") if isinstance(data.get("title"), str) else ""
         return Document(id=short_id(data["text"]), title=title or "", text=data["text"])

@@ -189,7 +189,7 @@ class JsonlWriter:
         path.parent.mkdir(parents=True, exist_ok=True)
         if append:
             repair_tail(path)
-        self._file = path.open("a" if append else "w", encoding="utf-8", newline="\n")
+        self._file = path.open("a" if append else "w", buffering=1, encoding="utf-8", newline="\n")
 
     def write(self, row: Record | dict[str, Any]) -> None:
         """Append one row."""
@@ -214,7 +214,9 @@ class JsonlWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if isinstance(error, BrokenPipeError):
             return
         self.close()

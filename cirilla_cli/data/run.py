@@ -1,7 +1,7 @@
 """`cirilla tokenize`: a tokenizer, trained or loaded, and token shards of the inputs.
 
-    inputs --read--> records --group by kind and split, fill to a shard's size--> tasks
-                                            tasks --encode, in processes--> shards --last--> index.json
+inputs --read--> records --group by kind and split, fill to a shard's size--> tasks
+                                        tasks --encode, in processes--> shards --last--> index.json
 """
 
 from collections.abc import Iterator, Sequence
@@ -89,7 +89,9 @@ def _tokenizer(config: TokenizeConfig, paths: Sequence[Path], out: Path, progres
     marker = folder / "made_from.json"
     if marker.is_file() and read_json(marker) == made_from:
         return load_tokenizer(folder)
-    progress.say("loading the tokenizer" if isinstance(config.tokenizer, LoadTokenizerConfig) else "training the tokenizer")
+    progress.say(
+        "loading the tokenizer" if isinstance(config.tokenizer, LoadTokenizerConfig) else "training the tokenizer"
+    )
     tokenizer = config.tokenizer.build(training_text(record) for record in read_inputs(every))
     tokenizer.save(folder)
     write_json(marker, made_from)

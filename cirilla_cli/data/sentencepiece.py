@@ -31,7 +31,9 @@ def train(config: SentencePieceConfig, texts: Iterable[str]) -> "SentencePieceTo
     """
     least = 4 + len(CONTROL) + 1 + 256
     if config.vocab_size <= least:
-        raise CirillaError(f"`tokenizer.vocab_size` is {config.vocab_size}, must be more than {least}: every byte has a piece")
+        raise CirillaError(
+            f"`tokenizer.vocab_size` is {config.vocab_size}, must be more than {least}: every byte has a piece"
+        )
     model = io.BytesIO()
     lines = _Lines(texts, config.sample_bytes)
     try:
@@ -151,7 +153,9 @@ class SentencePieceTokenizer:
         fast = Tokenizer(models.BPE(vocab, self._merges(vocab), unk_token="<unk>", byte_fallback=True, fuse_unk=False))
         fast.normalizer = normalizers.Sequence([normalizers.Replace(MARK, "_"), normalizers.Replace(" ", MARK)])
         fast.decoder = decoders.Sequence([decoders.Replace(MARK, " "), decoders.ByteFallback(), decoders.Fuse()])
-        fast.post_processor = processors.TemplateProcessing(single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", _BOS)])
+        fast.post_processor = processors.TemplateProcessing(
+            single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", _BOS)]
+        )
         fast.add_special_tokens([AddedToken(piece, normalized=False, special=True) for piece in pieces[:16]])
         fast.add_tokens([AddedToken("\n", normalized=False, special=False)])
         return fast
@@ -182,4 +186,3 @@ _TRANSFORMERS_CONFIG = {
     "clean_up_tokenization_spaces": False,
     "model_max_length": 1_000_000_000,
 }
-

@@ -1,9 +1,9 @@
 """Token shards: memory-mapped ids with document ends and, where it matters, which tokens are trained on.
 
-    rows --encode--> {split}-00000.bin   little-endian ids, header-less
-                     {split}-00000.idx.npy   uint64 document ends
-                     {split}-00000.mask   one byte a token, for chats and preferences
-                     index.json   written last: its existence means the rest is whole
+rows --encode--> {split}-00000.bin   little-endian ids, header-less
+                 {split}-00000.idx.npy   uint64 document ends
+                 {split}-00000.mask   one byte a token, for chats and preferences
+                 index.json   written last: its existence means the rest is whole
 """
 
 import bisect
@@ -52,7 +52,12 @@ def write_shard(folder: Path, name: str, documents: Sequence[Encoded], vocab_siz
     with atomic_write(folder / f"{name}.idx.npy") as file:
         np.save(file, np.cumsum([len(d.ids) for d in documents], dtype=np.uint64))
     if any(mask is not None for mask in masks):
-        flat = np.concatenate([np.asarray(m if m is not None else [True] * len(d.ids), np.uint8) for m, d in zip(masks, documents, strict=True)])
+        flat = np.concatenate(
+            [
+                np.asarray(m if m is not None else [True] * len(d.ids), np.uint8)
+                for m, d in zip(masks, documents, strict=True)
+            ]
+        )
         trained = int(flat.sum())
         with atomic_write(folder / f"{name}.mask") as file:
             file.write(flat.tobytes())
@@ -85,7 +90,10 @@ class ShardIndex:
         """
         path = folder / "index.json"
         if not path.is_file():
-            raise CirillaError(f"{folder}: no index.json, so no finished token shards", hint="run `cirilla tokenize` again: it continues")
+            raise CirillaError(
+                f"{folder}: no index.json, so no finished token shards",
+                hint="run `cirilla tokenize` again: it continues",
+            )
         data = read_json(path)
         if data.get("version") != VERSION:
             raise CirillaError(f"{path}: shard format version {data.get('version')}, this program reads {VERSION}")
@@ -103,7 +111,10 @@ class TokenShards:
         self._ids = [_map(folder / info.file, np.dtype(self.index.dtype), info) for info in infos]
         self._ends = [np.load(folder / f"{info.file[:-4]}.idx.npy") for info in infos]
         masks = [folder / f"{info.file[:-4]}.mask" for info in infos]
-        self._masks = [_map(mask, np.dtype(np.uint8), info) if mask.is_file() else None for mask, info in zip(masks, infos, strict=True)]
+        self._masks = [
+            _map(mask, np.dtype(np.uint8), info) if mask.is_file() else None
+            for mask, info in zip(masks, infos, strict=True)
+        ]
         self._first = np.cumsum([0, *(info.documents for info in infos)]).tolist()
         self.n_documents = self._first[-1]
         self.n_tokens = sum(info.tokens for info in infos)

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
     from cirilla_cli.engine.objectives.cross_entropy import CrossEntropy
     from cirilla_cli.engine.objectives.dpo import DPO
-    from cirilla_cli.engine.schedule import Schedule
 
 
 class CrossEntropyConfig(Section):
@@ -99,11 +98,6 @@ OptimSection = Annotated[AdamWConfig | MuonConfig, Field(discriminator="kind")]
 class _Schedule(Section):
     warmup: Span = 0.01
     """Steps, or share of the run, over which the learning rate rises from zero."""
-
-    def build(self, steps: int) -> "Schedule":
-        from cirilla_cli.engine.schedule import schedule
-
-        return schedule(self, steps)
 
 
 class CosineConfig(_Schedule):

@@ -47,8 +47,3 @@ class Schedule:
         for group in optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor
         return factor
-
-
-def schedule(config: ScheduleSection, steps: int) -> Schedule:
-    """The schedule of a run of ``steps``."""
-    return Schedule(config, steps)

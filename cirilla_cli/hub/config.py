@@ -20,5 +20,7 @@ class PushConfig(Section):
     """Heading of the model card; null for the run's name."""
     license: str | None = None
     """Licence of the model, an identifier of the Hub such as cc-by-sa-4.0; null leaves the choice open in the card."""
+    language: str | None = None
+    """Language of the texts, a code such as en; null leaves it out of the card."""
     message: str = "Upload with cirilla"
     """Commit message on the Hub."""

@@ -36,9 +36,7 @@ class KVCache:
         self._positions_BS: Tensor | None = None
         self._documents_BS: Tensor | None = None
 
-    def append(
-        self, k_BTKH: Tensor, v_BTKH: Tensor, layout: SequenceLayout
-    ) -> tuple[Tensor, Tensor, SequenceLayout]:
+    def append(self, k_BTKH: Tensor, v_BTKH: Tensor, layout: SequenceLayout) -> tuple[Tensor, Tensor, SequenceLayout]:
         """Remember T new positions; returns all keys and values they may need and the layout of those.
 
         Raises:

@@ -17,7 +17,7 @@ from cirilla_cli.recipe.fields import (
 )
 from cirilla_cli.recipe.near import nearest, one_edit
 from cirilla_cli.recipe.schema import TRAIN_VERBS, schema_for
-from cirilla_cli.recipe.tree import Complaint, Node
+from cirilla_cli.recipe.tree import SECRETS, Complaint, Node
 
 Path = tuple[str | int, ...]
 
@@ -95,7 +95,7 @@ class Checker:
         if section is None:
             return
         fields = keys(section)
-        self._unknown(path, list(fields), node)
+        self._unknown(path, list(fields), node, here)
         for key, child in node.value.items():
             if key in fields:
                 self._place((*path, key), shape(fields[key].annotation), child)
@@ -108,7 +108,7 @@ class Checker:
         near = nearest(value, here.kinds) if isinstance(value, str) else None
         likely = [here.sections[near]] if near else list(here.sections.values()) if given is None else []
         if likely:
-            self._unknown(path, list(dict.fromkeys(key for member in likely for key in keys(member))), node)
+            self._unknown(path, list(dict.fromkeys(key for member in likely for key in keys(member))), node, here)
         if given is not None:
             remedy = self._other_verb(path, value) or (f"; did you mean `{near}`?" if near else "")
             self._complain(at, f"`{dotted(at)}` is {say(value)}, must be {choices}{remedy}", value, choices)
@@ -125,28 +125,28 @@ class Checker:
                 return f" for `cirilla {self.verb}`; `cirilla {verb}` takes {kind}"
         return ""
 
-    def _unknown(self, path: Path, known: list[str], node: Node) -> None:
+    def _unknown(self, path: Path, known: list[str], node: Node, here: Shape) -> None:
+        """Complain about keys that are not known, each with the key that was probably meant."""
         for key in node.value:
             if key in known:
                 continue
             at = (*path, key)
             close = one_edit(key, known, node.value)
-            elsewhere = None if close else self._elsewhere(key)
-            close = close or (None if elsewhere else nearest(key, known, node.value))
-            if close:
-                self.meant.add((*path, close))
-            remedy = (
-                f"did you mean `{elsewhere or close}`?" if elsewhere or close else f"known keys: {', '.join(known)}"
-            )
-            text = f"`{dotted(at)}` is not a key here; {remedy}"
-            self._complain(at, text, node.value[key].plain(), elsewhere or close)
+            meant = close or self._elsewhere(key, at, here) or nearest(key, known, node.value)
+            if meant in known:
+                self.meant.add((*path, str(meant)))
+            remedy = f"did you mean {meant if ' ' in str(meant) else f'`{meant}`'}?" if meant else "known keys: "
+            remedy += "" if meant else ", ".join(known)
+            # Its value stays out of the error: a misspelt key may hold a secret.
+            self._complain(at, f"`{dotted(at)}` is not a key here; {remedy}", None, meant)
 
-    def _elsewhere(self, key: str) -> str | None:
-        """The dotted key of another section that has exactly this key, such as `optim.lr` for `train.lr`."""
-        for field in walk(self.schema):
-            if field.key == key and key != "kind" and field.path and ANY_NAME not in field.path:
-                return field.dotted
-        return None
+    def _elsewhere(self, key: str, at: Path, here: Shape) -> str | None:
+        """Where else a key is at home: with another kind, or in another section (`optim.lr` for `train.lr`)."""
+        kinds = [kind for kind, member in here.sections.items() if kind is not None and key in keys(member)]
+        if kinds:
+            return f"kind {' or '.join(kinds)}"
+        homes = (field for field in walk(self.schema) if field.key == key and field.path and key != "kind")
+        return next((f.dotted for f in homes if ANY_NAME not in f.path and f.dotted != dotted(at)), None)
 
     def check_values(self) -> BaseModel | None:
         """Let the models judge the values; the recipe, or None if there is any complaint."""
@@ -177,6 +177,7 @@ class Checker:
 
     def _bad_value(self, path: Path, described: str, error: dict[str, Any], value: Any) -> None:
         context = error.get("ctx", {})
+        value = "(hidden)" if path and path[-1] in SECRETS else value
         if error["type"] == "value_error":
             message = str(context["error"])
             if isinstance(value, dict):

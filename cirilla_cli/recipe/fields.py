@@ -9,7 +9,8 @@ from functools import lru_cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import BaseModel, BeforeValidator, SecretStr
 from pydantic.fields import FieldInfo
 
 from cirilla_cli import units
@@ -25,6 +26,7 @@ _UNITS: dict[Any, str] = {
     units.parse_span: "steps such as 500, or a share of the run such as 1%",
 }
 _WORDS: dict[Any, str] = {
+    SecretStr: "text",
     bool: "true or false", int: "a whole number", float: "a number", str: "text", dict: "a mapping", list: "a list",
     tuple: "a list",
 }  # fmt: skip
@@ -168,11 +170,13 @@ def _describe_one(option: Any, marks: tuple[Any, ...]) -> str:
     if get_origin(option) is dict:
         item = get_args(option)[1]
         return "a mapping" if item is Any else f"a mapping from names to {describe_annotation(item)}"
-    if get_origin(option) in (tuple, list):
-        return f"{describe_annotation(get_args(option)[0])} or a list of them"
     if option is Any:
         return "any value"
     flat = [mark for outer in marks for mark in (outer.metadata if isinstance(outer, FieldInfo) else [outer])]
+    if get_origin(option) in (tuple, list):
+        item = describe_annotation(get_args(option)[0])
+        lone = any(isinstance(mark, BeforeValidator) for mark in flat)  # one item may stand without brackets
+        return f"{item} or a list of them" if lone else f"a list, each item {item}"
     unit = next((_UNITS[m.func] for m in flat if isinstance(m, BeforeValidator) and m.func in _UNITS), None)
     word = unit or _WORDS.get(option) or ("a path" if getattr(option, "__name__", "") == "Path" else str(option))
     return word + _bounds(flat)
@@ -191,9 +195,17 @@ def _short(number: Any) -> str:
 
 
 def _bounds(marks: list[Any]) -> str:
-    found = {
-        name: getattr(mark, name) for mark in marks for name in _BOUND_WORDS if getattr(mark, name, None) is not None
-    }
+    found: dict[str, Any] = {}
+    for mark in marks:
+        match mark:
+            case Gt():
+                found["gt"] = mark.gt
+            case Ge():
+                found["ge"] = mark.ge
+            case Lt():
+                found["lt"] = mark.lt
+            case Le():
+                found["le"] = mark.le
     return f", {bound_words(found)}" if found else ""
 
 

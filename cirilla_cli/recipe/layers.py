@@ -47,6 +47,8 @@ class Layers:
     """Reads files, each laid over those it extends; collects mistakes on the way."""
 
     mistakes: list[Complaint] = field(default_factory=list)
+    unreadable: bool = False
+    """Whether a file had no tree at all, so that nothing more can be said about its keys."""
 
     def read(self, path: Path, chain: tuple[Path, ...] = ()) -> Node:
         """The tree of ``path`` over everything it extends, `extends` itself left out."""
@@ -54,11 +56,9 @@ class Layers:
         try:
             node = parse(read_text(path), name, self.mistakes)
         except BadYaml as error:
-            self.mistakes.append(error.complaint)
-            return Node({})
+            return self._give_up(error.complaint)
         if not isinstance(node.value, dict):
-            self.mistakes.append(_not_a_mapping(node))
-            return Node({})
+            return self._give_up(_not_a_mapping(node))
         if chain and "recipe" not in node.value:
             self.mistakes.append(
                 Complaint(node.origin, "`recipe` is missing: begin the file with `recipe: 1`", "recipe")
@@ -66,6 +66,11 @@ class Layers:
         below = self._below(node, path, (*chain, path.resolve()))
         own = {key: value for key, value in node.value.items() if key != "extends"}
         return merge(below, Node(own, node.origin))
+
+    def _give_up(self, complaint: Complaint) -> Node:
+        self.mistakes.append(complaint)
+        self.unreadable = True
+        return Node({}, complaint.origin)
 
     def _below(self, node: Node, path: Path, chain: tuple[Path, ...]) -> Node:
         below = Node({}, node.origin)

@@ -1,18 +1,21 @@
 """From a recipe file, or the name of a built-in one, to the checked recipe and the origin of its every value."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from cirilla_cli.errors import CirillaError
-from cirilla_cli.fs import hash_json
+from pydantic import SecretStr
+
+from cirilla_cli.errors import CirillaError, UsageError
 from cirilla_cli.recipe import builtin
 from cirilla_cli.recipe.complaints import Checker, dotted
 from cirilla_cli.recipe.layers import Layers, shown
 from cirilla_cli.recipe.merge import merge, overrides_layer, with_defaults
 from cirilla_cli.recipe.near import nearest
+from cirilla_cli.recipe.rules import pipeline_mistakes
 from cirilla_cli.recipe.schema import TRAIN_VERBS, VERBS, schema_for, verb_of
 from cirilla_cli.recipe.tree import DEFAULT, Complaint, Node, Origin
 from cirilla_cli.recipe.verbs.base import Recipe
@@ -44,6 +47,8 @@ class Resolved:
     @cached_property
     def hash(self) -> str:
         """Fingerprint of `data`."""
+        from cirilla_cli.fs import hash_json
+
         return hash_json(self.data)
 
 
@@ -60,14 +65,16 @@ def load_recipe(
 
     Raises:
         CirillaError: there is no such recipe, or it has mistakes; all are reported at once.
+        UsageError: ``out`` and an override of `out` differ.
     """
     path = locate(path_or_name, verb)
     layers = Layers()
     root = layers.read(path)
     root = merge(root, overrides_layer(overrides, root, layers.mistakes))
     if out is not None:
+        _same_out(out, overrides)
         root = _with(root, "out", Node(out, Origin(override=f"--out {out}")))
-    if layers.mistakes and not root.value:
+    if layers.unreadable:
         raise failure(layers.mistakes)
     verb = _verb(root, verb, path, layers.mistakes)
     schema = schema_for(verb)
@@ -76,6 +83,8 @@ def load_recipe(
     checker.check_keys()
     recipe = checker.check_values()
     mistakes = [*layers.mistakes, *checker.complaints]
+    if verb == "run" and not mistakes:
+        mistakes = pipeline_mistakes(root)
     if mistakes or not isinstance(recipe, Recipe):
         raise failure(mistakes)
     data = plain_data(recipe)
@@ -111,6 +120,14 @@ def failure(mistakes: Sequence[Complaint]) -> CirillaError:
     return CirillaError("\n".join(text for text, _ in unique), where=[by_text[text].where() for text, _ in unique])
 
 
+def _same_out(out: str, overrides: Sequence[str]) -> None:
+    """Refuse two different places for the result."""
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if key.strip() == "out" and value.strip() != out:
+            raise UsageError(f"`--out {out}` and `{override}` contradict each other", hint="give one of them")
+
+
 def _with(root: Node, key: str, node: Node) -> Node:
     return Node({**root.value, key: node}, root.origin)
 
@@ -119,7 +136,8 @@ def name_of(path: Path) -> str:
     """The name a recipe has when it gives none: its file's, or its folder's where the file is named for its verb."""
     stem = path.stem
     folder = path.resolve().parent.name
-    return folder if stem in {builtin.stem(v) for v in VERBS} | {"resolved", "recipe"} and folder else stem
+    own = stem not in {builtin.stem(v) for v in VERBS} | {"resolved", "recipe"}
+    return re.sub(r"[^\w.-]+", "-", stem if own else folder).strip("-.") or "recipe"
 
 
 def _named(root: Node, verb: str, path: Path) -> Node:
@@ -161,8 +179,11 @@ def plain_data(recipe: Recipe) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, SecretStr):
+        return None  # secrets are never written down
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        first = {"kind": value["kind"]} if "kind" in value else {}
+        return first | {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return value.as_posix() if isinstance(value, Path) else value

@@ -7,14 +7,14 @@ from typing import Any
 from pydantic import BaseModel
 
 from cirilla_cli.recipe.fields import keys, kind_of, shape
-from cirilla_cli.recipe.tree import DEFAULT, BadYaml, Complaint, Node, Origin, parse_value, tree
+from cirilla_cli.recipe.tree import DEFAULT, SECRETS, BadYaml, Complaint, Node, Origin, parse_value, tree
 
-_ONE_OF = {("train",): frozenset({"steps", "tokens", "epochs"})}
+_ONE_OF: dict[tuple[str, ...], frozenset[str]] = {("train",): frozenset({"steps", "tokens", "epochs"})}
 """Keys of which a later layer's choice unsets the others."""
 
 
 def merge(base: Node, over: Node, path: tuple[str, ...] = ()) -> Node:
-    """``over`` laid over ``base``: mappings deep, everything else replaced, and a section whose `kind` changes whole."""
+    """``over`` laid over ``base``: mappings deep, all else replaced, and a section whose `kind` changes as a whole."""
     if not isinstance(base.value, dict) or not isinstance(over.value, dict) or _kind_changes(base, over):
         return over
     chosen = {key for key in _ONE_OF.get(path, ()) if key in over.value and over.value[key].value is not None}
@@ -65,12 +65,12 @@ def _below(node: Node, annotation: Any) -> Node:
 
 
 def overrides_layer(overrides: Sequence[str], base: Node, mistakes: list[Complaint]) -> Node:
-    """All ``key=value`` overrides as one layer, so that their order does not matter; of the same key the last counts."""
+    """All ``key=value`` overrides as one layer: their order does not matter, but of the same key the last counts."""
     layer = Node({})
     for text in overrides:
-        origin = Origin(override=text)
         key, sign, value = text.partition("=")
         parts = tuple(key.strip().split("."))
+        origin = Origin(override=f"{key}=..." if parts[-1] in SECRETS else text)
         if not sign or not all(parts):
             mistakes.append(Complaint(origin, "must be `key=value`, such as `train.steps=100`", expected="key=value"))
         elif not value.strip():

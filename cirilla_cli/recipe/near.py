@@ -61,17 +61,18 @@ def nearest(word: str, known: Iterable[str], taken: Collection[str] = ()) -> str
     return (
         one_edit(word, words, taken)
         or (synonym if synonym in words else None)
+        or _alike(word, words, 0.9)
         or _closest(word, words, taken, len(word) // 3)
-        or _alike(word, words)
+        or _alike(word, words, 0.75)
     )
 
 
-def _alike(word: str, words: list[str]) -> str | None:
+def _alike(word: str, words: list[str], cutoff: float) -> str | None:
     from difflib import get_close_matches
 
     def parts(text: str) -> str:
         return "_".join(sorted(text.split("_")))
 
     by_parts = {parts(other): other for other in words}
-    close = get_close_matches(parts(word), list(by_parts), n=1, cutoff=0.75)
+    close = get_close_matches(parts(word), list(by_parts), n=1, cutoff=cutoff)
     return by_parts[close[0]] if close else None

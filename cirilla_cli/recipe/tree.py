@@ -1,5 +1,6 @@
 """YAML as a tree of plain values that remember where they stand; YAML 1.2 scalars, on PyYAML's parser."""
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -37,6 +38,9 @@ class Origin:
 
 DEFAULT = Origin()
 
+SECRETS = frozenset({"api_key", "token", "password"})
+"""Keys whose values are not repeated in messages."""
+
 
 @dataclass(frozen=True, slots=True)
 class Node:
@@ -55,10 +59,8 @@ class Node:
         for part in path:
             if node is None:
                 return None
-            if isinstance(node.value, list) and isinstance(part, int):
-                node = node.value[part]
-            else:
-                node = node.get(str(part))
+            in_list = isinstance(node.value, list) and isinstance(part, int)
+            node = node.value[part] if in_list else node.get(str(part))
         return node
 
     def nearest_origin(self, path: tuple[str | int, ...]) -> Origin:
@@ -122,7 +124,9 @@ def scalar(text: str) -> Any:
         return _BOOLS[text]
     if _INT.fullmatch(text):
         return int(text, {"0x": 16, "0o": 8}.get(text[:2], 10))
-    return float(text) if _FLOAT.fullmatch(text) else text
+    if _FLOAT.fullmatch(text) and math.isfinite(number := float(text)):
+        return number
+    return text
 
 
 def parse(text: str, file: str, mistakes: list[Complaint]) -> Node:

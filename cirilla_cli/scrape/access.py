@@ -1,6 +1,7 @@
 """Who we are to a host, and whether we may fetch from it: terms, robots.txt, pace."""
 
 import ipaddress
+import time
 from importlib.metadata import PackageNotFoundError, version
 from urllib.parse import urlsplit
 from urllib.robotparser import RobotFileParser
@@ -10,6 +11,7 @@ from cirilla_cli.http import Client
 from cirilla_cli.progress import Progress
 from cirilla_cli.scrape.config import MediaWikiConfig
 
+_LONG_WAIT_S = 3.0
 _TERMS_FORBID = {
     "fandom.com": "https://www.fandom.com/terms-of-use",
     "wikia.com": "https://www.fandom.com/terms-of-use",
@@ -25,7 +27,7 @@ _API_PERMITTED = {
 """Hosts whose robots.txt keeps crawlers off /w/ while their API rules welcome agents that say who they are."""
 
 
-def open_client(contact: str | None, config: MediaWikiConfig) -> Client:
+def open_client(contact: str | None, config: MediaWikiConfig, progress: Progress) -> Client:
     """The client for a wiki, which says what asks and who answers for it.
 
     Raises:
@@ -39,7 +41,13 @@ def open_client(contact: str | None, config: MediaWikiConfig) -> Client:
             hint="--contact you@example.org",
         )
     person = f"; {contact}" if contact else ""
-    return Client(f"cirilla/{_version()} (+https://github.com/cirilla{person})", pause_s=config.pause)
+
+    def wait(seconds: float) -> None:
+        if seconds > config.pause + _LONG_WAIT_S:
+            progress.say(f"{host}: waiting {seconds:.0f} s before the next request")
+        time.sleep(seconds)
+
+    return Client(f"cirilla/{_version()} (+https://github.com/cirilla{person})", pause_s=config.pause, sleep=wait)
 
 
 def _version() -> str:
@@ -81,25 +89,33 @@ def _listed(host: str, table: dict[str, str]) -> str | None:
     return None
 
 
-def honour_robots(client: Client, api: str, permission: str | None, progress: Progress) -> None:
-    """Read robots.txt: keep off what it forbids, and keep the pace it asks for.
+class Robots:
+    """What robots.txt of the host of ``address`` allows; reading it also sets the client's pace to its Crawl-delay."""
 
-    Raises:
-        CirillaError: robots.txt forbids the API, and neither a permission nor the host's API rules allow it.
-    """
-    parts = urlsplit(api)
-    rules = RobotFileParser()
-    text = client.get_text(f"{parts.scheme}://{parts.netloc}/robots.txt")
-    rules.parse((text or "").splitlines())
-    delay = rules.crawl_delay("cirilla")
-    if delay is not None:
-        client.pause_s = max(client.pause_s, float(delay))
-    if rules.can_fetch("cirilla", api):
-        return
-    reason = permission or _listed(parts.hostname or "", _API_PERMITTED)
-    if reason is None:
-        raise CirillaError(
-            f"{parts.netloc}: robots.txt forbids {parts.path}",
-            hint="use the wiki's XML dump (--dump FILE), or state a permission: source.permission='who granted it'",
-        )
-    progress.say(f"{parts.netloc}: robots.txt keeps crawlers off {parts.path}; going on by: {reason}")
+    def __init__(self, client: Client, address: str, permission: str | None, progress: Progress) -> None:
+        parts = urlsplit(address)
+        self._host, self._rules = parts.hostname or "", RobotFileParser()
+        self._reason = permission or _listed(self._host, _API_PERMITTED)
+        self._progress = progress
+        text = client.get_text(f"{parts.scheme}://{parts.netloc}/robots.txt")
+        self._rules.parse((text or "").splitlines())
+        delay = self._rules.crawl_delay("cirilla")
+        if delay is not None:
+            client.pause_s = max(client.pause_s, float(delay))
+
+    def allowed(self, addresses: list[str]) -> list[str]:
+        """Those of ``addresses`` that may be asked: by robots.txt, a stated permission, or the host's API rules.
+
+        Raises:
+            CirillaError: none of them.
+        """
+        open_ones = [address for address in addresses if self._rules.can_fetch("cirilla", address)]
+        if open_ones or not addresses:
+            return open_ones
+        if self._reason is None:
+            raise CirillaError(
+                f"{self._host}: robots.txt forbids {urlsplit(addresses[0]).path}",
+                hint="use the wiki's XML dump (--dump FILE), or state a permission: source.permission='who granted it'",
+            )
+        self._progress.say(f"{self._host}: robots.txt keeps crawlers off the API; going on by: {self._reason}")
+        return addresses

@@ -7,6 +7,7 @@ from urllib.parse import urljoin, urlsplit
 from cirilla_cli.data.rows import License
 from cirilla_cli.errors import ServiceError
 from cirilla_cli.http import Client
+from cirilla_cli.scrape.access import Robots
 from cirilla_cli.scrape.page import Site
 
 _BASE = {"format": "json", "formatversion": "2", "maxlag": "5"}
@@ -118,25 +119,25 @@ def in_addresses(values: list[str]) -> Iterator[list[str]]:
         yield group
 
 
-def find_api(client: Client, address: str) -> str:
+def find_api(client: Client, address: str, robots: Robots) -> str:
     """The address of api.php, given itself or any address of the wiki.
 
     Raises:
-        ServiceError: none answers.
+        CirillaError: robots.txt forbids it. ServiceError: none answers.
     """
     if urlsplit(address).path.endswith("api.php"):
-        return address.split("?")[0]
-    parts = urlsplit(address)
-    root = f"{parts.scheme}://{parts.netloc}/"
-    below = urljoin(root, parts.path if parts.path.endswith("/") else parts.path + "/")
-    candidates = list(dict.fromkeys([urljoin(below, "api.php"), urljoin(root, "api.php"), urljoin(root, "w/api.php")]))
+        return robots.allowed([address.split("?")[0]])[0]
+    root = urljoin(address, "/")
+    below = urljoin(root, urlsplit(address).path.rstrip("/") + "/")
+    candidates = [urljoin(below, "api.php"), urljoin(root, "w/api.php"), urljoin(root, "api.php")]
+    candidates = robots.allowed(list(dict.fromkeys(candidates)))
     for candidate in candidates:
         text = client.get_text(f"{candidate}?action=query&meta=siteinfo&format=json")
         if text is not None and text.lstrip().startswith("{"):
             return candidate
-    # None answered: ask the likeliest once more in earnest, so that its own words reach the user.
-    Api(client, candidates[-1]).ask(action="query", meta="siteinfo")
-    return candidates[-1]
+    # None answered: ask one again in earnest, so that its own words (a challenge, a refusal) reach the user.
+    Api(client, candidates[0]).ask(action="query", meta="siteinfo")
+    return candidates[0]
 
 
 def read_site(api: Api) -> tuple[Site, str]:

@@ -3,8 +3,8 @@
 import re
 from collections.abc import Iterable, Iterator
 
-from bs4 import BeautifulSoup, NavigableString, Tag
-from bs4.element import PageElement, PreformattedString
+from bs4 import BeautifulSoup
+from bs4.element import NavigableString, PageElement, PreformattedString, Tag
 
 from cirilla_cli.data.rows import Fact
 from cirilla_cli.scrape.page import Block, Reading

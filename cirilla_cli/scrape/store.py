@@ -3,14 +3,66 @@
 import gzip
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Protocol
 
 from cirilla_cli.data.jsonl import Complaints, JsonlWriter, read_rows, repair_tail
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.scrape.page import RawPage
+
+
+class PageStore(Protocol):
+    """Where raw pages lie, by page id and reading."""
+
+    fetched: int
+    """Pages added since it was opened."""
+
+    def has(self, page_id: int, reading: str, revision: int | None) -> bool:
+        """Whether this very revision is there."""
+
+    def load(self, page_id: int, reading: str) -> RawPage:
+        """A page that is there."""
+
+    def add(self, pages: Sequence[RawPage]) -> None:
+        """Keep pages."""
+
+    def forget(self) -> None:
+        """Articles loaded so far are not needed again in this run."""
+
+    def close(self) -> None:
+        """Nothing more comes."""
+
+
+class MemoryStore:
+    """Keeps nothing: a page stays only until it has been read."""
+
+    def __init__(self) -> None:
+        self.fetched = 0
+        self._pages: dict[tuple[int, str], RawPage] = {}
+
+    def has(self, page_id: int, reading: str, revision: int | None) -> bool:
+        """Whether this very revision is at hand."""
+        page = self._pages.get((page_id, reading))
+        return page is not None and page.revision == revision
+
+    def load(self, page_id: int, reading: str) -> RawPage:
+        """A page at hand."""
+        return self._pages[page_id, reading]
+
+    def add(self, pages: Sequence[RawPage]) -> None:
+        """Take pages in hand."""
+        self._pages.update({(page.id, page.reading): page for page in pages})
+        self.fetched += len(pages)
+
+    def forget(self) -> None:
+        """Let go of all pages; templates have been read into the source by now."""
+        self._pages.clear()
+
+    def close(self) -> None:
+        """Nothing to close."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +72,7 @@ class _Entry:
     length: int
 
 
-class Store:
+class FolderStore:
     """Pages of one wiki in ``folder``: ``raw/pages.jsonl.gz`` holds them, ``journal.jsonl`` says where each lies.
 
     A page is one gzip member, so the file is also plain gzip. The journal's line is written once its page is on disk;
@@ -73,7 +125,7 @@ class Store:
         self._raw.seek(entry.offset)
         return RawPage.from_row(json.loads(gzip.decompress(self._raw.read(entry.length))))
 
-    def add(self, pages: Iterable[RawPage]) -> None:
+    def add(self, pages: Sequence[RawPage]) -> None:
         """Store pages; they are on disk, and the journal says so, when this returns."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
         lines = []
@@ -94,6 +146,9 @@ class Store:
             self._entries[page.id, page.reading] = entry
         self._journal.sync()
         self.fetched += len(lines)
+
+    def forget(self) -> None:
+        """Nothing is held in memory."""
 
     def close(self) -> None:
         """Close both files."""

@@ -7,21 +7,27 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import mwparserfromhell
-from bs4 import BeautifulSoup, Tag
+from bs4 import BeautifulSoup
+from bs4.element import Tag
+from bs4.formatter import HTMLFormatter
 from mwparserfromhell.nodes import Argument, Comment, ExternalLink, Heading, Template, Wikilink
 from mwparserfromhell.nodes import Tag as WikiTag
 
 _MOST_DEPTH = 12
 _MOST_CHARS = 2_000_000
+_EXPANSION = 400
+"""What one expansion counts for beside its length, so that at most 5,000 happen on a page."""
 _SKIPPED = re.compile(
-    r"navbox|^nav\b|\bstub\b|reflist|^references?$|^cit(e|ation)\b|^cn$|citation needed|clean ?up|infobox image|succession"
-    r"|^toc\b|^anchor$|^clr?$|^clear$|short description|^main$|^see ?also$|^about$|^for$|^other ?uses|spoiler|^good article",
+    r"navbox|^nav\b|\bstub\b|reflist|^references?$|^cit(e|ation)\b|^cn$|citation needed|clean ?up|succession"
+    r"|^toc\b|^anchor$|^clr?$|^clear$|short description|^main$|^see ?also$|^about$|^for$|^other ?uses|spoiler",
     re.IGNORECASE,
 )
 _DISAMBIGUATION = re.compile(r"^(disambig|dab$|hndis|geodis)", re.IGNORECASE)
 _QUOTES = re.compile(r"quot|dialogue|epigraph", re.IGNORECASE)
 _INFOBOX = re.compile(r"infobox|^taxobox", re.IGNORECASE)
-_NOT_FACTS = re.compile(r"^(image|caption|title|name|theme|type|float|width|img|photo|logo|alt|tabs?|bg|color)\w*$", re.IGNORECASE)
+_NOT_FACTS = re.compile(
+    r"^(image|caption|title|name|theme|type|float|width|img|photo|logo|alt|tabs?|bg|color)\w*$", re.IGNORECASE
+)
 _ONLY = re.compile(r"<onlyinclude>(.*?)</onlyinclude>", re.DOTALL | re.IGNORECASE)
 _NOT_INCLUDED = re.compile(r"<noinclude>.*?(?:</noinclude>|\Z)", re.DOTALL | re.IGNORECASE)
 _INCLUDE_TAGS = re.compile(r"</?includeonly>", re.IGNORECASE)
@@ -91,10 +97,13 @@ def _included(text: str) -> str:
     return _INCLUDE_TAGS.sub("", "".join(only) if only else _NOT_INCLUDED.sub("", text))
 
 
+_AS_WRITTEN = HTMLFormatter(entity_substitution=None)
+
+
 def _field(data: Tag) -> Field:
     def inner(name: str) -> str:
         tag = data.find(name, recursive=False)
-        return tag.decode_contents(formatter=None).strip() if isinstance(tag, Tag) else ""
+        return tag.decode_contents(formatter=_AS_WRITTEN).strip() if isinstance(tag, Tag) else ""
 
     source = str(data.get("source", ""))
     return Field(source, inner("label") or source, inner("default"), inner("format"))
@@ -107,7 +116,7 @@ Frame = dict[str, str]
 class Expander:
     """Expands the templates of one page; infoboxes leave the text and are gathered in ``boxes``.
 
-    The total length is capped, so templates that include one another cannot blow up.
+    A template within itself gives nothing, and the total is capped, so no page can blow up.
     """
 
     templates: Templates
@@ -116,6 +125,7 @@ class Expander:
     """Per infobox: label and wikitext of each row that has a value."""
     disambiguation: bool = False
     _spent: int = 0
+    _open: list[str] = field(default_factory=list)
 
     def expand(self, text: str, frame: Frame | None = None, depth: int = 0) -> str:
         """``text`` without templates and arguments."""
@@ -178,15 +188,22 @@ class Expander:
             self._box(fields, arguments, depth)
             body = _INFOBOX_TAG.sub("", body)
         elif _INFOBOX.search(name):
-            shown = ((key, value) for key, value in arguments.items() if not _NOT_FACTS.match(key) and not key.isdigit())
+            shown = (
+                (key, value) for key, value in arguments.items() if not _NOT_FACTS.match(key) and not key.isdigit()
+            )
             self.boxes.append([(key, value) for key, value in shown if value.strip()])
             return ""
         if _SKIPPED.search(name):
             return ""
         if body is None:
             return _guess(name, arguments)
-        self._spent += len(body)
-        return self.expand(body, arguments, depth + 1)
+        if name in self._open:
+            return ""
+        self._spent += len(body) + _EXPANSION
+        self._open.append(name)
+        text = self.expand(body, arguments, depth + 1)
+        self._open.pop()
+        return text
 
     def _box(self, fields: tuple[Field, ...], arguments: Frame, depth: int) -> None:
         rows = []

@@ -20,8 +20,8 @@ _LIST = re.compile(r"[*#:;]+")
 _BLOCK_MARK = re.compile("\x7f(\\d+)\x7f")
 _LANGUAGE = re.compile(r"[a-z]{2,3}(-[a-z]+)*$")
 _DROPPED = frozenset({
-    "ref", "references", "gallery", "math", "noinclude", "imagemap", "templatestyles", "inputbox", "script", "style", "rss",
-    "poll", "mainpage-leftcolumn-start", "youtube", "video", "categorytree", "dpl", "indicator", "score", "timeline",
+    "ref", "references", "gallery", "math", "noinclude", "imagemap", "templatestyles", "inputbox", "script", "style",
+    "rss", "poll", "mainpage-leftcolumn-start", "youtube", "video", "categorytree", "dpl", "indicator", "timeline",
 })  # fmt: skip
 _BLOCKS = frozenset({
     "div", "blockquote", "center", "p", "ul", "ol", "dl", "li", "dt", "dd", "section", "article", "aside", "figure",
@@ -164,17 +164,23 @@ class _Renderer:
         return self._aside("".join(f"<div>{self.page(pane.strip())}</div>" for pane in panes))
 
     def _rows(self, code: Any) -> str:
-        """Rows and cells of a table; cells before the first row mark are a row of their own."""
-        out, loose = [], []
-        for node in code.nodes:
-            name = str(node.tag).strip().lower() if isinstance(node, Tag) else ""
-            if name in ("td", "th"):
+        """Caption and rows of a table; cells before the first row mark are a row of their own."""
+        captions, rows, loose = [], [], []
+        for node in code.filter_tags(recursive=False):
+            name = str(node.tag).strip().lower()
+            if name == "caption" or str(node).startswith("|+"):
+                captions.append(f"<caption>{self._text(node.contents).strip().removeprefix('+')}</caption>")
+            elif name in ("td", "th"):
                 loose.append(self._cell(node, name))
             elif name == "tr":
-                out.append(f"<tr{_marks(node)}>{self._rows(node.contents)}</tr>")
-            elif name in ("caption", "tbody", "thead"):
-                out.append(f"<{name}>{self._text(node.contents)}</{name}>" if name == "caption" else self._rows(node.contents))
-        return ("".join(loose) if not out else f"<tr>{''.join(loose)}</tr>" if loose else "") + "".join(out)
+                rows.append(f"<tr{_marks(node)}>{self._cells(node.contents)}</tr>")
+            elif name in ("tbody", "thead"):
+                rows.append(self._rows(node.contents))
+        return "".join([*captions, f"<tr>{''.join(loose)}</tr>" if loose else "", *rows])
+
+    def _cells(self, code: Any) -> str:
+        tags = ((node, str(node.tag).strip().lower()) for node in code.filter_tags(recursive=False))
+        return "".join(self._cell(node, name) for node, name in tags if name in ("td", "th"))
 
     def _cell(self, node: Any, name: str) -> str:
         return f"<{name}{_marks(node)}>{self._flow(node.contents)}</{name}>"

@@ -1,10 +1,10 @@
 """What a source of samples gives: samples, questions, and rejects with their reason."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from cirilla_cli.data.rows import Document, Question, Sample
+from cirilla_cli.data.rows import Document, Message, Origin, Question, Sample, short_id
 from cirilla_cli.progress import Progress
 
 
@@ -32,3 +32,25 @@ class Synthesizer(Protocol):
 
     def make(self, documents: Iterable[Document], progress: Progress) -> Iterator[Made]:
         """Yield rows as soon as they are known."""
+
+
+def origin_of(document: Document) -> str:
+    """Where a page can be found: its permanent address if there is one."""
+    return document.permalink or document.url or f"{document.site or 'document'}: {document.title}"
+
+
+def page_chat(
+    document: Document, rule: str, question: str, answer: str, evidence: Sequence[str], parents: Sequence[str] = ()
+) -> Sample:
+    """One question about ``document`` and its answer, made by a rule; ``parents`` are the pages read, else this one."""
+    strategy = f"fandom/{rule}"
+    return Sample(
+        kind="chat",
+        id=short_id(strategy, document.id, question, answer),
+        messages=(Message(role="user", content=question), Message(role="assistant", content=answer)),
+        split_key=document.id,
+        evidence=tuple(evidence),
+        source=origin_of(document),
+        parents=tuple(parents) or (document.id,),
+        generator=Origin(strategy=strategy),
+    )

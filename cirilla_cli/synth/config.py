@@ -42,6 +42,7 @@ class FandomConfig(Section):
     """A phrase table of your own, read before the built-in one; same form as synth/phrases.txt."""
 
     def build(self, workspace: Path | None) -> "Synthesizer":
+        """The source of samples; ``workspace`` is the folder for what it remembers, if any."""
         from cirilla_cli.synth.fandom import Fandom
 
         return Fandom(self)
@@ -73,6 +74,7 @@ class ReasoningGymConfig(Section):
     """Base seed of all tasks."""
 
     def build(self, workspace: Path | None) -> "Synthesizer":
+        """The source of samples; ``workspace`` is the folder for what it remembers, if any."""
         from cirilla_cli.synth.reasoning import ReasoningGym
 
         return ReasoningGym(self)
@@ -104,6 +106,7 @@ class TeacherQAConfig(Section):
     """A prompt of your own: a text file in which {title}, {count}, {schema} and {text} are filled in."""
 
     def build(self, workspace: Path | None) -> "Synthesizer":
+        """The source of samples; ``workspace`` is the folder for what it remembers, if any."""
         from cirilla_cli.synth.teacher import TeacherQA
 
         return TeacherQA(self, workspace)

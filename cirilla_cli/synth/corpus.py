@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from cirilla_cli.data.rows import Document, Message, Origin, Sample, short_id
-from cirilla_cli.synth.base import Made, Rejected
+from cirilla_cli.synth.base import Made, Rejected, origin_of, page_chat
 from cirilla_cli.synth.config import FandomConfig
 from cirilla_cli.synth.facts import InfoFact, is_person
 from cirilla_cli.synth.phrases import fill, plain_label, ranked, subject_of
@@ -32,8 +32,8 @@ _ALIAS_WHAT = (
 )
 _REVERSE_NOUN = (
     "Whose {label} is {x}?",
-    "Who or what has {x} as {label}?",
-    "{X} is the {label} of whom or what?",
+    'Who or what has "{x}" as {label}?',
+    'Of whom or what is "{x}" the {label}?',
     'Which page gives "{x}" as {label}?',
     'Under which title would you find {label} "{x}"?',
 )
@@ -53,9 +53,11 @@ _LIST = (
 _CLAIM = (
     'True or false: the page on {x} lists "{label}".',
     'Is it true that {x} is listed with "{label}"? Answer true or false.',
-    'True or false? {X}: {label}.',
+    "True or false? {X}: {label}.",
 )
-_NOT_NOUN = re.compile(r"(?:\b(?:in|for|by|of|to|from|at|with|on|as)|^(?:born|died|eats|does|speaks|married|where|when))$")
+_NOT_NOUN = re.compile(
+    r"(?:\b(?:in|for|by|of|to|from|at|with|on|as)|^(?:born|died|eats|does|speaks|married|where|when))$"
+)
 
 
 @dataclass
@@ -68,6 +70,7 @@ class Corpus:
     """Trained questions by the key of their fact."""
 
     def add(self, fact: InfoFact, trained: tuple[str, ...]) -> None:
+        """Take in a fact and the questions trained on."""
         self.facts.append(fact)
         self.trained[fact.key] = trained
 
@@ -89,19 +92,9 @@ def across_pages(corpus: Corpus, config: FandomConfig) -> Iterator[Made]:
         yield from _preferences(corpus, config)
 
 
-def _derived(document: Document, rule: str, question: str, answer: str, evidence: str, parents: Sequence[str]) -> Sample:
-    """A chat that follows from the documents; ``evidence`` says what to recompute, such as ``Capital: Vizima``."""
-    strategy = f"fandom/{rule}"
-    return Sample(
-        kind="chat",
-        id=short_id(strategy, document.id, question, answer),
-        messages=(Message(role="user", content=question), Message(role="assistant", content=answer)),
-        split_key=document.id,
-        evidence=(evidence,),
-        source=document.permalink or document.url or f"{document.site or 'document'}: {document.title}",
-        parents=tuple(parents),
-        generator=Origin(strategy=strategy),
-    )
+def _derived(page: Document, rule: str, question: str, answer: str, what: str, pages: Sequence[str]) -> Sample:
+    """A chat that follows from the documents; ``what`` says what to recompute, such as ``Capital: Vizima``."""
+    return page_chat(page, rule, question, answer, (what,), pages)
 
 
 def _aliases(corpus: Corpus, config: FandomConfig) -> Iterator[Made]:
@@ -200,12 +193,9 @@ def _wrong_values(fact: InfoFact, others: Sequence[InfoFact], corpus: Corpus) ->
     """Answers of other pages to the same question, none of them true here, in an order by hash."""
     page = corpus.pages[fact.page]
     here = normalise("\n".join([page.title, page.text, *(value for row in page.infobox for value in row.values)]))
-    right, answers = normalise(fact.answer), dict.fromkeys(other.answer for other in others)
-    wrong = [
-        answer
-        for answer in answers
-        if 0.5 <= len(answer) / len(fact.answer) <= 2 and normalise(answer) not in here and normalise(answer) not in right
-    ]
+    answers = dict.fromkeys(other.answer for other in others)
+    alike = [answer for answer in answers if 0.5 <= len(answer) / len(fact.answer) <= 2]
+    wrong = [answer for answer in alike if normalise(answer) not in here]
     return ranked(wrong, fact.key, "wrong")
 
 
@@ -219,7 +209,7 @@ def _preference(page: Document, fact: InfoFact, question: str, wrong: str) -> Sa
         rejected=wrong,
         split_key=fact.key,
         evidence=fact.values,
-        source=page.permalink or page.url or f"{page.site or 'document'}: {page.title}",
+        source=origin_of(page),
         parents=(page.id,),
         generator=Origin(strategy=strategy),
     )

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import takewhile
 
 from cirilla_cli.data.rows import Document, WikiSection
 from cirilla_cli.synth.phrases import Group, PhraseTable, subject_of
@@ -37,6 +38,7 @@ class InfoFact:
 
     @property
     def answer(self) -> str:
+        """All values, joined as they are asked for."""
         return ", ".join(self.values)
 
     @property
@@ -85,21 +87,30 @@ def _not_askable(document: Document, group: Group, values: tuple[str, ...], max_
 
 
 def is_person(document: Document) -> bool:
-    """Whether to ask "who" rather than "what": by labels that only people have."""
+    """Whether to ask "who" rather than "what": by labels that only people have, without an infobox by pronouns."""
     labels = {fact.label.replace("_", " ").strip().lower() for fact in document.infobox}
-    return len(labels & _PERSON) >= 2 or bool(labels & {"occupation", "gender", "spouse"})
+    if labels:
+        return len(labels & _PERSON) >= 2 or bool(labels & {"occupation", "gender", "spouse"})
+    words = re.findall(r"\w+", document.text[:1500].casefold())
+    personal = sum(word in ("he", "his", "him", "she", "her", "who") for word in words)
+    return personal >= 2 and personal > sum(word in ("it", "its", "they", "their") for word in words)
 
 
 def lead_of(document: Document) -> str:
-    """The first paragraph that is running text, before the first heading."""
-    first = document.sections[0] if document.sections else None
-    for paragraph in re.split(r"\n\s*\n|\n", document.text):
-        text = paragraph.strip()
-        if first is not None and text.strip("= #") == first.heading:
-            break
-        if len(text) > 20 and _END.search(text):
-            return text
-    return ""
+    """The first paragraph before any heading that names its subject, else the first that is running text.
+
+    Quotations and notes often stand above it.
+    """
+    headings = {section.heading for section in document.sections}
+    before = list(takewhile(lambda line: line.strip("= #") not in headings, document.text.splitlines()))
+    told = [line.strip() for line in before if len(line.strip()) > 10 and _END.search(line.strip())]
+    name = document.title.split(" (")[0].casefold()
+    first = name.split()[0] if name.split() else name
+    for wanted in (name, first):
+        for paragraph in told:
+            if wanted in paragraph[: len(name) + 40].casefold():
+                return paragraph
+    return told[0] if told else ""
 
 
 def first_sentences(text: str, max_chars: int) -> str:

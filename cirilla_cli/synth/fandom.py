@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from cirilla_cli.data.rows import Document, Message, Origin, Question, Sample, short_id
+from cirilla_cli.data.rows import Document, Question, Sample
 from cirilla_cli.progress import Progress
-from cirilla_cli.synth.base import Made, Rejected
+from cirilla_cli.synth.base import Made, Rejected, page_chat
 from cirilla_cli.synth.config import FandomConfig
 from cirilla_cli.synth.corpus import Corpus, across_pages
 from cirilla_cli.synth.facts import (
@@ -42,7 +42,7 @@ _SECTION = (
     'How does the part "{label}" of the page on {x} begin?',
     '{X}: what is known under "{label}"?',
     'Tell me about {x}, in particular "{label}".',
-    'What do you know about {x} as to "{label}"?',
+    'What do you know about {x} under the heading "{label}"?',
 )
 
 
@@ -139,33 +139,13 @@ def _asked(document: Document, fact: InfoFact, phrased: Phrased) -> Iterator[Mad
 
 def extracted(document: Document, rule: str, question: str, answer: str, evidence: Sequence[str]) -> Sample | Rejected:
     """A chat whose answer stands in its page, or a reject if it does not."""
-    sample = chat(document, rule, question, answer, evidence)
+    sample = page_chat(document, rule, question, answer, evidence)
     why = unsupported(answer, evidence, document)
     return sample if why is None else Rejected(sample.id, "not literally supported", {"why": why, "question": question})
 
 
-def chat(document: Document, rule: str, question: str, answer: str, evidence: Sequence[str]) -> Sample:
-    """One question and its answer about ``document``."""
-    strategy = f"fandom/{rule}"
-    return Sample(
-        kind="chat",
-        id=short_id(strategy, document.id, question, answer),
-        messages=(Message(role="user", content=question), Message(role="assistant", content=answer)),
-        split_key=document.id,
-        evidence=tuple(evidence),
-        source=origin_of(document),
-        parents=(document.id,),
-        generator=Origin(strategy=strategy),
-    )
-
-
-def origin_of(document: Document) -> str:
-    """Where a page can be found: its permanent address if there is one."""
-    return document.permalink or document.url or f"{document.site or 'document'}: {document.title}"
-
-
 def _unambiguous(rows: Iterable[Made], answers: dict[str, str]) -> Iterator[Made]:
-    """``rows`` without chats whose question already has another answer (two pages of one title); updates ``answers``."""
+    """``rows`` without chats whose question already has another answer (pages of one title); fills ``answers``."""
     refused: set[str] = set()
     for row in rows:
         if isinstance(row, Question) and normalise(row.question) in refused:

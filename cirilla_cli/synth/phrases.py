@@ -16,7 +16,12 @@ Condition = Literal["number", "text", "any"]
 _HEAD = re.compile(r"^(?P<labels>[^\[\]]+?)\s*(?:\[(?P<condition>number|text)\])?$")
 _EITHER = re.compile(r"\[([^|\[\]]*)\|([^|\[\]]*)\]")
 _FIELDS = re.compile(r"\{(x's|x|X|label)\}")
-_SINGULAR_S = ("ss", "us", "is", "series", "species", "news")
+_THE = re.compile(
+    r"(?:Battle|Siege|War|Wars|School|Lodge|Order|Slaughter|Massacre|Fall|Treaty|Peace|Temple|Tower|Church|Kingdom|Duchy|"
+    r"Empire|City|House|Council|Brotherhood|Guild|Conclave|Isle|Isles|Gate|Book|Law|Curse|Legend|Cult|Sword|Army) of\b|"
+    r".* (?:War|Wars|Coup|coup|Rebellion|Uprising|Brotherhood|Guild|Empire|Mountains|Isles|Islands|River|Sea|Hunt)$"
+)
+_SINGULAR_S = ("ss", "us", "is", "alias", "series", "species", "news")
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,15 +144,21 @@ def capital(text: str) -> str:
 
 
 def subject_of(document: Document) -> str:
-    """What a page is about, as it stands inside a sentence: with the article its own first sentence gives it.
+    """What a page is about, as it stands inside a sentence: with an article where its own text gives it one.
 
-    ``Battle of Brenna`` becomes ``the Battle of Brenna`` where the page begins with "The Battle of Brenna was",
-    ``Drowner`` becomes ``a drowner`` where it begins with "A drowner is". Other titles stay as they are.
+    ``Battle of Brenna`` becomes ``the Battle of Brenna`` by its first word, ``Wild Hunt`` becomes ``the Wild Hunt``
+    where the page never names it without the article, ``Drowner`` becomes ``a drowner`` where the page begins with "A
+    drowner is". Other titles stay as they are. Only the page itself is read, so that other pages change nothing.
     """
-    match = re.match(rf"\W*(the|an?)\s+({re.escape(document.title)})\b", document.text.lstrip(), re.IGNORECASE)
-    if match is None:
-        return document.title
-    return f"{match[1].lower()} {match[2]}"
+    title, text = re.escape(document.title), document.text.lstrip()
+    first = re.match(rf"\W*(the|an?)\s+({title})\b", text, re.IGNORECASE)
+    if first is not None:
+        return f"{first[1].lower()} {first[2]}"
+    named = len(re.findall(rf"(?<=[a-z,] ){title}\b", text))
+    with_article = len(re.findall(rf"\b[Tt]he {title}\b", text))
+    if _THE.match(document.title) or (" " in document.title and with_article and with_article == named):
+        return f"the {document.title}"
+    return document.title
 
 
 def ranked(templates: Sequence[str], *key: str) -> list[str]:

@@ -29,6 +29,7 @@ class OllamaConfig(Section):
     """Longest total waiting between tries of one request while the server is busy or away."""
 
     def build(self) -> "Teacher":
+        """The teacher that this section describes."""
         from cirilla_cli.teachers.ollama import OllamaTeacher
 
         return OllamaTeacher(self)
@@ -52,6 +53,7 @@ class OpenAIConfig(Section):
     """Longest total waiting between tries of one request while the server is busy or away."""
 
     def build(self) -> "Teacher":
+        """The teacher that this section describes."""
         from cirilla_cli.teachers.openai import OpenAITeacher
 
         return OpenAITeacher(self)
@@ -65,6 +67,7 @@ class ReplayConfig(Section):
     """Rows of JSON with `text`, and `id` (of the request) or `contains` (a piece of the prompt)."""
 
     def build(self) -> "Teacher":
+        """The teacher that this section describes."""
         from cirilla_cli.teachers.replay import ReplayTeacher
 
         return ReplayTeacher(self)
@@ -83,10 +86,10 @@ def parse_teacher(text: str) -> OllamaConfig | OpenAIConfig:
 
     kind, _, rest = text.partition(":")
     model, at, url = rest.rpartition("@") if "@http" in rest else (rest, "", "")
-    given = {name: value for name, value in (("model", model), ("url", url)) if value}
+    given = {"kind": kind, **{name: value for name, value in (("model", model), ("url", url)) if value}}
     if kind not in ("ollama", "openai") or (at and not url.startswith(("http://", "https://"))):
         raise CirillaError(
             f"--teacher {text}: expected ollama:MODEL@URL or openai:MODEL@URL",
             hint="for example --teacher ollama:qwen3:4b@http://127.0.0.1:11434",
         )
-    return OllamaConfig(**given) if kind == "ollama" else OpenAIConfig(**given)
+    return (OllamaConfig if kind == "ollama" else OpenAIConfig).model_validate(given)

@@ -33,7 +33,8 @@ def orthogonalise(gradients_GMN: Tensor, steps: int) -> Tensor:
     for _ in range(steps):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return (x.mT if tall else x).to(gradients_GMN.dtype)
+    out: Tensor = (x.mT if tall else x).to(gradients_GMN.dtype)
+    return out
 
 
 class Muon(torch.optim.Optimizer):
@@ -60,7 +61,7 @@ class Muon(torch.optim.Optimizer):
                 self._adamw(group)
 
     def _muon(self, group: dict[str, Any]) -> None:
-        shapes: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)
+        shapes: dict[torch.Size, list[Tensor]] = defaultdict(list)
         for parameter in group["params"]:
             if parameter.grad is not None:
                 shapes[parameter.shape].append(parameter)
@@ -70,7 +71,7 @@ class Muon(torch.optim.Optimizer):
             torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
             torch._foreach_add_(parameters, list(updates.unbind()), alpha=-rate)
 
-    def _momentum(self, parameter: nn.Parameter, group: dict[str, Any]) -> Tensor:
+    def _momentum(self, parameter: Tensor, group: dict[str, Any]) -> Tensor:
         assert parameter.grad is not None
         state = self.state[parameter]
         if not state:
@@ -96,7 +97,8 @@ class Muon(torch.optim.Optimizer):
 
 def muon(config: MuonConfig, model: nn.Module) -> Muon:
     """Every parameter in exactly one group: the blocks' matrices to Muon, the rest to AdamW."""
-    hidden, rest = [], []
+    hidden: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         is_hidden = parameter.ndim == 2 and any(part in name.split(".") for part in _HIDDEN)
         (hidden if is_hidden else rest).append(parameter)

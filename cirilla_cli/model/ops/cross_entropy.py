@@ -15,7 +15,7 @@ def linear_logp(hidden_MD: Tensor, head_VD: Tensor, targets_M: Tensor, *, logits
     several, they are made again, which trades a third more work on the head for the memory.
     """
     rows = max(1, logits_bytes // (4 * head_VD.shape[0]))
-    logp_M, lse_M = _LinearLogp.apply(hidden_MD, head_VD, targets_M, rows)
+    logp_M, lse_M = _LinearLogp.apply(hidden_MD, head_VD, targets_M, rows)  # type: ignore[no-untyped-call]
     return logp_M, lse_M
 
 
@@ -26,11 +26,9 @@ def _logits(hidden_MD: Tensor, head_VD: Tensor) -> Tensor:
 
 class _LinearLogp(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, hidden_MD: Tensor, head_VD: Tensor, targets_M: Tensor, rows: int
-    ) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, hidden_MD: Tensor, head_VD: Tensor, targets_M: Tensor, rows: int) -> tuple[Tensor, Tensor]:
         logps, partitions, logits_MV = [], [], None
-        for hidden, targets in zip(hidden_MD.split(rows), targets_M.split(rows), strict=True):
+        for hidden, targets in zip(torch.split(hidden_MD, rows), torch.split(targets_M, rows), strict=True):
             logits_MV = _logits(hidden, head_VD)
             partitions.append(logits_MV.logsumexp(dim=1))
             logps.append(logits_MV.gather(1, targets[:, None])[:, 0] - partitions[-1])

@@ -1,12 +1,19 @@
 """What every recipe has at its top."""
 
-from typing import Literal
+import re
+from typing import Annotated, Literal
 
-from pydantic import NonNegativeInt
+from pydantic import AfterValidator, NonNegativeInt
 
 from cirilla_cli.config import Section, Texts
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
+
+
+def _is_name(value: str) -> str:
+    if not re.fullmatch(r"\w[\w.-]*", value):
+        raise ValueError("must be letters, digits, `.`, `_` and `-`: it becomes a folder's name")
+    return value
 
 
 class Recipe(Section):
@@ -15,8 +22,8 @@ class Recipe(Section):
     recipe: Literal[1]
     """Version of the recipe language; always 1 for now."""
     extends: Texts = ()
-    """Recipes this one builds on, merged left to right: files relative to this one, or built-in ones such as base/pretrain."""
-    name: str | None = None
+    """Recipes this one builds on, merged left to right: files relative to this one, or built-in names (base/sft)."""
+    name: Annotated[str, AfterValidator(_is_name)] | None = None
     """Name of the run; null takes it from the file."""
     seed: NonNegativeInt = 0
     """Of every random choice; the same seed and inputs give the same result."""

@@ -1,0 +1,53 @@
+"""What differs between machines and versions of torch, probed in one place."""
+
+import sys
+
+import torch
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Whether the hardware multiplies bfloat16 itself: AVX512-BF16 or AMX on a CPU, no emulation on a GPU."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type != "cpu":
+        return False
+    # The capability follows ATEN_CPU_CAPABILITY, so that a machine can be told to behave as a smaller one.
+    if not torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
+        return False
+    probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return bool(probe is not None and probe())
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """Most memory this process has held, in bytes: on the GPU where there is one, else in RAM; None where unknown."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return peak_resident()
+
+
+def peak_resident() -> int | None:
+    """Most RAM this process has held, in bytes; None on systems that do not say (Windows)."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def pick_device(wanted: str) -> torch.device:
+    """``auto`` is the GPU where there is one, else the CPU."""
+    if wanted != "auto":
+        return torch.device(wanted)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def device_problem(wanted: str) -> str | None:
+    """Why ``wanted`` cannot be used here, or None."""
+    if wanted == "cuda" and not torch.cuda.is_available():
+        return "no CUDA device here, or this torch was built without CUDA"
+    if wanted == "mps" and not torch.backends.mps.is_available():
+        return "no Apple GPU here"
+    return None

@@ -1,0 +1,292 @@
+"""What happens between steps: evaluation, samples, early stopping, the log, checkpoints, progress."""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cirilla_cli.checkpoint import Checkpoint, prune, write_checkpoint
+from cirilla_cli.compat import peak_memory
+from cirilla_cli.data.rows import Message
+from cirilla_cli.data.tokenizer import Tokenizer
+from cirilla_cli.engine.config import CheckpointingConfig, EarlyStoppingConfig, EvaluationConfig, LogConfig
+from cirilla_cli.engine.interrupt import Interrupts
+from cirilla_cli.engine.metrics import FILE, cut_back, read_metrics
+from cirilla_cli.engine.plot import draw_curves
+from cirilla_cli.engine.precision import forward_of
+from cirilla_cli.engine.step import mean_terms
+from cirilla_cli.engine.trainer import Metrics, Trainer
+from cirilla_cli.errors import InterruptedRun
+from cirilla_cli.fs import write_json
+from cirilla_cli.infer.generator import Stop, greedy
+from cirilla_cli.progress import Progress
+from cirilla_cli.units import span_steps
+
+
+class Quiet:
+    """A hook that does nothing; the others override what they need."""
+
+    def on_start(self, trainer: Trainer) -> None:
+        """Before the first step of this sitting."""
+
+    def on_step(self, trainer: Trainer, metrics: Metrics) -> None:
+        """After each step."""
+
+    def on_end(self, trainer: Trainer, metrics: Metrics) -> None:
+        """After the last step of this sitting."""
+
+
+def due(step: int, every: int, last: int) -> bool:
+    """Whether something that happens every so many steps, and at the last, happens after ``step``."""
+    return step == last or step % max(1, every) == 0
+
+
+@dataclass
+class Evaluate(Quiet):
+    """Validation terms under names that begin with ``val_``; ``val_loss`` is the plain loss, without smoothing."""
+
+    config: EvaluationConfig
+    main: str
+    """The term that is the loss of this objective: nll or dpo."""
+
+    def on_start(self, trainer: Trainer) -> None:
+        """Measure the model as it comes in, once."""
+        if trainer.state.step == 0:
+            trainer.state.first_validation = self._measure(trainer)
+
+    def on_step(self, trainer: Trainer, metrics: Metrics) -> None:
+        """Measure when it is due."""
+        if not due(trainer.state.step, span_steps(self.config.every, trainer.steps), trainer.steps):
+            return
+        values = self._measure(trainer)
+        metrics.update({f"val_{name}": value for name, value in values.items()})
+        if self.main not in values:
+            return
+        loss, state = values[self.main], trainer.state
+        metrics["val_loss"] = loss
+        state.evaluations_without_gain += 1
+        if state.best_loss is None or loss < state.best_loss:
+            state.best_loss, state.best_step, state.evaluations_without_gain = loss, state.step, 0
+            metrics["best"] = True
+
+    def _measure(self, trainer: Trainer) -> dict[str, float]:
+        batches = list(trainer.source.validation(self.config.max_tokens))
+        if not batches:
+            return {}
+        trainer.model.eval()
+        values = mean_terms(forward_of(trainer.model, trainer.dtype), trainer.objective, batches, trainer.device)
+        return {name: round(value, 6) for name, value in values.items()}
+
+
+@dataclass
+class ShowSamples(Quiet):
+    """Continues fixed prompts at each evaluation, into samples.jsonl, so that progress can be read."""
+
+    config: EvaluationConfig
+    tokenizer: Tokenizer
+    out: Path
+    as_chat: bool
+    progress: Progress
+
+    def on_step(self, trainer: Trainer, metrics: Metrics) -> None:
+        """Write what the model says when it is due."""
+        if not due(trainer.state.step, span_steps(self.config.every, trainer.steps), trainer.steps):
+            return
+        prompts = [self._ids(prompt) for prompt in self.config.prompts]
+        answers = greedy(trainer.model, prompts, most_new=self.config.sample_tokens, stop=Stop(self.tokenizer.stop_ids))
+        with (self.out / "samples.jsonl").open("a", encoding="utf-8") as file:
+            for prompt, ids in zip(self.config.prompts, answers, strict=True):
+                text = self.tokenizer.decode(ids)
+                row = {"step": trainer.state.step, "prompt": prompt, "text": text}
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        self.progress.say(
+            f"step {trainer.state.step}: {self.config.prompts[0]} -> {text_line(self.tokenizer.decode(answers[0]))}"
+        )
+
+    def _ids(self, prompt: str) -> list[int]:
+        if self.as_chat:
+            return self.tokenizer.chat([Message(role="user", content=prompt)], generation_prompt=True).ids
+        return [*self.tokenizer.bos_ids, *self.tokenizer.encode(prompt)]
+
+
+def text_line(text: str, most: int = 100) -> str:
+    """Text on one line, cut."""
+    line = " ".join(text.split())
+    return line if len(line) <= most else line[: most - 3] + "..."
+
+
+@dataclass
+class StopEarly(Quiet):
+    """Ends the run when validation has not improved for a while."""
+
+    config: EarlyStoppingConfig
+    _best: float | None = field(default=None, init=False)
+    _since: int = field(default=0, init=False)
+
+    def on_start(self, trainer: Trainer) -> None:
+        """Go on counting where an interrupted run was."""
+        self._best, self._since = trainer.state.best_loss, trainer.state.evaluations_without_gain
+
+    def on_step(self, trainer: Trainer, metrics: Metrics) -> None:
+        """Count evaluations without enough improvement."""
+        loss = metrics.get("val_loss")
+        if loss is None:
+            return
+        if self._best is None or loss < self._best - self.config.min_improvement:
+            self._best, self._since = loss, 0
+        else:
+            self._since += 1
+        trainer.state.evaluations_without_gain = self._since
+        if self._since >= self.config.patience and trainer.state.step < trainer.steps:
+            trainer.state.stopped_early = True
+            trainer.stop = f"validation has not improved over {self._since} evaluations"
+
+
+@dataclass
+class Log(Quiet):
+    """metrics.jsonl; the last line always is the last step's."""
+
+    config: LogConfig
+    out: Path
+    flops_per_token: float
+    rate: float | None
+    """Floating-point operations per second of the machine's matrix product, for MFU."""
+    _written: int = field(default=0, init=False)
+    _file: Any = field(default=None, init=False)
+
+    def on_start(self, trainer: Trainer) -> None:
+        """Forget lines after the step that is resumed from."""
+        cut_back(self.out, trainer.state.step)
+        self._file = (self.out / FILE).open("a", encoding="utf-8")
+
+    def on_step(self, trainer: Trainer, metrics: Metrics) -> None:
+        """Write a line when it is due, and whenever something was evaluated."""
+        metrics["peak_memory_bytes"] = peak_memory(trainer.device)
+        if self.rate:
+            metrics["mfu"] = round(self.flops_per_token * metrics["tokens_per_second"] / self.rate, 4)
+        if "val_loss" in metrics or due(metrics["step"], self.config.every, trainer.steps):
+            self._write(metrics)
+
+    def on_end(self, trainer: Trainer, metrics: Metrics) -> None:
+        """Write the last step, if it was not, and draw the curves."""
+        if metrics and metrics["step"] != self._written:
+            self._write(metrics)
+        if self._file is not None:
+            self._file.close()
+        if self.config.plot and metrics:
+            draw_curves(read_metrics(self.out), self.out / "curves.png", self.out.name)
+
+    def _write(self, metrics: Metrics) -> None:
+        rounded = {key: _rounded(value) for key, value in metrics.items()}
+        self._file.write(json.dumps(rounded) + "\n")
+        self._file.flush()
+        self._written = metrics["step"]
+
+
+def _rounded(value: Any) -> Any:
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+@dataclass
+class TensorBoard(Quiet):
+    """The same numbers as TensorBoard events, under ``tensorboard/``."""
+
+    out: Path
+    every: int
+    _writer: Any = field(default=None, init=False)
+
+    def on_start(self, trainer: Trainer) -> None:
+        """Open the event file."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(self.out / "tensorboard"), purge_step=trainer.state.step + 1)
+
+    def on_step(self, trainer: Trainer, metrics: Metrics) -> None:
+        """Write what is due."""
+        if "val_loss" in metrics or due(metrics["step"], self.every, trainer.steps):
+            for key, value in metrics.items():
+                if isinstance(value, int | float) and key != "step":
+                    self._writer.add_scalar(key, value, metrics["step"])
+
+    def on_end(self, trainer: Trainer, metrics: Metrics) -> None:
+        """Close the event file."""
+        self._writer.close()
+
+
+@dataclass
+class SaveCheckpoints(Quiet):
+    """Saves on schedule, at a new best, at the end and when interrupted; must be the last hook but the progress."""
+
+    config: CheckpointingConfig
+    out: Path
+    tokenizer: Tokenizer | None
+    texts: Mapping[str, str]
+    interrupts: Interrupts
+    verb: str
+    prefer_best: bool
+    _saved_at: float = field(default=0.0, init=False)
+
+    def on_start(self, trainer: Trainer) -> None:
+        """Start the clock."""
+        self._saved_at = time.monotonic()
+
+    def on_step(self, trainer: Trainer, metrics: Metrics) -> None:
+        """Save when it is due."""
+        step, age = trainer.state.step, time.monotonic() - self._saved_at
+        late = self.config.every_time is not None and age >= self.config.every_time
+        ending = trainer.stop is not None or self.interrupts.requested is not None
+        by_steps = due(step, span_steps(self.config.every, trainer.steps), trainer.steps)
+        if by_steps or late or ending or metrics.get("best"):
+            self._save(trainer)
+        if self.interrupts.requested is not None and step < trainer.steps:
+            raise InterruptedRun(
+                f"{self.interrupts.requested}: stopped after step {step} of {trainer.steps}, state saved in {self.out}",
+                hint="the same command continues",
+            )
+
+    def _save(self, trainer: Trainer) -> None:
+        state = {**trainer.state.to_json(), "verb": self.verb, "steps": trainer.steps}
+        write_checkpoint(
+            self.out, trainer.state.step, trainer.model, tokenizer=self.tokenizer, optimizer=trainer.optimizer,
+            state=state, texts=self.texts,
+        )  # fmt: skip
+        best = trainer.state.best_step
+        prune(self.out, self.config.keep, best)
+        self._index(best)
+        self._saved_at = time.monotonic()
+
+    def _index(self, best: int | None) -> None:
+        kept = [c.step for c in Checkpoint.all_of(self.out)]
+        entries = {
+            "last": f"step-{kept[-1]:06d}",
+            "best": f"step-{best:06d}" if best in kept else None,
+            "default": "best" if self.prefer_best and best in kept else "last",
+        }
+        write_json(self.out / "checkpoints" / "index.json", entries)
+
+
+@dataclass
+class ShowProgress(Quiet):
+    """Tells the listener after every step."""
+
+    progress: Progress
+    verb: str
+
+    def on_step(self, trainer: Trainer, metrics: Metrics) -> None:
+        """Loss, speed, MFU and memory beside the count."""
+        names = {
+            "loss": "loss",
+            "val_loss": "val",
+            "tokens_per_second": "tok/s",
+            "mfu": "mfu",
+            "peak_memory_bytes": "memory",
+        }
+        figures = {shown: float(metrics[key]) for key, shown in names.items() if metrics.get(key) is not None}
+        self.progress.step(self.verb, trainer.state.step, trainer.steps, **figures)
+
+
+def order(hooks: Sequence[Quiet | None]) -> list[Quiet]:
+    """The hooks that are wanted, as given: what adds to the metrics stands before what writes them."""
+    return [hook for hook in hooks if hook is not None]

@@ -1,0 +1,58 @@
+"""metrics.jsonl, and what is computed from it."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cirilla_cli.data.jsonl import repair_tail
+from cirilla_cli.fs import write_text
+
+FILE = "metrics.jsonl"
+
+
+def cut_back(run: Path, step: int) -> None:
+    """Drop the lines after ``step``, so that a resumed run's curve is that of an uninterrupted one."""
+    path = run / FILE
+    if not path.is_file():
+        return
+    repair_tail(path)
+    lines = path.read_text(encoding="utf-8").splitlines()
+    kept = [line for line in lines if json.loads(line)["step"] <= step]
+    if len(kept) < len(lines):
+        write_text(path, "".join(line + "\n" for line in kept))
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """Every line of a run's metrics; a torn last line is passed over."""
+    path = run / FILE
+    if not path.is_file():
+        return []
+    text = path.read_text(encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1]
+    return [json.loads(line) for line in whole.splitlines()]
+
+
+def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Floating-point operations per second of a large matrix product here: the ceiling that MFU is a share of."""
+    n, tries = (1024, 4) if device.type == "cpu" else (4096, 20)
+    a = torch.ones(n, n, device=device, dtype=dtype)
+    best = float("inf")
+    for _ in range(tries):
+        started = time.perf_counter()
+        (a @ a)[0, 0].item()
+        best = min(best, time.perf_counter() - started)
+    return 2 * n**3 / best
+
+
+def sparkline(values: list[float], width: int = 40) -> str:
+    """A curve in one line of text, highest value tallest."""
+    if not values:
+        return ""
+    step = max(1, len(values) // width)
+    picked = [sum(values[i : i + step]) / len(values[i : i + step]) for i in range(0, len(values), step)]
+    low, high = min(picked), max(picked)
+    bars = "▁▂▃▄▅▆▇█"
+    return "".join(bars[round((v - low) / (high - low or 1) * (len(bars) - 1))] for v in picked)

@@ -1,0 +1,51 @@
+"""Parameters stay in float32; the forward pass runs in a copy cast once a step."""
+
+# Shape suffixes: B rows, T positions.
+
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from cirilla_cli.compat import has_fast_bfloat16
+from cirilla_cli.engine.config import PrecisionConfig
+from cirilla_cli.engine.objectives.base import Forward
+from cirilla_cli.model.decoder import Decoder
+from cirilla_cli.model.layout import SequenceLayout
+from cirilla_cli.model.readout import Readout
+
+Out = TypeVar("Out")
+
+
+def compute_dtype(config: PrecisionConfig, device: torch.device) -> torch.dtype:
+    """The format of the forward and backward pass."""
+    if config.compute == "auto":
+        return torch.bfloat16 if has_fast_bfloat16(device) else torch.float32
+    return torch.bfloat16 if config.compute == "bfloat16" else torch.float32
+
+
+class CastForward:
+    """The model's forward pass with its parameters cast to ``dtype``; make a new one after each optimizer step.
+
+    Gradients flow through the cast into the float32 parameters, where several micro-batches add up without rounding.
+    """
+
+    def __init__(self, model: Decoder, dtype: torch.dtype) -> None:
+        self._model = model
+        self._cast: dict[str, Tensor] | None = None
+        if dtype != torch.float32:
+            self._cast = {name: parameter.to(dtype) for name, parameter in model.named_parameters()}
+
+    def __call__(self, tokens_BT: Tensor, documents_BT: Tensor, readout: Readout[Out]) -> Out:
+        layout = SequenceLayout.packed(documents_BT)
+        if self._cast is None:
+            out: Out = self._model(tokens_BT, layout, readout=readout)
+            return out
+        called: Out = functional_call(self._model, self._cast, (tokens_BT, layout), {"readout": readout})
+        return called
+
+
+def forward_of(model: Decoder, dtype: torch.dtype) -> Forward:
+    """`CastForward` as the objectives see it."""
+    return CastForward(model, dtype)

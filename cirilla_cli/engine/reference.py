@@ -1,0 +1,86 @@
+"""The starting model's log-probabilities of preference pairs, computed once by the training forward and kept on disk."""
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from cirilla_cli.data.batches import PairBatch, Preferences
+from cirilla_cli.engine.objectives.base import Forward
+from cirilla_cli.engine.objectives.dpo import DPO
+from cirilla_cli.engine.step import mean_terms
+from cirilla_cli.errors import CirillaError
+from cirilla_cli.progress import Progress
+
+TOLERANCE = 0.01
+"""How far the first loss may be from ln 2: more means that reference and policy were not computed alike."""
+
+
+def attach_reference(
+    source: Preferences,
+    objective: DPO,
+    forward: Forward,
+    path: Path,
+    key: str,
+    device: torch.device,
+    progress: Progress,
+) -> None:
+    """Give ``source`` its reference values: from ``path`` when ``key`` (of everything they depend on) matches, else computed."""
+    values = _read(path, key)
+    if values is None:
+        progress.say("computing the reference log-probabilities")
+        train = _all(source.every_pair(), source.n_pairs, objective, forward, device, progress)
+        val = _all(source.every_held_out_pair(), source.n_val_pairs, objective, forward, device, progress)
+        values = train, val
+        _write(path, key, train, val)
+    source.set_reference(*values)
+
+
+def check_first_loss(source: Preferences, objective: DPO, forward: Forward, device: torch.device) -> None:
+    """The policy still is the reference, so the first loss must be ln 2.
+
+    Raises:
+        CirillaError: it is not, so training would start from wrong numbers.
+    """
+    loss = mean_terms(forward, objective, source.step(0)[:1], device)["dpo"]
+    if abs(loss - math.log(2)) > TOLERANCE:
+        raise CirillaError(
+            f"the first DPO loss is {loss:.4f}, must be ln 2 = 0.6931 within {TOLERANCE}: the reference values do not "
+            "belong to this model and data",
+            hint="remove the run's shards folder, so that they are computed again",
+        )
+
+
+def _all(
+    batches: Iterator[PairBatch], n: int, objective: DPO, forward: Forward, device: torch.device, progress: Progress
+) -> NDArray[np.float32]:
+    values = np.full((n, 2), np.nan, dtype=np.float32)
+    done = 0
+    with torch.no_grad():
+        for batch in batches:
+            values[batch.pairs_P.numpy()] = objective.logps(forward, batch.to(device)).float().cpu().numpy()
+            done += len(batch.pairs_P)
+            progress.step("reference", done, n)
+    return values
+
+
+def _read(path: Path, key: str) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
+    if not path.is_file():
+        return None
+    with safe_open(path, "np") as file:
+        if json.loads(file.metadata()["made_from"]) != key:
+            return None
+        return file.get_tensor("train"), file.get_tensor("val")
+
+
+def _write(path: Path, key: str, train: NDArray[np.float32], val: NDArray[np.float32]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    save_file({"train": train, "val": val}, temporary, metadata={"made_from": json.dumps(key)})
+    temporary.replace(path)

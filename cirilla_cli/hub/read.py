@@ -1,0 +1,125 @@
+"""Models in Hugging Face's layout: a folder with config.json and safetensors, or a name on the Hub."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cirilla_cli.checkpoint import Loaded, build_model, read_tensors
+from cirilla_cli.data.tokenizer import Tokenizer, load_tokenizer
+from cirilla_cli.errors import CirillaError
+from cirilla_cli.fs import read_json
+from cirilla_cli.hub.families import from_hf
+from cirilla_cli.model.config import DecoderConfig
+
+INDEX = "model.safetensors.index.json"
+LINEAGE = "cirilla.json"
+_FLOATS = {torch.float64, torch.float32, torch.bfloat16, torch.float16}
+_EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
+
+
+def read_folder(folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Loaded:
+    """The model in a Hugging Face folder, in float32 unless ``dtype`` says otherwise, and its tokenizer if it has one.
+
+    Raises:
+        CirillaError: not such a folder, a model we have no shape for, or weights that are missing, foreign or damaged.
+    """
+    config = from_hf(_json_object(folder / "config.json"), folder / "config.json")
+    files = weight_files(folder)
+    tensors = read_tensors(files, device)
+    config = _tie(config, tensors)
+    _drop_buffers(tensors)
+    _refuse_numbers(tensors, folder)
+    model = build_model(config, tensors, files[0], device=device, dtype=dtype)
+    lineage = _json_object(folder / LINEAGE) if (folder / LINEAGE).is_file() else {}
+    return Loaded(
+        model=model,
+        config=config,
+        tokenizer=read_tokenizer(folder, config),
+        path=folder,
+        step=lineage.get("step"),
+        verb=lineage.get("verb"),
+    )
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a folder: one, or those its index names.
+
+    Raises:
+        CirillaError: there are none, or some that the index names are missing.
+    """
+    single, index = folder / "model.safetensors", folder / INDEX
+    if single.is_file():
+        return [single]
+    if index.is_file():
+        names = sorted({str(name) for name in _json_object(index).get("weight_map", {}).values()})
+        # Names from outside: a file of this folder or nothing.
+        lost = [name for name in names if Path(name).name != name or not (folder / name).is_file()]
+        if lost or not names:
+            what = ", ".join(lost) or "no files"
+            raise CirillaError(f"{index}: names {what}, not in this folder", hint="download the model again")
+        return [folder / name for name in names]
+    raise CirillaError(f"{folder}: no weights: looked for model.safetensors and {INDEX}{_other_formats(folder)}")
+
+
+def read_tokenizer(folder: Path, config: DecoderConfig) -> Tokenizer | None:
+    """A folder's tokenizer, or None where it has none: the model then takes and gives ids.
+
+    Raises:
+        CirillaError: it has more ids than the model has embeddings.
+    """
+    if not any((folder / name).is_file() for name in ("tokenizer.model", "tokenizer.json")):
+        return None
+    tokenizer = load_tokenizer(folder)
+    if config.vocab_size is not None and tokenizer.vocab_size > config.vocab_size:
+        raise CirillaError(
+            f"{folder}: the tokenizer has {tokenizer.vocab_size} ids, the model embeds {config.vocab_size}",
+            hint="the tokenizer belongs to another model",
+        )
+    return tokenizer
+
+
+def _other_formats(folder: Path) -> str:
+    """What to say about weights in formats that are not read."""
+    if any(folder.glob("*.gguf")):
+        return "; GGUF files are not read: take the model in safetensors"
+    if any(folder.glob("*.bin")) or any(folder.glob("*.pt*")):
+        return "; pickled weights (.bin, .pt) can run code and are never loaded: take the model in safetensors"
+    return ""
+
+
+def _json_object(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise CirillaError(f"{path.parent}: no {path.name}, so not a Hugging Face model")
+    try:
+        value = read_json(path)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CirillaError(f"{path}: not JSON: {error}", hint="the file is damaged or half-written") from None
+    if not isinstance(value, dict):
+        raise CirillaError(f"{path}: holds {type(value).__name__}, expected an object")
+    return value
+
+
+def _tie(config: DecoderConfig, tensors: dict[str, Tensor]) -> DecoderConfig:
+    """Settle a tied head that stands on disk all the same: a copy is dropped, a head that differs is one of its own."""
+    if not config.tie_embeddings or _HEAD not in tensors:
+        return config
+    embedding = tensors.get(_EMBEDDING)
+    if embedding is not None and not torch.equal(embedding, tensors[_HEAD]):
+        return config.model_copy(update={"tie_embeddings": False})
+    del tensors[_HEAD]
+    return config
+
+
+def _drop_buffers(tensors: dict[str, Tensor]) -> None:
+    """Forget the rotary frequencies that old checkpoints carry; they follow from rope_theta."""
+    for name in [name for name in tensors if name.endswith("rotary_emb.inv_freq")]:
+        del tensors[name]
+
+
+def _refuse_numbers(tensors: dict[str, Tensor], folder: Path) -> None:
+    odd = {str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values() if tensor.dtype not in _FLOATS}
+    if odd:
+        raise CirillaError(f"{folder}: weights in {', '.join(sorted(odd))}: quantised models are not read")

@@ -1,0 +1,101 @@
+"""Text files and JSON lines as a source."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from cirilla_cli.data.jsonl import Complaints, Row, read_rows
+from cirilla_cli.data.rows import Document, License
+from cirilla_cli.errors import CirillaError
+from cirilla_cli.scrape.page import Reject, Site
+
+_TEXT = (".txt", ".md")
+_LINES = (".jsonl", ".ndjson")
+
+
+class FilesSource:
+    """Documents from a folder or one file; nothing is changed in it.
+
+    Raises:
+        CirillaError: it is missing, or holds no file of a known kind.
+    """
+
+    requests = 0
+
+    def __init__(self, path: Path, min_chars: int, license: License | None) -> None:
+        self.root, self.min_chars = path, min_chars
+        self.site = Site(None, None, license)
+        if not path.exists():
+            raise CirillaError(f"{path}: no such file or folder")
+        candidates = [path] if path.is_file() else sorted(path.rglob("*"))
+        self.files = [file for file in candidates if file.suffix.lower() in _TEXT + _LINES and file.is_file()]
+        if not self.files:
+            raise CirillaError(f"{path}: holds no .txt, .md or .jsonl file")
+
+    def rows(self) -> Iterator[Document | Reject]:
+        """Every file or line as a document or a rejection, in the order of names.
+
+        Raises:
+            CirillaError: at the end, naming each line of a .jsonl that is not a JSON object.
+        """
+        complaints = Complaints()
+        for file in self.files:
+            name = file.name if file == self.root else file.relative_to(self.root).as_posix()
+            if file.suffix.lower() in _TEXT:
+                yield self._file(file, name)
+            else:
+                yield from (self._line(row, name) for row in read_rows(file, complaints))
+        complaints.raise_if_any()
+
+    def _file(self, file: Path, name: str) -> Document | Reject:
+        try:
+            text = file.read_bytes().decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            return Reject(id=name, title=file.stem, reason="not UTF-8", detail=f"byte {error.start}")
+        except OSError as error:
+            return Reject(id=name, title=file.stem, reason="unreadable", detail=error.strerror)
+        return self._document(name, file.stem, text)
+
+    def _line(self, row: Row, name: str) -> Document | Reject:
+        number = f"{name}:{row.line}"
+        title = str(row.data.get("title") or row.data.get("subject") or "")
+        text = row.data.get("text")
+        if isinstance(text, list) and all(isinstance(part, str) for part in text):
+            text = "\n\n".join(text)
+        if not isinstance(text, str):
+            return Reject(id=number, title=title, reason="no text", detail="`text` must be a string")
+        return self._document(str(row.data.get("id") or number), title, text, **_known(row.data))
+
+    def _document(self, name: str, title: str, text: str, **more: Any) -> Document | Reject:
+        text = text.replace("\r\n", "\n").replace("\r", "\n").strip()
+        if len(text) < max(self.min_chars, 1):
+            return Reject(id=name, title=title, reason="short", detail=f"{len(text)} characters")
+        return Document(**{"license": self.site.license, **more, "id": name, "title": title, "text": text})
+
+
+def _known(data: dict[str, Any]) -> dict[str, Any]:
+    """The other fields of a document, where a row has them in the right form; foreign keys are left out."""
+    known = {}
+    for key in (
+        "url",
+        "permalink",
+        "revision",
+        "timestamp",
+        "license",
+        "site",
+        "categories",
+        "aliases",
+        "infobox",
+        "sections",
+    ):
+        if data.get(key) is not None and _fits(key, data[key]):
+            known[key] = data[key]
+    return known
+
+
+def _fits(key: str, value: Any) -> bool:
+    try:
+        Document(id="", title="", text="", **{key: value})
+    except ValueError:
+        return False
+    return True

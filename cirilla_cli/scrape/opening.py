@@ -1,0 +1,129 @@
+"""From a configuration to an open source and the place its rows go to."""
+
+import contextlib
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from cirilla_cli.data.jsonl import Complaints, JsonlWriter, read_records, read_rows, repair_tail
+from cirilla_cli.data.rows import Document, License
+from cirilla_cli.fs import hash_json
+from cirilla_cli.progress import Progress
+from cirilla_cli.scrape.config import DumpConfig, FilesConfig, HubConfig, MediaWikiConfig, ScrapeConfig
+from cirilla_cli.scrape.outputs import Folder, Pipe, Place, Tally
+from cirilla_cli.scrape.page import Reject, Rules, Site
+
+R = TypeVar("R", Document, Reject)
+
+
+class Source(Protocol):
+    """Somewhere documents come from."""
+
+    @property
+    def site(self) -> Site:
+        """What is known of the whole."""
+
+    @property
+    def requests(self) -> int:
+        """Requests made so far."""
+
+    def rows(self) -> Iterator[Document | Reject]:
+        """Documents and rejections, in an order that stays the same."""
+
+
+Opened = tuple[Source, Pipe | Folder]
+
+
+def open_source(config: ScrapeConfig, place: Place, progress: Progress, stack: contextlib.ExitStack) -> Opened:
+    """The source and where its rows go; both are closed with ``stack``.
+
+    Raises:
+        CirillaError: the source cannot be read or must not be. ServiceError: it does not answer.
+    """
+    given = License(name=config.license.name, url=config.license.url) if config.license else None
+    match config.source:
+        case MediaWikiConfig():
+            source: Source = _wiki(config, config.source, given, place, progress, stack)
+        case DumpConfig():
+            source = _dump(config, config.source, given, stack)
+        case FilesConfig():
+            from cirilla_cli.scrape.files import FilesSource
+
+            source = FilesSource(config.source.path, config.min_chars, given)
+        case HubConfig():
+            return _hub(config, config.source, given, place, stack)
+    return source, _sink(place, Tally(), stack, append=False)
+
+
+def _sink(place: Place, tally: Tally, stack: contextlib.ExitStack, *, append: bool) -> Pipe | Folder:
+    sink = Pipe(tally) if place.side is None else Folder(place, tally, append=append)
+    stack.callback(sink.close)
+    return sink
+
+
+def _wiki(
+    config: ScrapeConfig, source: MediaWikiConfig, given: License | None, place: Place, progress: Progress,
+    stack: contextlib.ExitStack,
+) -> Source:  # fmt: skip
+    from cirilla_cli.scrape.access import open_client
+    from cirilla_cli.scrape.mediawiki import WikiSource, connect
+    from cirilla_cli.scrape.store import FolderStore, MemoryStore, PageStore
+
+    api, site = connect(source, open_client(config.contact, source, progress), progress)
+    store: PageStore = MemoryStore() if place.side is None else FolderStore(place.side, api.url)
+    stack.callback(store.close)
+    return WikiSource(api, site, source, Rules(config.min_chars, source.namespaces), store, given, config.limit)
+
+
+def _dump(config: ScrapeConfig, source: DumpConfig, given: License | None, stack: contextlib.ExitStack) -> Source:
+    from cirilla_cli.scrape.dump import DumpSource, opened
+
+    open_plain = stack.enter_context(opened(source.path))
+    return DumpSource(source.path, open_plain, Rules(config.min_chars, source.namespaces), given)
+
+
+def _hub(
+    config: ScrapeConfig, source: HubConfig, given: License | None, place: Place, stack: contextlib.ExitStack
+) -> Opened:
+    """A stream cannot be read anew at will, so an unfinished one goes on where its last row stands."""
+    from cirilla_cli.scrape.hub import HubSource
+
+    tally, append = Tally(), False
+    taken = taken_bytes = 0
+    if place.side is not None:
+        mark = {"kind": "stream", "config": hash_json(config.model_dump(mode="json"))}
+        journal = place.side / "journal.jsonl"
+        append = place.part.exists() and _last_mark(journal) == mark
+        if append:
+            taken, taken_bytes = _taken(place, tally)
+        else:
+            with JsonlWriter(journal, append=True) as writer:
+                writer.write(mark)
+    hub = HubSource(source, config.min_chars, given, taken, taken_bytes)
+    return hub, _sink(place, tally, stack, append=append)
+
+
+def _last_mark(journal: Path) -> dict[str, object] | None:
+    repair_tail(journal)
+    if not journal.exists():
+        return None
+    marks = [row.data for row in read_rows(journal, Complaints()) if row.data.get("kind") == "stream"]
+    return marks[-1] if marks else None
+
+
+def _gathered(path: Path, model: type[R]) -> Iterator[R]:
+    repair_tail(path)
+    if path.exists():
+        yield from read_records(path, model)
+
+
+def _taken(place: Place, tally: Tally) -> tuple[int, int]:
+    """(rows of the stream dealt with, bytes of text kept) by what has been gathered; torn last rows are cut off."""
+    last, size = -1, 0
+    rows: Iterator[Document | Reject] = chain(_gathered(place.part, Document), _gathered(place.rejects_part, Reject))
+    for row in rows:
+        tally.count(row)
+        last = max(last, int(row.id.rpartition("#")[2]))
+        size += len(row.text.encode("utf-8", "surrogatepass")) if isinstance(row, Document) else 0
+    return last + 1, size

@@ -1,0 +1,152 @@
+"""What a scrape leaves: documents, rejections, attribution; each appears whole, or not at all."""
+
+import os
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+from cirilla_cli.data.jsonl import STDIO, JsonlWriter
+from cirilla_cli.data.rows import Document, License
+from cirilla_cli.fs import sync_folder
+from cirilla_cli.scrape.page import Reject, Site
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the rows go (`-` is standard output), and the folder of what lies beside them, if anything does."""
+
+    documents: Path
+    side: Path | None
+
+    @classmethod
+    def of(cls, out: Path) -> Self:
+        """A folder gets everything; FILE.jsonl gets the rows and ``FILE.scrape/`` the rest; `-` only rows."""
+        if out == STDIO:
+            return cls(out, None)
+        if out.suffix == ".jsonl":
+            return cls(out, out.with_name(f"{out.stem}.scrape"))
+        return cls(out / "documents.jsonl", out)
+
+    @property
+    def part(self) -> Path:
+        """Where the rows gather until they are complete."""
+        return self.documents.with_name(f".{self.documents.name}.part")
+
+    @property
+    def rejects_part(self) -> Path:
+        """Where the rejections gather."""
+        assert self.side is not None
+        return self.side / ".rejects.jsonl.part"
+
+
+@dataclass
+class Tally:
+    """What became of the pages so far."""
+
+    documents: int = 0
+    aliases: int = 0
+    unlicensed: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+
+    def count(self, row: Document | Reject) -> None:
+        """Count one row."""
+        if isinstance(row, Reject):
+            self.rejected[row.reason] += 1
+            return
+        self.documents += 1
+        self.aliases += len(row.aliases)
+        self.unlicensed += row.license is None
+
+
+class Pipe:
+    """Writes documents to standard output as they come; rejections are only counted."""
+
+    def __init__(self, tally: Tally) -> None:
+        self.tally, self._documents = tally, JsonlWriter(STDIO)
+
+    def write(self, row: Document | Reject) -> None:
+        """Take one row."""
+        if isinstance(row, Document):
+            self._documents.write(row)
+        self.tally.count(row)
+
+    def commit(self, site: Site) -> None:
+        """Everything has been written already."""
+
+    def close(self) -> None:
+        """Standard output stays open."""
+
+
+class Folder:
+    """Gathers rows beside their place and puts them there when all have come.
+
+    Args:
+        append: go on with what an earlier run gathered.
+    """
+
+    def __init__(self, place: Place, tally: Tally, *, append: bool = False) -> None:
+        assert place.side is not None
+        self.tally, self._place, self._side = tally, place, place.side
+        self._documents = JsonlWriter(place.part, append=append)
+        self._rejects = JsonlWriter(place.rejects_part, append=append)
+        self._side.mkdir(parents=True, exist_ok=True)
+        self._sources_part = self._side / ".ATTRIBUTION.md.part"
+        self._sources = self._sources_part.open("w", encoding="utf-8", newline="\n")
+
+    def write(self, row: Document | Reject) -> None:
+        """Take one row."""
+        if isinstance(row, Document):
+            self._documents.write(row)
+            if row.permalink:
+                self._sources.write(_source_line(row))
+        else:
+            self._rejects.write(row)
+        self.tally.count(row)
+
+    def commit(self, site: Site) -> None:
+        """Put the finished files in their places, the documents last."""
+        self.close()
+        attribution = self._side / "ATTRIBUTION.md"
+        with attribution.with_suffix(".md.part").open("w", encoding="utf-8", newline="\n") as file:
+            file.write(_attribution_head(site, self.tally.documents))
+            with self._sources_part.open(encoding="utf-8") as lines:
+                file.writelines(lines)
+        self._sources_part.unlink()
+        os.replace(attribution.with_suffix(".md.part"), attribution)
+        os.replace(self._place.rejects_part, self._side / "rejects.jsonl")
+        os.replace(self._place.part, self._place.documents)
+        sync_folder(self._place.documents.parent)
+
+    def close(self) -> None:
+        """Bring everything onto the disk."""
+        if not self._sources.closed:
+            self._documents.close()
+            self._rejects.close()
+            self._sources.close()
+
+
+def _attribution_head(site: Site, documents: int) -> str:
+    lines = ["# Attribution", "", f"{documents} documents{f' from {_plain(site.name)}' if site.name else ''}."]
+    lines += [_terms(site.license), "The text was changed: markup, images and navigation were removed.", ""]
+    return "\n".join(lines) + "\n"
+
+
+def _terms(license: License | None) -> str:
+    if license is None:
+        return "Licence: not stated. Find out before you pass on the text or what is made from it."
+    return f"Licence: {_plain(license.name)}{f' ({license.url})' if license.url else ''}."
+
+
+def _source_line(row: Document) -> str:
+    """One page with the stable address of its revision and, on a wiki, of its list of authors."""
+    line = f"- {_plain(row.title)}: {row.permalink}"
+    if row.url:
+        line += f" (authors: {row.url}{'&' if '?' in row.url else '?'}action=history)"
+    return line + "\n"
+
+
+def _plain(text: str) -> str:
+    """``text`` on one line, with what Markdown would read as markup escaped."""
+    return re.sub(r"([\\`*_\[\]<>#|])", r"\\\1", " ".join(text.split()))

@@ -1,0 +1,109 @@
+"""Runs a scrape: opens the source, writes what it yields, reports."""
+
+import contextlib
+import re
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from cirilla_cli.data.jsonl import JsonlWriter
+from cirilla_cli.data.rows import License
+from cirilla_cli.errors import InterruptedRun
+from cirilla_cli.fs import hash_path
+from cirilla_cli.progress import Progress
+from cirilla_cli.scrape.config import DumpConfig, FilesConfig, ScrapeConfig
+from cirilla_cli.scrape.opening import Source, open_source
+from cirilla_cli.scrape.outputs import Folder, Pipe, Place, Tally
+
+_RESTRICTED = re.compile(r"\b(NC|ND)\b|non-?commercial|no-?deriv", re.IGNORECASE)
+
+
+class ScrapeReport(BaseModel):
+    """What a scrape did."""
+
+    model_config = ConfigDict(frozen=True)
+
+    documents: int
+    """Documents written."""
+    rejected: dict[str, int]
+    """Pages that gave none, by reason."""
+    aliases: int
+    """Titles that redirect to the documents."""
+    requests: int
+    """Requests made over the network."""
+    seconds: float
+    license: str | None
+    """Name of the licence of the source."""
+    site: str | None
+    out: str
+    """Where the rows lie; `-` for standard output."""
+
+
+def scrape(config: ScrapeConfig, out: Path, progress: Progress) -> ScrapeReport:
+    """Bring the documents of a source to ``out``: a folder, a FILE.jsonl, or `-` for standard output.
+
+    Over an unfinished or older result only what is missing or has changed is fetched, and the rows are made anew from
+    the raw pages, so they are the same however often the work was cut short.
+
+    Raises:
+        CirillaError: the source cannot be read or must not be. ServiceError: the network failed.
+        InterruptedRun: the user stopped it; what was fetched is kept.
+    """
+    started, place = time.monotonic(), Place.of(out)
+    with contextlib.ExitStack() as stack:
+        source, sink = open_source(config, place, progress, stack)
+        try:
+            _pump(source, sink, config.limit, progress)
+        except KeyboardInterrupt:
+            if place.side is None:
+                raise
+            raise InterruptedRun("stopped; what was fetched is kept", hint="the same command goes on") from None
+        sink.commit(source.site)
+        report = _report(source, sink.tally, out, time.monotonic() - started)
+    _say_terms(source.site.license, sink.tally, progress)
+    if place.side is not None:
+        _log(config, place.side, report)
+    return report
+
+
+def _pump(source: Source, sink: Pipe | Folder, limit: int | None, progress: Progress) -> None:
+    """Write rows until there are no more, or enough documents."""
+    if limit is not None and sink.tally.documents >= limit:
+        return
+    for row in source.rows():
+        sink.write(row)
+        progress.step("documents", sink.tally.documents, limit, rejected=sink.tally.rejected.total())
+        if sink.tally.documents == limit:
+            return
+
+
+def _report(source: Source, tally: Tally, out: Path, seconds: float) -> ScrapeReport:
+    return ScrapeReport(
+        documents=tally.documents, rejected=dict(sorted(tally.rejected.items())), aliases=tally.aliases,
+        requests=source.requests, seconds=round(seconds, 3),
+        license=source.site.license.name if source.site.license else None, site=source.site.name, out=str(out),
+    )  # fmt: skip
+
+
+def _say_terms(license: License | None, tally: Tally, progress: Progress) -> None:
+    """Warn where nothing is known of the terms, or where they restrict what the text may be used for."""
+    if tally.unlicensed:
+        progress.say(
+            f"no licence is known for {tally.unlicensed} of {tally.documents} documents; "
+            "state it with license.name='...' license.url='...'"
+        )
+    if license is not None and _RESTRICTED.search(license.name):
+        progress.say(
+            f"the licence is {license.name}: it forbids commercial use or changed versions; so it may for a model"
+        )
+
+
+def _log(config: ScrapeConfig, side: Path, report: ScrapeReport) -> None:
+    """Note in the journal what was read, when, and what came of it."""
+    source = config.source
+    read = hash_path(source.path) if isinstance(source, DumpConfig | FilesConfig) else None
+    entry = {"kind": "run", "finished": datetime.now(UTC).isoformat(timespec="seconds"), "sha256": read}
+    with JsonlWriter(side / "journal.jsonl", append=True) as journal:
+        journal.write({**entry, "config": config.model_dump(mode="json"), "report": report.model_dump(mode="json")})

@@ -1,0 +1,199 @@
+"""Make samples: read documents, run the source, drop repetitions, write rows and an account of what went."""
+
+import os
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cirilla_cli.data.jsonl import STDIO, JsonlWriter, read_records
+from cirilla_cli.data.rows import Document, Question, Record, Sample
+from cirilla_cli.errors import CirillaError
+from cirilla_cli.fs import write_json
+from cirilla_cli.progress import Progress
+from cirilla_cli.synth.base import Rejected, Synthesizer
+from cirilla_cli.synth.config import SynthConfig
+from cirilla_cli.synth.dedupe import Deduper
+from cirilla_cli.verify.match import normalise
+
+
+@dataclass(slots=True)
+class SynthReport:
+    """What was made and what was not."""
+
+    out: str
+    samples: int = 0
+    by_strategy: dict[str, int] = field(default_factory=dict)
+    by_kind: dict[str, int] = field(default_factory=dict)
+    questions_seen: int = 0
+    questions_unseen: int = 0
+    pages: int = 0
+    """Distinct parents of samples."""
+    rejected: dict[str, int] = field(default_factory=dict)
+    """Rejects by reason."""
+    duplicates: dict[str, int] = field(default_factory=dict)
+    """Dropped repetitions by method."""
+    seconds: float = 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as JSON can hold it."""
+        return asdict(self)
+
+
+def synthesize(config: SynthConfig, out: Path, progress: Progress) -> SynthReport:
+    """Run ``config.source`` and write what it makes.
+
+    Args:
+        config: the source, its inputs, and how repetitions are dropped.
+        out: a folder (samples.jsonl, questions.jsonl, rejects.jsonl, duplicates.jsonl, report.json), a file
+            FILE.jsonl (the others go to the folder FILE.synth beside it), or `-` (samples to standard output as soon
+            as they are made, nothing else). Files appear only when all is done.
+        progress: who watches.
+
+    Raises:
+        CirillaError: bad input rows (all of them named), or nothing could be made.
+        ServiceError: a teacher does not answer.
+    """
+    started = time.monotonic()
+    main, side = _places(out)
+    source = config.source.build(side)
+    documents = _documents(config, source)
+    with _Sink(main, side, config) as sink:
+        for made in source.make(documents, progress):
+            sink.take(made)
+        sink.finish(config, progress)
+    sink.report.seconds = round(time.monotonic() - started, 3)
+    if side is not None:
+        write_json(side / "report.json", sink.report.as_dict())
+    return sink.report
+
+
+def _places(out: Path) -> tuple[Path, Path | None]:
+    """The samples file, and the folder for what stands beside it (None: standard output alone)."""
+    if out == STDIO:
+        return STDIO, None
+    if out.suffix == ".jsonl":
+        return out, out.with_name(f"{out.stem}.synth")
+    return out / "samples.jsonl", out
+
+
+def _documents(config: SynthConfig, source: Synthesizer) -> Iterator[Document]:
+    if not source.reads_documents:
+        if config.inputs:
+            raise CirillaError(f"source `{config.source.kind}` reads no documents, but `inputs` names some")
+        return iter(())
+    if not config.inputs:
+        raise CirillaError(
+            f"source `{config.source.kind}` needs documents, and `inputs` names none",
+            hint="cirilla scrape --dump FILE --out documents.jsonl, then cirilla synth documents.jsonl",
+        )
+    return _read(config.inputs)
+
+
+def _read(inputs: Iterable[Path]) -> Iterator[Document]:
+    """The documents of all inputs in order; complaints about rows come at the end of each file."""
+    for path in inputs:
+        inside = path / "documents.jsonl"
+        yield from read_records(inside if path != STDIO and path.is_dir() else path, Document)
+
+
+class _Sink:
+    """Writes rows to temporary files that get their names when everything is done."""
+
+    def __init__(self, main: Path, side: Path | None, config: SynthConfig) -> None:
+        self.report = SynthReport(str(main))
+        self._deduper = Deduper(config.dedupe)
+        self._side = side
+        self._trained: set[str] = set()
+        self._questions: list[Question] = []
+        self._parents: set[str] = set()
+        self._strategies, self._kinds = Counter[str](), Counter[str]()
+        self._reasons, self._methods = Counter[str](), Counter[str]()
+        self._final = {"samples": main}
+        if side is not None:
+            self._final |= {name: side / f"{name}.jsonl" for name in ("questions", "rejects", "duplicates")}
+        self._open = {name: JsonlWriter(_partial(path)) for name, path in self._final.items()}
+
+    def __enter__(self) -> "_Sink":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._side is None:
+            return
+        for writer in self._open.values():
+            writer.close()
+        for path in self._final.values():
+            if kind is None:
+                os.replace(_partial(path), path)
+            else:
+                _partial(path).unlink()
+
+    def take(self, made: Sample | Question | Rejected) -> None:
+        """Write one row where it belongs; questions wait until it is known what was trained on."""
+        match made:
+            case Sample():
+                self._sample(made)
+            case Question():
+                self._questions.append(made)
+            case Rejected():
+                self._reasons[made.reason] += 1
+                self._write("rejects", made.row())
+
+    def _sample(self, sample: Sample) -> None:
+        duplicate = self._deduper.check(sample)
+        if duplicate is not None:
+            self._methods[duplicate.method] += 1
+            self._write("duplicates", duplicate.row())
+            return
+        self._trained.update(normalise(m.content) for m in sample.messages if m.role == "user")
+        self._strategies[sample.generator.strategy] += 1
+        self._kinds[sample.kind] += 1
+        self._parents.update(sample.parents)
+        self._write("samples", sample)
+
+    def finish(self, config: SynthConfig, progress: Progress) -> None:
+        """Write the questions whose `seen` is true of the samples, fill in the report, and tell it.
+
+        Raises:
+            CirillaError: not one sample was made.
+        """
+        for question in self._questions:
+            self._question(question)
+        self.report.samples = sum(self._kinds.values())
+        self.report.by_strategy, self.report.by_kind = dict(self._strategies), dict(self._kinds)
+        self.report.rejected, self.report.duplicates = dict(self._reasons), dict(self._methods)
+        self.report.pages = len(self._parents)
+        if not self.report.samples:
+            reasons = ", ".join(f"{reason} ({count})" for reason, count in self._reasons.most_common(5))
+            raise CirillaError(
+                f"source `{config.source.kind}` made no samples" + (f": {reasons}" if reasons else ": no input"),
+                hint="check that the inputs hold documents with text or infoboxes",
+            )
+        progress.say(_summary(self.report))
+
+    def _question(self, question: Question) -> None:
+        stands = normalise(question.question) in self._trained
+        if stands != question.seen:
+            reason = "question stands in the samples" if stands else "question's sample was dropped"
+            self.take(Rejected(question.split_key, reason, {"question": question.question}))
+            return
+        self.report.questions_seen += question.seen
+        self.report.questions_unseen += not question.seen
+        self._write("questions", question)
+
+    def _write(self, name: str, row: Record | dict[str, Any]) -> None:
+        if name in self._open:
+            self._open[name].write(row)
+
+
+def _partial(path: Path) -> Path:
+    return path if path == STDIO else path.with_name(f".{path.name}.partial")
+
+
+def _summary(report: SynthReport) -> str:
+    parts = [f"{report.samples:,} samples", *(f"{count:,} {name}" for name, count in report.by_strategy.items())]
+    parts.append(f"{report.questions_seen:,} + {report.questions_unseen:,} questions (seen + unseen)")
+    parts.append(f"{sum(report.rejected.values()):,} rejected, {sum(report.duplicates.values()):,} repetitions dropped")
+    return "; ".join(parts)

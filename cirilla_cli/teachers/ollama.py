@@ -1,0 +1,91 @@
+"""Models served by Ollama, through its own client."""
+
+import json
+from typing import Any
+
+import httpx
+import ollama
+from pydantic import ValidationError
+
+from cirilla_cli.errors import ServiceError
+from cirilla_cli.teachers.base import Completion, Failure, Request, overflow, patiently
+from cirilla_cli.teachers.config import OllamaConfig
+
+_BUSY = frozenset({408, 429, 503})
+_TRANSPORT = (ConnectionError, httpx.TransportError, json.JSONDecodeError, ValidationError)
+"""What the client lets through besides its ResponseError (read in its code, 0.6.3): no connection, torn or odd JSON."""
+_CHECK_S = 10.0
+
+
+class OllamaTeacher:
+    """`ask` sends one chat; the context length goes with it, since Ollama cuts longer prompts without a word."""
+
+    def __init__(self, config: OllamaConfig) -> None:
+        self.config = config
+        self.name = f"ollama:{config.model}"
+        self.address = config.url
+        self._client = ollama.Client(host=config.url, timeout=config.timeout)
+
+    def check(self) -> None:
+        """See `Teacher.check`; a missing model is found by the first request."""
+        try:
+            ollama.Client(host=self.config.url, timeout=_CHECK_S).list()
+        except (ConnectionError, httpx.TransportError) as error:
+            raise self._away(f"no Ollama server answers at {self.address} ({type(error).__name__})") from None
+        except (ollama.ResponseError, ValueError):
+            return  # something answers; whether it can chat, the first request tells
+
+    def ask(self, request: Request) -> Completion | Failure:
+        """See `Teacher.ask`.
+
+        Raises:
+            ServiceError: the model is gone from the server.
+        """
+        return overflow(request, self.config.num_ctx) or patiently(lambda: self._once(request), self.config.patience)
+
+    def close(self) -> None:
+        """See `Teacher.close`; the client closes its connections by itself."""
+
+    def _once(self, request: Request) -> Completion | Failure:
+        try:
+            answer = self._client.chat(**self._call(request))
+        except _TRANSPORT as error:
+            return Failure("transport", f"{self.address}: {type(error).__name__}: {error}"[:300])
+        except ollama.ResponseError as error:
+            return self._refusal(error)
+        if answer.prompt_eval_count is not None and answer.prompt_eval_count >= self.config.num_ctx:
+            return Failure("context", f"the prompt filled the whole context of {self.config.num_ctx} tokens")
+        cut = answer.done_reason == "length"
+        return Completion(answer.message.content or "", cut, answer.prompt_eval_count, answer.eval_count)
+
+    def _call(self, request: Request) -> dict[str, Any]:
+        options = {
+            "num_ctx": self.config.num_ctx,
+            "num_predict": request.max_tokens,
+            "temperature": request.temperature,
+            "seed": request.seed,
+        }
+        call: dict[str, Any] = {
+            "model": self.config.model,
+            "messages": [message.model_dump() for message in request.messages],
+            "format": request.schema,
+            "options": options,
+        }
+        return call if self.config.think is None else {**call, "think": self.config.think}
+
+    def _refusal(self, error: ollama.ResponseError) -> Failure:
+        if error.status_code == 404:
+            raise self._missing() from None
+        detail = f"{self.address}: HTTP {error.status_code}: {error.error[:200]}"
+        if error.status_code in _BUSY:
+            return Failure("busy", detail)
+        return Failure("transport" if error.status_code >= 500 or error.status_code < 0 else "refused", detail)
+
+    def _missing(self) -> ServiceError:
+        return ServiceError(
+            f"{self.address}: Ollama has no model `{self.config.model}`", hint=f"ollama pull {self.config.model}"
+        )
+
+    def _away(self, said: str) -> ServiceError:
+        start = f"start one with `ollama serve`, then `ollama pull {self.config.model}`"
+        return ServiceError(said, hint=f"{start}; another address: --teacher ollama:MODEL@URL")

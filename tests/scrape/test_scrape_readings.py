@@ -1,0 +1,148 @@
+"""What is read from a page: expected texts are written by hand, and both readings must give them."""
+
+# Pages are written as a wiki sends them, in long lines.
+# ruff: noqa: E501
+
+import re
+from typing import Any
+
+from cirilla_cli.scrape.html import read_html
+from cirilla_cli.scrape.page import outline
+from cirilla_cli.scrape.templates import Templates
+from cirilla_cli.scrape.wikitext import read_wikitext
+
+GERALT = """Evil is evil.
+Geralt, to a mage
+
+Geralt doesn't say "[1 to 3]" without reason. He's from Kaer Morhen \u2014 the Sea Witchers' keep; R\u00e9gis & Ang\u00ealme know.
+
+Skills
+
+- Signs
+  - Fire
+  - Aard
+- Alchemy
+
+1. First
+2. Second
+
+Oil
+for blades
+
+Prices
+
+What it costs
+Thing | Price
+Drowner | 10, crowns
+Cat | one, two
+ | last
+
+Other tales
+
+Other people say 5 < 6 and [[this]] is {{raw}}.
+
+See the site."""
+FACTS = [
+    ("Occupation", ("witcher",)),
+    ("Also known as", ("White Wolf", "Butcher of Blaviken", "Gwynbleidd")),
+    ("Weapons & tools", ("Steel sword", "Silver sword")),
+    ("Born", ("unknown",)),
+    ("plain", ("as it is",)),
+]
+CIRI = """Ciri is the child of Geralt's fate, and this says it at some length.
+
+First line,
+second line.
+
+An indented line
+
+a word kept."""
+
+
+def _templates(wiki: Any) -> Templates:
+    return Templates({page.title: page.text for page in wiki.pages if page.ns == 10})
+
+
+def _facts(reading: Any) -> list[tuple[str, tuple[str, ...]]]:
+    return [(fact.label, fact.values) for fact in reading.infobox]
+
+
+def test_wikitext_gives_the_text_and_the_facts_that_stand_on_the_page(wiki: Any) -> None:
+    reading = read_wikitext(wiki.page("Geralt of Rivia").text, "Geralt of Rivia", _templates(wiki))
+    assert outline(reading.blocks)[0] == GERALT
+    assert _facts(reading) == [fact for fact in FACTS if fact[0] != "plain"] + [("plain", ("as it is",))]
+    assert set(reading.categories) == {"Witchers", "Characters"}
+
+
+def test_html_gives_the_text_and_the_facts_that_stand_on_the_page(wiki: Any) -> None:
+    reading = read_html(wiki.page("Geralt of Rivia").html)
+    assert outline(reading.blocks)[0] == GERALT
+    assert _facts(reading)[:4] == FACTS[:4]
+
+
+def test_sections_keep_level_heading_and_their_own_text(wiki: Any) -> None:
+    sections = outline(read_html(wiki.page("Geralt of Rivia").html).blocks)[1]
+    assert [(s.level, s.heading) for s in sections] == [(2, "Skills"), (3, "Prices"), (2, "Other tales")]
+    assert sections[1].text.startswith("What it costs\n")
+
+
+def test_poems_indents_and_unknown_templates_read_alike(wiki: Any) -> None:
+    page = wiki.page("Ciri")
+    assert outline(read_html(page.html).blocks)[0] == CIRI
+    assert outline(read_wikitext(page.text, "Ciri", _templates(wiki)).blocks)[0] == CIRI
+
+
+def test_an_infobox_without_its_template_page_keeps_field_names() -> None:
+    reading = read_wikitext("{{Infobox person|name=X|image=y.png|born=1200<br>1201}} text", "X", Templates())
+    assert _facts(reading) == [("born", ("1200", "1201"))]
+
+
+def test_templates_that_include_one_another_end() -> None:
+    pages = {"A": "{{B}}{{B}}{{B}}", "B": "{{A}}{{A}}{{A}} word"}
+    reading = read_wikitext("{{A}} after", "X", Templates(pages))
+    assert outline(reading.blocks)[0].endswith("after")
+
+
+def test_templates_that_multiply_end() -> None:
+    pages = {f"T{n}": f"{{{{T{n + 1}}}}}" * 10 for n in range(9)} | {"T9": "word"}
+    reading = read_wikitext("{{T0}} after", "X", Templates(pages))
+    assert outline(reading.blocks)[0].endswith("after")
+
+
+def test_switch_falls_through_to_the_next_result() -> None:
+    pages = {"S": "{{#switch:{{{1}}}|a|b=second|#default=other}}"}
+    texts = [outline(read_wikitext(f"x{{{{S|{v}}}}}y", "X", Templates(pages)).blocks)[0] for v in "abz"]
+    assert texts == ["xsecondy", "xsecondy", "xothery"]
+
+
+def test_text_in_tabs_and_quotes_is_kept() -> None:
+    text = "{{Dialogue|One says|Another}}\n<tabber>First=Alpha text\n|-|Second=Beta [[text]]</tabber>"
+    assert outline(read_wikitext(text, "X", Templates()).blocks)[0] == "One says\nAnother\n\nAlpha text\n\nBeta text"
+
+
+def test_values_after_a_list_are_values_of_their_own() -> None:
+    html = """<aside class="portable-infobox"><div class="pi-data" data-source="k"><h3 class="pi-data-label">K</h3>
+    <div class="pi-data-value"><ul><li>a</li><li>b</li></ul><b>c</b>d</div></div></aside>"""
+    assert _facts(read_html(html)) == [("K", ("a", "b", "cd"))]
+
+
+def test_horizontal_and_old_infoboxes_give_facts() -> None:
+    html = """<aside class="portable-infobox"><table class="pi-horizontal-group"><thead><tr><th class="pi-data-label">Price</th>
+    <th class="pi-data-label">Weight</th></tr></thead><tbody><tr><td class="pi-data-value">10</td><td class="pi-data-value">2</td>
+    </tr></tbody></table></aside><table class="infobox"><tr><th colspan="2">Head</th></tr><tr><th>Born</th><td>1 May</td></tr>
+    </table><p>Prose.</p>"""
+    reading = read_html(html)
+    assert _facts(reading) == [("Price", ("10",)), ("Weight", ("2",)), ("Born", ("1 May",))]
+    assert outline(reading.blocks)[0] == "Prose."
+
+
+def test_nothing_but_elements_removes_references() -> None:
+    text = "<p>From [1 to 3] and [note]<sup class='reference'>[1]</sup>, x[2] stays.</p>"
+    assert outline(read_html(text).blocks)[0] == "From [1 to 3] and [note], x[2] stays."
+
+
+def test_no_markup_is_left_in_the_bundled_style_of_page(wiki: Any) -> None:
+    for page in wiki.pages:
+        if page.ns == 0 and page.id >= 100:
+            text = outline(read_wikitext(page.text, page.title, Templates()).blocks)[0]
+            assert not re.search(r"\[\[|\]\]|\{\{|<[a-z]", text)
