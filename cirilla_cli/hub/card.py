@@ -135,14 +135,13 @@ def _about(facts: CardFacts) -> str:
         f"A language model with {show_count(parameters(loaded.config))} parameters in the {family.architecture} "
         f"architecture, context {loaded.config.context_length} tokens, weights in {facts.config.dtype}."
     )
-    start = f"It started from {_line(lineage.base)}. " if lineage.base else ""
-    verbs = _verbs(lineage)
-    how = (
-        f"trained with cirilla {__version__}: {', then '.join(verbs)}"
-        if verbs
-        else f"published with cirilla {__version__}"
-    )
-    lines.append(f"{start}It was {how}." if verbs else f"{start}It was {how}; how it was trained is not recorded.")
+    verbs = ", then ".join(_verbs(lineage))
+    start = f" starting from {_line(lineage.base)}" if lineage.base else ""
+    if verbs:
+        lines.append(f"Trained with cirilla{start}: {verbs}. Published with cirilla {__version__}.")
+    else:
+        origin = f"It comes from {_line(lineage.base)}; how" if lineage.base else "How"
+        lines.append(f"{origin} it was trained is not recorded. Published with cirilla {__version__}.")
     return "\n".join(lines)
 
 
@@ -154,13 +153,14 @@ def _use(facts: CardFacts) -> str:
             f"## Use\n\n{where}There is no tokenizer in this repository: the model takes ids and gives ids.\n\n"
             f'```bash\ncirilla generate {name} --prompt-ids "1 2 3"\n```'
         )
-    transformers = _TRANSFORMERS_CHAT if facts.has_template else _TRANSFORMERS_PLAIN
+    talks = facts.has_template and not {"sft", "dpo"}.isdisjoint(_verbs(facts.lineage))
+    transformers = _TRANSFORMERS_CHAT if talks else _TRANSFORMERS_PLAIN
     ollama = "" if name == "." else f"hf download {name} --local-dir model && cd model\n"
-    flag = " --chat" if facts.has_template else ""
+    flag, prompt = (" --chat", "Who are you?") if talks else ("", "Once")
     return (
         f"## Use\n\n{where}With transformers:\n\n```python\n{transformers.replace('NAME', name)}```\n\n"
         f"With Ollama:\n\n```bash\n{ollama}ollama create my-model -f Modelfile\nollama run my-model\n```\n\n"
-        f'With cirilla:\n\n```bash\ncirilla generate {name}{flag} --prompt "Who are you?"\n```'
+        f'With cirilla:\n\n```bash\ncirilla generate {name}{flag} --prompt "{prompt}"\n```'
     )
 
 

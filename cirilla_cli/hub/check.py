@@ -28,14 +28,14 @@ _TIE = 1e-3
 _GREEDY_STEPS = 16
 _MOST_TEXTS = 200
 
-Status = Literal["passed", "failed", "skipped"]
+Outcome = Literal["passed", "failed", "skipped"]
 
 
 class Check(NamedTuple):
     """One comparison and how it came out."""
 
     name: str
-    status: Status
+    outcome: Outcome
     detail: str
 
 
@@ -95,7 +95,7 @@ def check(folder: Path, loaded: Loaded, texts: Sequence[str] = TEXTS) -> list[Ch
 
 def failures(checks: Sequence[Check]) -> list[Check]:
     """Those that did not pass, besides the ones that were not made."""
-    return [c for c in checks if c.status == "failed"]
+    return [c for c in checks if c.outcome == "failed"]
 
 
 def _published(folder: Path, loaded: Loaded) -> Decoder:

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from cirilla_cli.config import Section
+from cirilla_cli.config import FilePath, Section
 
 
 class PushConfig(Section):
@@ -24,3 +24,5 @@ class PushConfig(Section):
     """Language of the texts, a code such as en; null leaves it out of the card."""
     message: str = "Upload with cirilla"
     """Commit message on the Hub."""
+    scores: FilePath | None = None
+    """scores.json of `cirilla eval` for the model card; null looks beside the model."""

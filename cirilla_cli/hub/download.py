@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-import httpx
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import HTTPError as ClientError  # type: ignore[attr-defined]
 
 from cirilla_cli.errors import CirillaError, ServiceError
 from cirilla_cli.progress import Progress
@@ -12,6 +12,10 @@ from cirilla_cli.progress import Progress
 _TAKEN = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt", "LICENSE*", "README.md"]
 # What lies in folders is another format of the same model; consolidated files hold all weights a second time.
 _LEFT = ["*/*", "consolidated*"]
+
+# Which HTTP client huggingface_hub uses changes with its version; its own errors are of that client's kind.
+HUB_FAILURES: tuple[type[Exception], ...] = (HfHubHTTPError, ClientError, LocalEntryNotFoundError, ConnectionError)
+"""What huggingface_hub raises when the Hub does not answer, or not as wished."""
 
 
 def download(name: str, progress: Progress, *, endpoint: str | None = None) -> Path:
@@ -24,7 +28,7 @@ def download(name: str, progress: Progress, *, endpoint: str | None = None) -> P
     progress.say(f"fetching {name} from the Hub")
     try:
         folder = Path(snapshot_download(name, allow_patterns=_TAKEN, ignore_patterns=_LEFT, endpoint=endpoint))
-    except (HfHubHTTPError, LocalEntryNotFoundError, httpx.HTTPError, ConnectionError) as error:
+    except HUB_FAILURES as error:
         raise hub_error(name, error) from None
     if not (folder / "config.json").is_file():
         raise CirillaError(f"{name}: this repository has no config.json, so no model that can be read")
@@ -33,7 +37,8 @@ def download(name: str, progress: Progress, *, endpoint: str | None = None) -> P
 
 def hub_error(name: str, error: Exception) -> ServiceError:
     """What went wrong between us and the Hub, in one line; nothing of the request (and so no token) is repeated."""
-    status = error.response.status_code if isinstance(error, HfHubHTTPError | httpx.HTTPStatusError) else None
+    cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else error
+    status = cause.response.status_code if isinstance(cause, HfHubHTTPError) else None
     known = {
         401: ("the Hub does not accept the token, or wants one (401)", "log in with `hf auth login`, or set HF_TOKEN"),
         403: ("the token has no right to this (403)", "make a token with write permission for this repository"),

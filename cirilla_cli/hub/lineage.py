@@ -69,6 +69,8 @@ class Lineage:
     """The imported model the first stage started from."""
     base_license: Path | None = None
     data: list[Data] = field(default_factory=list)
+    carried: list[Path] = field(default_factory=list)
+    """Lists of pages that came with a published model."""
 
     @property
     def licenses(self) -> Counter[str]:
@@ -80,9 +82,8 @@ class Lineage:
 
     def attributions(self) -> list[Path]:
         """The lists of pages, each once; a data set of the Hub is named instead of listed."""
-        return list(
-            dict.fromkeys(d.attribution.resolve() for d in self.data if d.attribution is not None and not d.hub)
-        )
+        own = [d.attribution.resolve() for d in self.data if d.attribution is not None and not d.hub]
+        return list(dict.fromkeys([*own, *self.carried]))
 
     def unlisted(self) -> list[Path]:
         """Documents that no list of pages accompanies, each once."""
@@ -117,11 +118,10 @@ def _imported(path: Path, lineage: Lineage) -> Lineage:
         keys = ("verb", "name", "step", "recipe_sha256")
         lineage.stages.append(Stage(**{key: entry.get(key) for key in keys}))
     lineage.data += [_recorded(entry) for entry in record.get("data", [])]
-    if record:
-        lineage.base = record.get("base_model")
-        return lineage
-    lineage.base = _hub_name(path)
-    licenses = sorted(path.glob("LICENSE*")) if path.is_dir() else []
+    lineage.base = record.get("base_model") if record else _hub_name(path)
+    lineage.carried += [file for file in [path / "ATTRIBUTION.md"] if file.is_file()]
+    # In a folder of ours LICENSE is that of the whole; what its base asks for stands beside it.
+    licenses = sorted(path.glob("LICENSE-base-model" if record else "LICENSE*")) if path.is_dir() else []
     lineage.base_license = next((file for file in licenses if file.is_file()), None)
     return lineage
 
@@ -150,15 +150,15 @@ def _places(path: Path) -> tuple[Path, Path | None, int | None, str | None]:
 
 
 def _stage(folder: Path, run: Path | None, step: int | None, verb: str | None) -> Stage | None:
-    """The training run whose result stands in ``folder``, None if that is not told."""
-    resolved = _resolved(folder, run)
-    if run is None or not resolved:
+    """The training run whose result stands in ``folder``, None if it is not a run's."""
+    if run is None:
         return None
+    resolved = _resolved(folder, run)
     return Stage(
         verb=verb or _verb(resolved),
         name=resolved.get("name") or run.resolve().name,
         step=step,
-        recipe_sha256=hash_json(resolved),
+        recipe_sha256=hash_json(resolved) if resolved else None,
         resolved=resolved,
         folder=run,
     )

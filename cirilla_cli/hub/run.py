@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
@@ -25,7 +24,7 @@ from cirilla_cli.errors import CirillaError, ServiceError, Where
 from cirilla_cli.fs import read_json, replace_folder
 from cirilla_cli.hub.check import TEXTS, Check, check, failures
 from cirilla_cli.hub.config import PushConfig
-from cirilla_cli.hub.download import hub_error
+from cirilla_cli.hub.download import HUB_FAILURES, hub_error
 from cirilla_cli.hub.families import family_of
 from cirilla_cli.hub.names import is_hub_name
 from cirilla_cli.hub.read import LINEAGE
@@ -69,7 +68,7 @@ def push(
     """Publish a model to a local folder or to the Hub; what fails its checks is not published.
 
     Args:
-        scores: the scores to put into the card; null for `scores.json` beside the model.
+        scores: the scores to put into the card; null for what ``config`` names, or `scores.json` beside the model.
         token: for the Hub; null for the one huggingface_hub is logged in with.
         texts: lines on which the tokenizers are compared.
         endpoint: address of the Hub; null for huggingface_hub's own.
@@ -82,7 +81,7 @@ def push(
     folder = local_target(config)
     architecture = family_of(loaded.config).architecture
     with _building(folder) as building:
-        files = write_folder(loaded, building, config, scores=scores)
+        files = write_folder(loaded, building, config, scores=scores or config.scores)
         progress.say(f"{architecture}, {len(files)} files, {show_bytes(sum(f.bytes for f in files))}; checking")
         if loaded.tokenizer is None:
             progress.say("the model has no tokenizer, so none is exported: ids in, ids out")
@@ -105,7 +104,7 @@ def plan_files(config: PushConfig, loaded: Loaded, *, scores: Path | None = None
     """
     local_target(config)
     with tempfile.TemporaryDirectory(prefix="cirilla-push-") as parent:
-        files = plan_folder(loaded, Path(parent) / "model", config, scores=scores)
+        files = plan_folder(loaded, Path(parent) / "model", config, scores=scores or config.scores)
     architecture = family_of(loaded.config).architecture
     return PushReport(str(config.to), architecture, config.dtype, files, sum(f.bytes for f in files), written=False)
 
@@ -177,16 +176,16 @@ def _refuse_failed(checks: Sequence[Check]) -> None:
 
 
 def _upload(config: PushConfig, folder: Path, token: SecretStr | None, endpoint: str | None, progress: Progress) -> str:
-    """Create the repository where it is not there yet, and upload every file in one go; returns its address."""
-    name = str(config.to)
+    """Create the repository where it is not there yet, and upload every file; returns its address."""
+    name, denied = str(config.to), None
     api = HfApi(endpoint=endpoint, token=None if token is None else token.get_secret_value())
     progress.say(f"uploading to {name}{' (private)' if config.private else ''}")
     try:
         with _quiet_bars(), warnings.catch_warnings(record=True) as remarks:
-            url = api.create_repo(name, private=config.private, exist_ok=True)
+            denied = _create(api, name, config.private)
             api.upload_folder(repo_id=name, folder_path=folder, commit_message=config.message)
-    except (HfHubHTTPError, httpx.HTTPError, ConnectionError) as error:
-        raise hub_error(name, error) from None
+    except HUB_FAILURES as error:
+        raise hub_error(name, denied or error) from None
     except json.JSONDecodeError:
         raise ServiceError(f"{name}: the Hub's answer is not JSON", hint="is the address that of a Hub?") from None
     except ValueError as error:
@@ -194,7 +193,20 @@ def _upload(config: PushConfig, folder: Path, token: SecretStr | None, endpoint:
         raise CirillaError(f"{name}: the Hub refuses this: {error}", hint="see push.license, push.language") from None
     for remark in remarks:
         progress.say(str(remark.message))
-    return str(url)
+    return f"{api.endpoint}/{name}"
+
+
+def _create(api: HfApi, name: str, private: bool) -> HfHubHTTPError | None:
+    """Create a repository; None if it stands, the refusal if this token may not create one (it may still write)."""
+    try:
+        api.create_repo(name, private=private)
+    except HfHubHTTPError as error:
+        if error.response.status_code == 409:
+            return None
+        if error.response.status_code in (401, 402, 403):
+            return error
+        raise
+    return None
 
 
 @contextmanager

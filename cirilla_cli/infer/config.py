@@ -40,5 +40,7 @@ class GenerateConfig(SamplingConfig):
     """Prompts continued at the same time."""
     dtype: Literal["auto", "float32", "bfloat16", "float64"] = "auto"
     """Number format of weights and computation; auto is the fastest the device has."""
-    seed: NonNegativeInt = 0
-    """Of the random choices; the same seed gives the same text."""
+    seed: NonNegativeInt | None = None
+    """Of the random choices; the same seed gives the same text. Null takes the recipe's."""
+    prompts: Texts = ()
+    """What to continue where no prompt is given otherwise."""

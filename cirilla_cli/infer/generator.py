@@ -1,4 +1,4 @@
-"""Continuing prompts: batched, cached, streamed."""
+"""Continuing prompts: batched and cached, one new token of every row at a time."""
 
 # Shape suffixes: B rows, T new positions, V vocabulary.
 
@@ -18,6 +18,9 @@ from cirilla_cli.model.readout import LastLogits
 PADDING = -1
 """Document number of the padding before shorter prompts."""
 
+_WORTH_A_COPY = 0.75
+"""Ended rows leave the batch once no more than this share of it is still running: each time the caches are copied."""
+
 
 @dataclass(frozen=True, slots=True)
 class Stop:
@@ -25,7 +28,19 @@ class Stop:
 
     ids: frozenset[int] = frozenset()
     matches: Callable[[list[int]], bool] | None = None
-    """Whether the new ids so far contain a stop string."""
+    """Whether the new ids so far contain a stop string; asked after each of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One prompt and how far it is continued."""
+
+    prompt: Sequence[int]
+    most_new: int
+    """Longest continuation, at least 1."""
+    stop: Stop = Stop()
+    seed: int = 0
+    """Of this prompt's own random choices."""
 
 
 @dataclass(slots=True)
@@ -41,74 +56,87 @@ class Continuation:
 
 @torch.inference_mode()
 def continue_prompts(
-    model: Decoder, prompts: Sequence[Sequence[int]], *, most_new: int, sampling: SamplingConfig, stop: Stop, seed: int
+    model: Decoder, requests: Sequence[Request], sampling: SamplingConfig
 ) -> Iterator[list[Continuation]]:
     """Extend all prompts together, yielding the same continuations after each new token until all have ended.
 
     Shorter prompts are padded on the left; padding is a document of its own, which nobody sees.
 
     Raises:
-        CirillaError: a prompt is empty.
+        CirillaError: a prompt is empty, or the model's output is not finite.
     """
-    if any(not prompt for prompt in prompts):
+    if any(not request.prompt for request in requests):
         raise CirillaError("the prompt is empty: there is no token to continue from")
     model.eval()
-    state = _Batch(model, prompts, most_new, Sampler(sampling, [seed + row for row in range(len(prompts))]), stop)
-    while state.running:
-        state.advance()
-        yield state.continuations
+    batch = _Batch(model, requests, sampling)
+    while batch.rows:
+        batch.advance()
+        yield batch.continuations
 
 
 class _Batch:
     """Rows under way together."""
 
-    def __init__(
-        self, model: Decoder, prompts: Sequence[Sequence[int]], most_new: int, sampler: Sampler, stop: Stop
-    ) -> None:
-        self.model, self.sampler, self.stop, self.most_new = model, sampler, stop, most_new
+    def __init__(self, model: Decoder, requests: Sequence[Request], sampling: SamplingConfig) -> None:
+        self.model, self.requests = model, requests
         self.device = next(model.parameters()).device
-        self.continuations = [Continuation() for _ in prompts]
-        self.history = [list(prompt) for prompt in prompts]
-        longest = max(map(len, prompts))
-        self.pads = [longest - len(prompt) for prompt in prompts]
+        self.sampler = Sampler(sampling, [request.seed for request in requests])
+        self.continuations = [Continuation() for _ in requests]
+        self.history = [list(request.prompt) for request in requests]
+        self.rows = list(range(len(requests)))
+        """The request of each row still in the batch; rows that ended lately may be among them."""
+        longest = max((len(request.prompt) for request in requests), default=0)
+        self.pads = [longest - len(request.prompt) for request in requests]
         self.padded = any(self.pads)
         self.length = 0
-        self.caches = model.make_caches(longest + most_new)
-        rows = [[0] * pad + list(prompt) for pad, prompt in zip(self.pads, prompts, strict=True)]
-        self.next_BT = torch.tensor(rows, device=self.device)
-
-    @property
-    def running(self) -> bool:
-        return any(c.finish_reason is None for c in self.continuations)
+        self.caches = model.make_caches(longest + max((request.most_new for request in requests), default=0))
+        prompts = [[0] * pad + list(request.prompt) for pad, request in zip(self.pads, requests, strict=True)]
+        self.next_BT = torch.tensor(prompts, device=self.device)
 
     def advance(self) -> None:
         """One more token for every row that has not ended."""
         T = self.next_BT.shape[1]
         logits_BV = self.model(self.next_BT, self._layout(T), self.caches, readout=LastLogits())[:, 0]
         self.length += T
-        chosen_B = self.sampler(logits_BV, self.history)
+        chosen_B = self.sampler(_finite(logits_BV), [self.history[row] for row in self.rows])
         logps = logits_BV.log_softmax(dim=-1).gather(1, chosen_B[:, None])[:, 0].tolist()
-        chosen = chosen_B.tolist()
-        for row, continuation in enumerate(self.continuations):
-            if continuation.finish_reason is None:
-                self._take(row, continuation, chosen[row], logps[row])
+        for row, token, logp in zip(self.rows, chosen_B.tolist(), logps, strict=True):
+            if self.continuations[row].finish_reason is None:
+                self._take(row, token, logp)
         self.next_BT = chosen_B[:, None]
+        self._drop_ended()
 
-    def _take(self, row: int, continuation: Continuation, token: int, logp: float) -> None:
-        if token in self.stop.ids:
+    def _take(self, row: int, token: int, logp: float) -> None:
+        continuation, request = self.continuations[row], self.requests[row]
+        if token in request.stop.ids:
             continuation.finish_reason = "stop"
             return
         continuation.tokens.append(token)
         continuation.logprobs.append(logp)
         self.history[row].append(token)
-        if self.stop.matches is not None and self.stop.matches(continuation.tokens):
+        if request.stop.matches is not None and request.stop.matches(continuation.tokens):
             continuation.finish_reason = "stop_string"
-        elif len(continuation.tokens) == self.most_new:
+        elif len(continuation.tokens) >= request.most_new:
             continuation.finish_reason = "length"
+
+    def _drop_ended(self) -> None:
+        """Go on without the rows that have ended, once they are many enough to be worth copying the others."""
+        kept = [i for i, row in enumerate(self.rows) if self.continuations[row].finish_reason is None]
+        if kept and len(kept) > _WORTH_A_COPY * len(self.rows):
+            return
+        self.rows = [self.rows[i] for i in kept]
+        if not kept:
+            return
+        self.pads = [self.pads[i] for i in kept]
+        index_B = torch.tensor(kept, device=self.device)
+        self.next_BT = self.next_BT[index_B]
+        for cache in self.caches:
+            cache.reorder(index_B)
+        self.sampler.keep(kept)
 
     def _layout(self, T: int) -> SequenceLayout:
         if not self.padded:
-            return SequenceLayout.rows(len(self.pads), T, start=self.length, device=self.device)
+            return SequenceLayout.rows(len(self.rows), T, start=self.length, device=self.device)
         pads_B1 = torch.tensor(self.pads, device=self.device)[:, None]
         index_BT = torch.arange(self.length, self.length + T, device=self.device) - pads_B1
         documents_BT = torch.where(index_BT < 0, PADDING, 0)
@@ -116,17 +144,24 @@ class _Batch:
         return SequenceLayout(torch.where(index_BT < 0, index_BT + pads_B1, index_BT), documents_BT)
 
 
+def _finite(logits_BV: Tensor) -> Tensor:
+    if not bool(logits_BV.isfinite().all()):
+        raise CirillaError(
+            "the model's output is not finite: its weights are damaged, or its training diverged",
+            hint="try dtype=float32, or an earlier checkpoint",
+        )
+    return logits_BV
+
+
+def continuations(model: Decoder, requests: Sequence[Request], sampling: SamplingConfig) -> list[Continuation]:
+    """All prompts continued to their ends."""
+    last: list[Continuation] = []
+    for last in continue_prompts(model, requests, sampling):
+        pass
+    return last
+
+
 def greedy(model: Decoder, prompts: Sequence[Sequence[int]], *, most_new: int, stop: Stop) -> list[list[int]]:
     """The likeliest continuation of each prompt."""
-    last: list[Continuation] = [Continuation() for _ in prompts]
-    sampling = SamplingConfig(temperature=0)
-    for last in continue_prompts(model, prompts, most_new=most_new, sampling=sampling, stop=stop, seed=0):
-        pass
-    return [continuation.tokens for continuation in last]
-
-
-def last_logits(model: Decoder, tokens_BT: Tensor) -> Tensor:
-    """Logits ``[B, T, V]`` of a plain forward pass, nothing remembered."""
-    layout = SequenceLayout.rows(*tokens_BT.shape, device=tokens_BT.device)
-    logits: Tensor = model(tokens_BT, layout, readout=LastLogits(tokens_BT.shape[1]))
-    return logits
+    requests = [Request(prompt, most_new, stop) for prompt in prompts]
+    return [done.tokens for done in continuations(model, requests, SamplingConfig(temperature=0))]

@@ -9,7 +9,7 @@ from cirilla_cli.infer.config import SamplingConfig
 
 
 class Sampler:
-    """Chooses the next token of each row by temperature, top-k, top-p, min-p and repetition penalty, in that order.
+    """Chooses the next token of each row: repetition penalty, temperature, top-k, top-p, min-p, in that order.
 
     Each row has its own generator, so what one prompt gets does not depend on the others in its batch.
     """
@@ -30,12 +30,18 @@ class Sampler:
         ]
         return torch.cat(drawn).to(logits_BV.device)
 
+    def keep(self, rows: list[int]) -> None:
+        """Go on with these rows alone, in this order."""
+        self._generators = [self._generators[row] for row in rows]
+
     def distribution(self, logits_BV: Tensor) -> Tensor:
         """What is drawn from: probabilities ``[B, V]`` after temperature and filters; the likeliest always stays."""
+        # Less the greatest, so that a temperature near 0 cannot overflow.
+        logits_BV = logits_BV - logits_BV.amax(dim=-1, keepdim=True)
         probabilities_BV = (logits_BV / self.config.temperature).softmax(dim=-1)
         if self.config.top_k is not None and self.config.top_k < probabilities_BV.shape[-1]:
-            least_B1 = probabilities_BV.topk(self.config.top_k, dim=-1).values[:, -1:]
-            probabilities_BV = probabilities_BV.where(probabilities_BV >= least_B1, 0.0)
+            kept = probabilities_BV.topk(self.config.top_k, dim=-1)
+            probabilities_BV = torch.zeros_like(probabilities_BV).scatter(1, kept.indices, kept.values)
         if self.config.top_p < 1:
             probabilities_BV = _nucleus(probabilities_BV, self.config.top_p)
         if self.config.min_p > 0:
@@ -57,7 +63,7 @@ class Sampler:
 
 def _nucleus(probabilities_BV: Tensor, mass: float) -> Tensor:
     """The likeliest tokens that together reach ``mass``; the one that crosses it stays."""
-    ordered_BV, index_BV = (probabilities_BV / probabilities_BV.sum(-1, keepdim=True)).sort(dim=-1, descending=True)
+    ordered_BV, index_BV = (probabilities_BV / probabilities_BV.sum(-1, keepdim=True)).sort(dim=-1, descending=True, stable=True)
     before_BV = ordered_BV.cumsum(dim=-1) - ordered_BV
     kept_BV = (before_BV < mass).gather(1, index_BV.argsort(dim=-1))
     return probabilities_BV.where(kept_BV, 0.0)

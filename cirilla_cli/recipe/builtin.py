@@ -97,3 +97,16 @@ def find_part(reference: str) -> Path | None:
 def part_names() -> list[str]:
     """Everything `find_part` finds."""
     return [f"{name}/{stem(verb)}" for name, verb, _ in _files()]
+
+
+def bundled(reference: str) -> Path:
+    """The file that ``builtin:NAME/FILE`` means: data that comes with a built-in recipe.
+
+    Raises:
+        CirillaError: there is no such file, or the name leads elsewhere.
+    """
+    relative = Path(reference.removeprefix("builtin:"))
+    path = _root() / relative
+    if relative.is_absolute() or ".." in relative.parts or not path.is_file():
+        raise CirillaError(f"`{reference}`: nothing of that name comes with cirilla")
+    return path

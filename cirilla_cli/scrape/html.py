@@ -17,7 +17,7 @@ _NOISE_CLASSES = frozenset({
     "mw-editsection", "mw-references-wrap", "references", "reflist", "navbox", "navbox-styles", "noprint", "metadata",
     "toc", "mw-empty-elt", "printfooter", "mw-cite-backlink", "gallery", "wds-tabs__wrapper", "hatnote", "dablink",
     "stub", "thumb", "catlinks", "sistersitebox", "ambox", "mbox-small", "nomobile", "mw-jump-link", "pi-navigation",
-    "mw-indicators", "shortdescription",
+    "mw-indicators", "shortdescription", "sidebar", "vertical-navbox", "side-box", "authority-control",
 })  # fmt: skip
 _BLOCK_TAGS = frozenset({
     "p", "div", "section", "article", "aside", "blockquote", "center", "header", "footer", "main", "details", "summary",

@@ -70,8 +70,8 @@ class ReasoningGymConfig(Section):
         "basic_arithmetic": GymTaskConfig(),
     }
     """Task generators by name, with their options and the number of instances."""
-    seed: int = 0
-    """Base seed of all tasks."""
+    seed: int | None = None
+    """Base seed of all tasks; null for the recipe's own seed."""
 
     def build(self, workspace: Path | None) -> "Synthesizer":
         """The source of samples; ``workspace`` is the folder for what it remembers, if any."""
@@ -100,8 +100,8 @@ class TeacherQAConfig(Section):
     """Requests under way at the same time."""
     limit: PositiveInt | None = None
     """Only the first so many parts of pages; null for all."""
-    seed: int = 0
-    """Base of the seeds sent with requests."""
+    seed: int | None = None
+    """Base of the seeds sent with requests; null for the recipe's own seed."""
     prompt: FilePath | None = None
     """A prompt of your own: a text file in which {title}, {count}, {schema} and {text} are filled in."""
 

@@ -193,10 +193,9 @@ def _wrong_values(fact: InfoFact, others: Sequence[InfoFact], corpus: Corpus) ->
     """Answers of other pages to the same question, none of them true here, in an order by hash."""
     page = corpus.pages[fact.page]
     here = normalise("\n".join([page.title, page.text, *(value for row in page.infobox for value in row.values)]))
-    answers = dict.fromkeys(other.answer for other in others)
-    alike = [answer for answer in answers if 0.5 <= len(answer) / len(fact.answer) <= 2]
-    wrong = [answer for answer in alike if normalise(answer) not in here]
-    return ranked(wrong, fact.key, "wrong")
+    alike = [o for o in others if o.page != fact.page and 0.5 <= len(o.answer) / len(fact.answer) <= 2]
+    wrong = dict.fromkeys(o.answer for o in alike if not any(normalise(value) in here for value in o.values))
+    return ranked(list(wrong), fact.key, "wrong")
 
 
 def _preference(page: Document, fact: InfoFact, question: str, wrong: str) -> Sample:

@@ -17,7 +17,7 @@ from cirilla_cli.synth.facts import (
     lead_of,
     told_sections,
 )
-from cirilla_cli.synth.phrases import fill, load_phrases, ranked, subject_of
+from cirilla_cli.synth.phrases import fill, load_phrases, plain_label, ranked, subject_of
 from cirilla_cli.verify.literal import unsupported
 from cirilla_cli.verify.match import normalise
 
@@ -101,7 +101,7 @@ class Fandom:
     def phrase(self, fact: InfoFact) -> Phrased:
         """The fact's questions: a choice by hash, so that other pages and facts do not move it."""
         many = len(fact.values) > 1
-        label = fact.group.key if fact.group.labels == (fact.group.key,) else fact.label
+        label = plain_label(fact.label)
         filled = [fill(template, fact.subject, label, many=many) for template in ranked(fact.group.templates, fact.key)]
         questions = list({normalise(question): question for question in filled}.values())
         kept = min(self.config.phrasings, max(1, len(questions) - self.config.held_out_phrasings))

@@ -16,6 +16,7 @@ class ReasoningGym:
 
     def __init__(self, config: ReasoningGymConfig) -> None:
         self.config = config
+        self._seed = config.seed or 0
 
     def make(self, documents: Iterable[Document], progress: Progress) -> Iterator[Made]:
         """Yield task rows; instances without a reference answer are rejected.
@@ -30,7 +31,7 @@ class ReasoningGym:
 
     def _task(self, name: str, task: GymTaskConfig, progress: Progress) -> Iterator[Made]:
         indices = range(task.start, task.start + task.count)
-        for index, entry in zip(indices, entries(name, task.config, self.config.seed, indices), strict=True):
+        for index, entry in zip(indices, entries(name, task.config, self._seed, indices), strict=True):
             key = f"reasoning-gym/{name}/{index}"
             if not isinstance(entry["answer"], str):
                 yield Rejected(key, "no reference answer")
@@ -38,10 +39,10 @@ class ReasoningGym:
             strategy = f"reasoning-gym/{name}"
             yield Sample(
                 kind="task",
-                id=short_id(strategy, task.config, self.config.seed, index),
+                id=short_id(strategy, task.config, self._seed, index),
                 messages=(Message(role="user", content=entry["question"]),),
                 answer=entry["answer"],
-                verify=Verify(name=name, config=task.config, seed=self.config.seed, index=index, entry=entry),
+                verify=Verify(name=name, config=task.config, seed=self._seed, index=index, entry=entry),
                 split_key=key,
                 source="reasoning-gym",
                 generator=Origin(strategy=strategy),

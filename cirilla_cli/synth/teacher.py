@@ -109,7 +109,7 @@ class TeacherQA:
         return [Rejected(unit.id, "not the JSON asked for", {"why": why})]
 
     def _request(self, messages: tuple[Message, ...], budget: int, unit: Unit, attempt: int) -> Request:
-        seed = (self.config.seed + int(short_id(unit.id), 16) + attempt) % 2**31
+        seed = ((self.config.seed or 0) + int(short_id(unit.id), 16) + attempt) % 2**31
         return Request(messages, self._schema, budget, self.config.temperature, seed)
 
     def _messages(self, unit: Unit, *, complaint: str = "", said: str = "") -> tuple[Message, ...]:

@@ -202,11 +202,11 @@ def test_an_imported_tokenizer_travels_with_its_own_template(
     assert not isinstance(imported, SentencePieceTokenizer)
     write_folder(Loaded(source.model, source.config, imported, foreign), tmp_path / "second", PushConfig())
     modelfile = (tmp_path / "second" / "Modelfile").read_text()
-    assert "TEMPLATE \"" not in modelfile
+    assert 'TEMPLATE "' not in modelfile
     assert 'PARAMETER stop "<|im_end|>"' in modelfile
     assert (tmp_path / "second" / "chat_template.jinja").read_text() == template
     checks = check(tmp_path / "second", Loaded(source.model, source.config, imported, foreign))
-    assert {c.status for c in checks} == {"passed"}, checks
+    assert {c.outcome for c in checks} == {"passed"}, checks
 
 
 def test_a_model_without_a_tokenizer_exports_none(tmp_path: Path) -> None:
@@ -214,7 +214,7 @@ def test_a_model_without_a_tokenizer_exports_none(tmp_path: Path) -> None:
     files = {f.name for f in write_folder(source, tmp_path / "out", PushConfig())}
     assert files == {"config.json", "model.safetensors", "README.md", "cirilla.json"}
     assert json.loads((tmp_path / "out" / "config.json").read_text())["eos_token_id"] is None
-    status = {c.name: c.status for c in check(tmp_path / "out", source)}
+    status = {c.name: c.outcome for c in check(tmp_path / "out", source)}
     assert status["transformers logits"] == "passed"
     assert status["transformers tokenizer"] == status["transformers chat"] == "skipped"
     assert "no tokenizer" in (tmp_path / "out" / "README.md").read_text()
@@ -257,14 +257,14 @@ def swap(vocabulary: str, one: str, two: str) -> str:
 
 
 def outcome(checks: list[Check]) -> dict[str, str]:
-    return {c.name: c.status for c in checks}
+    return {c.name: c.outcome for c in checks}
 
 
 def test_an_untouched_export_passes_every_check(exported: tuple[Loaded, Path], wiki_lines: list[str]) -> None:
     source, folder = exported
     checks = check(folder, source, wiki_lines)
     assert len(checks) == 6
-    assert {c.status for c in checks} == {"passed"}, checks
+    assert {c.outcome for c in checks} == {"passed"}, checks
 
 
 def test_one_changed_weight_is_found(exported: tuple[Loaded, Path]) -> None:
@@ -284,7 +284,7 @@ def test_one_changed_weight_is_found(exported: tuple[Loaded, Path]) -> None:
         ("config.json", lambda t: t.replace('"rope_theta": 5000.0', '"rope_theta": 9000.0'), "logits"),
         ("config.json", lambda t: t.replace('"rms_norm_eps": 1e-06', '"rms_norm_eps": 0.1'), "transformers logits"),
         ("chat_template.jinja", lambda t: t.replace("assistant\\n", "assistant"), "transformers chat"),
-        ("tokenizer_config.json", lambda t: t.replace('"bos_token": "<s>"', '"bos_token": "</s>"'), "transformers chat"),
+        ("tokenizer_config.json", lambda t: t.replace('_token": "<s>"', '_token": "</s>"'), "transformers chat"),
         ("tokenizer.json", lambda t: swap(t, '"e"', '"a"'), "transformers tokenizer"),
         ("tokenizer.json", lambda t: t[: len(t) // 2], "transformers tokenizer"),
     ],
@@ -318,7 +318,7 @@ def test_push_to_a_folder_leaves_it_whole_and_reports(tokenizer: SentencePieceTo
     folder = tmp_path / "a" / "out"
     assert {f.name for f in report.files} == {p.name for p in folder.iterdir()}
     assert report.bytes == sum(p.stat().st_size for p in folder.iterdir())
-    assert {c.status for c in report.checks} == {"passed"}
+    assert {c.outcome for c in report.checks} == {"passed"}
     assert [p.name for p in folder.parent.iterdir()] == ["out"], "nothing is left beside it"
     json.dumps(report.as_dict())
     # Again over itself, with a form that has fewer files.

@@ -269,20 +269,30 @@ class FakeWiki:
                           "categories": categories}}  # fmt: skip
 
     def _query(self, asked: dict[str, str]) -> dict[str, Any]:
-        """A batch of pages; its properties come in parts, as a wiki gives them when their limits are reached."""
+        """A batch of pages; its properties come in parts, as a wiki gives them when their limits are reached.
+
+        Part i holds the revisions of the i-th few pages, and the i-th category and redirect of every page.
+        """
         query: dict[str, Any] = {}
         pages, following = self._select(asked, query)
-        step = self.content_limit if "rvprop" in asked else max(len(pages), 1)
-        start = int(asked.get("rvcontinue", "0"))
-        query["pages"] = [
-            self._describe(page, asked, start <= index < start + step) for index, page in enumerate(pages)
+        part, step = int(asked.get("rvcontinue", "0")), self.content_limit if "rvprop" in asked else max(len(pages), 1)
+        described = [
+            self._describe(page, asked, part, part * step <= i < (part + 1) * step) for i, page in enumerate(pages)
         ]
-        query["pages"] += query.pop("absent", [])
+        query["pages"] = described + query.pop("absent", [])
         here = {key: value for key, value in asked.items() if key in ("gapcontinue", "gcmcontinue")}
-        if start + step < len(pages):
-            return {"query": query, "continue": {**here, "rvcontinue": str(start + step), "continue": "||info"}}
+        parts = max(-(-len(pages) // step), *(self._parts(page, asked) for page in pages), 1)
+        if part + 1 < parts:
+            return {"query": query, "continue": {**here, "rvcontinue": str(part + 1), "continue": "||info"}}
         answer: dict[str, Any] = {"batchcomplete": True, "query": query}
         return answer | ({"continue": {**following, "continue": "gapcontinue||"}} if following else {})
+
+    def _parts(self, page: FakePage, asked: dict[str, str]) -> int:
+        lists = {"categories": page.categories, "redirects": self._redirects(page)}
+        return max((len(values) for name, values in lists.items() if name in asked["prop"]), default=0)
+
+    def _redirects(self, page: FakePage) -> list[str]:
+        return [other.title for other in self.pages if other.redirect == page.title]
 
     def _select(self, asked: dict[str, str], query: dict[str, Any]) -> tuple[list[FakePage], dict[str, str]]:
         if "titles" in asked:
@@ -319,18 +329,17 @@ class FakeWiki:
         query["absent"] = absent
         return found
 
-    def _describe(self, page: FakePage, asked: dict[str, str], full: bool) -> dict[str, Any]:
+    def _describe(self, page: FakePage, asked: dict[str, str], part: int, full: bool) -> dict[str, Any]:
         given: dict[str, Any] = {"pageid": page.id, "ns": page.ns, "title": page.title}
         props = asked["prop"].split("|")
         if "info" in props:
             given["lastrevid"] = page.revision
-        if "redirects" in props and full:
-            given["redirects"] = [{"ns": 0, "title": p.title} for p in self.pages if p.redirect == page.title]
+        if "redirects" in props and self._redirects(page)[part:]:
+            given["redirects"] = [{"ns": 0, "title": self._redirects(page)[part]}]
         if "pageprops" in props and page.disambiguation:
             given["pageprops"] = {"disambiguation": ""}
-        if "categories" in props:
-            # One category in each part: the parts must be put together.
-            given["categories"] = [{"ns": 14, "title": f"Category:{name}"} for name in page.categories]
+        if "categories" in props and page.categories[part:]:
+            given["categories"] = [{"ns": 14, "title": f"Category:{page.categories[part]}"}]
         if "revisions" in props and full:
             revision: dict[str, Any] = {"revid": page.revision, "timestamp": page.timestamp}
             if "content" in asked["rvprop"]:

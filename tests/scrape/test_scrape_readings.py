@@ -109,6 +109,11 @@ def test_templates_that_multiply_end() -> None:
     assert outline(reading.blocks)[0].endswith("after")
 
 
+def test_a_missing_argument_gives_its_default(wiki: Any) -> None:
+    reading = read_wikitext("{{Quote|Only this.}}", "X", _templates(wiki))
+    assert outline(reading.blocks)[0] == "Only this.\nUnknown"
+
+
 def test_switch_falls_through_to_the_next_result() -> None:
     pages = {"S": "{{#switch:{{{1}}}|a|b=second|#default=other}}"}
     texts = [outline(read_wikitext(f"x{{{{S|{v}}}}}y", "X", Templates(pages)).blocks)[0] for v in "abz"]

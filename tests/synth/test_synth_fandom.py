@@ -205,6 +205,11 @@ def test_questions_read_as_english(label: str, values: list[str], expected: str)
     assert len(set(asked)) >= 5
 
 
+def test_one_alias_is_asked_for_in_the_singular(tmp_path: Path) -> None:
+    out = made(tmp_path, [page(1, "Odo", "Odo is a smith.", alias="Hammer")], makes=["infobox"], preferences=False)
+    assert not any("names" in row["question"] for row in rows(out / "questions.jsonl"))
+
+
 def test_every_group_has_a_phrasing_to_spare() -> None:
     table = load_phrases(None)
     for group in table._groups:

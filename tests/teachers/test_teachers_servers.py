@@ -296,7 +296,7 @@ def test_killed_at_any_moment_a_run_continues_and_ends_with_the_same_bytes(
         process = subprocess.Popen(command, cwd=ROOT)
         while process.poll() is None and (not journal.exists() or journal.read_bytes().count(b"\n") < wanted):
             time.sleep(0.01)
-        assert process.poll() is None, "it ended before its answers were on record"
+        assert journal.read_bytes().count(b"\n") < count, "answers are on record only at the end"
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         with journal.open("ab") as file:

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, PositiveFloat
 
 from cirilla_cli.config import Section, Texts
 from cirilla_cli.recipe.verbs.base import Recipe
@@ -23,10 +23,21 @@ class StageConfig(Section):
     """Stages above that must be done first, besides those that values name."""
 
 
+class ReferenceConfig(Section):
+    """How long a pipeline took once, and how fast that machine was: what the estimate at the start is made from."""
+
+    seconds: PositiveFloat
+    """Its time there."""
+    gflops: PositiveFloat
+    """That machine's float32 matrix products, in GFLOP/s."""
+
+
 class PipelineRecipe(Recipe):
     """Stages from raw text to a published model."""
 
     about: str | None = None
     """What the pipeline does, shown when it starts."""
+    reference: ReferenceConfig | None = None
+    """A measured time to scale to this machine; null prints no estimate."""
     stages: dict[str, StageConfig]
     """The stages by name, in the order they run."""

@@ -1,0 +1,98 @@
+"""The `cirilla` command: its verbs, and how an error reaches the terminal.
+
+Nothing heavy is imported here or by the modules of verbs: each imports what it needs inside its body.
+"""
+
+import os
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from cirilla_cli import __version__
+from cirilla_cli.cli import data, project, recipes, train, use
+from cirilla_cli.errors import CirillaError
+
+_PANELS = {
+    "Start": ["run", "init", "runs"],
+    "Data": ["scrape", "synth", "tokenize"],
+    "Train": ["pretrain", "sft", "dpo"],
+    "Use": ["eval", "generate", "push"],
+    "Recipes": ["recipe"],
+}
+
+
+class _Grouped(TyperGroup):
+    """Lists the verbs under the part of the work they belong to."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        width = formatter.width - 16
+        for title, names in _PANELS.items():
+            rows = [(name, self.commands[name].get_short_help_str(width)) for name in names]
+            with formatter.section(title):
+                formatter.write_dl(rows)
+
+
+# Plain help: Typer's Rich mode imports Rich to print a list of names, which more than doubles `--help`.
+app = typer.Typer(
+    name="cirilla", cls=_Grouped, rich_markup_mode=None, no_args_is_help=True, pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)  # fmt: skip
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"cirilla {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def cirilla(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """Make a language model of your own, from a wiki to a model that answers.
+
+    Begin with `cirilla run quickstart`: the whole way on a CPU, in minutes.
+    """
+
+
+app.command("run")(project.run)
+app.command("init")(project.init)
+app.command("runs")(project.runs)
+app.command("scrape")(data.scrape)
+app.command("synth")(data.synth)
+app.command("tokenize")(data.tokenize)
+app.command("pretrain")(train.pretrain)
+app.command("sft")(train.sft)
+app.command("dpo")(train.dpo)
+app.command("eval")(use.evaluate)
+app.command("generate")(use.generate)
+app.command("push")(use.push)
+app.add_typer(recipes.app, name="recipe")
+
+
+def main() -> None:
+    """Entry point: a `CirillaError` is one message and its exit status; anything else is a bug and keeps its traceback."""
+    as_json = "--json" in sys.argv
+    try:
+        app(standalone_mode=True)
+    except CirillaError as error:
+        from cirilla_cli.cli.render import show_error
+
+        show_error(error, as_json=as_json)
+        _leave(error.exit_code)
+    except BrokenPipeError:
+        _leave(0)
+    except KeyboardInterrupt:
+        print("interrupted; nothing was left to save", file=sys.stderr)
+        _leave(130)
+
+
+def _leave(code: int) -> None:
+    """Exit without a complaint from a closed pipe when Python flushes standard output."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)

@@ -1,0 +1,183 @@
+"""A resolved recipe handed to the one function of its area; used by the verbs and by pipelines alike."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cirilla_cli.errors import CirillaError
+from cirilla_cli.progress import Progress
+from cirilla_cli.recipe.load import Resolved
+
+if TYPE_CHECKING:
+    from cirilla_cli.checkpoint import Loaded
+
+
+@dataclass(frozen=True)
+class Control:
+    """Run control that is not part of a recipe."""
+
+    fresh: bool = False
+    resume: bool = False
+
+
+def scrape(resolved: Resolved, progress: Progress, control: Control) -> Any:
+    """Documents to the recipe's `out`."""
+    from cirilla_cli.recipe.builtin import bundled
+    from cirilla_cli.scrape.run import scrape as area
+
+    config: Any = resolved.recipe.scrape  # type: ignore[attr-defined]
+    if getattr(config.source, "path", None) is not None and str(config.source.path).startswith("builtin:"):
+        source = config.source.model_copy(update={"path": bundled(str(config.source.path))})
+        config = config.model_copy(update={"source": source})
+    if control.fresh:
+        _remove(Path(resolved.out), ("documents.jsonl", "rejects.jsonl", "journal.jsonl", "raw", "ATTRIBUTION.md"))
+    return area(config, Path(resolved.out), progress)
+
+
+def synth(resolved: Resolved, progress: Progress, control: Control) -> Any:
+    """Samples to the recipe's `out`."""
+    from pydantic import SecretStr
+
+    from cirilla_cli.synth.run import synthesize
+
+    config: Any = resolved.recipe.synth  # type: ignore[attr-defined]
+    if config.source.kind in ("reasoning-gym", "teacher") and config.source.seed is None:
+        config = config.model_copy(update={"source": config.source.model_copy(update={"seed": resolved.recipe.seed})})
+    key = os.environ.get("OPENAI_API_KEY")
+    if key and config.source.kind == "teacher" and config.source.teacher.kind == "openai":
+        teacher = config.source.teacher.model_copy(update={"api_key": SecretStr(key)})
+        config = config.model_copy(update={"source": config.source.model_copy(update={"teacher": teacher})})
+    if control.fresh:
+        _remove(Path(resolved.out), ("samples.jsonl", "questions.jsonl", "journal.jsonl"))
+    return synthesize(config, Path(resolved.out), progress)
+
+
+def tokenize(resolved: Resolved, progress: Progress, control: Control) -> Any:
+    """A tokenizer and shards in the recipe's `out`."""
+    from cirilla_cli.data.run import tokenize as area
+
+    if control.fresh:
+        _remove(Path(resolved.out), ("tokenizer", "shards", "report.json"))
+    return area(resolved.recipe.tokenize, Path(resolved.out), progress)  # type: ignore[attr-defined]
+
+
+def train(resolved: Resolved, progress: Progress, control: Control) -> Any:
+    """A run directory at the recipe's `out`."""
+    from cirilla_cli.engine.run import Job
+    from cirilla_cli.engine.run import train as area
+    from cirilla_cli.recipe.explain import show
+
+    recipe: Any = resolved.recipe
+    sections = (
+        "model", "tokenizer", "data", "objective", "train", "optim", "schedule", "precision", "memory", "checkpoint",
+        "eval", "log", "seed", "device",
+    )  # fmt: skip
+    texts = {"recipe.yaml": resolved.path.read_text(encoding="utf-8"), "resolved.yaml": show(resolved)}
+    job = Job(
+        verb=resolved.verb, out=Path(resolved.out), resolved=resolved.data, texts=texts,
+        **{name: getattr(recipe, name) for name in sections},
+    )  # fmt: skip
+    return area(job, progress, restart=control.fresh, insist=control.resume)
+
+
+def load(where: str | None, device: str, dtype: str, progress: Progress) -> "Loaded":
+    """The model a verb names, or the newest under runs/, which is said."""
+    import torch
+
+    from cirilla_cli.compat import device_problem, pick_device
+    from cirilla_cli.loading import load_model, newest_model
+
+    if problem := device_problem(device):
+        raise CirillaError(f"`device` is {device!r}: {problem}", hint="device=cpu, or leave it out")
+    picked = pick_device(device)
+    if where is None:
+        where = str(newest_model())
+        progress.say(f"model: {where}")
+    wanted = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}.get(dtype)
+    chosen = wanted or (torch.bfloat16 if picked.type == "cuda" else torch.float32)
+    return load_model(where, device=str(picked), dtype=chosen, progress=progress)
+
+
+def evaluate(resolved: Resolved, progress: Progress, control: Control) -> Any:
+    """Scores, also written to ``scores.json`` in the recipe's `out`."""
+    from cirilla_cli.evals.run import evaluate as area
+    from cirilla_cli.evals.run import untrained
+
+    recipe: Any = resolved.recipe
+    config = recipe.eval
+    models = {"model": load(config.model, recipe.device, config.dtype, progress)}
+    for name, where in config.compare.items():
+        models[name] = load(where, recipe.device, config.dtype, progress)
+    if config.untrained:
+        models["untrained"] = untrained(models["model"], seed=recipe.seed)
+    return area(config, models, Path(resolved.out), progress)
+
+
+def generate(resolved: Resolved, progress: Progress, control: Control) -> Any:
+    """The recipe's own prompts, answered into ``answers.jsonl`` in its `out`."""
+    from cirilla_cli.data.jsonl import JsonlWriter
+    from cirilla_cli.infer.run import Prompt
+    from cirilla_cli.infer.run import generate as area
+
+    recipe: Any = resolved.recipe
+    config = seeded(recipe)
+    if not config.prompts:
+        raise CirillaError("`generate.prompts` is empty: there is nothing to continue", hint="generate.prompts=['Who is Geralt?']")
+    loaded = load(recipe.model, recipe.device, config.dtype, progress)
+    answers = list(area(config, loaded, [Prompt(text=text) for text in config.prompts], progress))
+    with JsonlWriter(Path(resolved.out) / "answers.jsonl") as writer:
+        for answer in answers:
+            writer.write(answer_row(answer))
+    return {"out": resolved.out, "answers": [{"prompt": a.prompt, "text": a.text} for a in answers]}
+
+
+def seeded(recipe: Any) -> Any:
+    """The generate section with the recipe's seed where it has none of its own."""
+    config = recipe.generate
+    return config if config.seed is not None else config.model_copy(update={"seed": recipe.seed})
+
+
+def answer_row(answer: Any) -> dict[str, Any]:
+    """One answer as `--json` prints it."""
+    names = ("prompt", "prompt_tokens", "text", "tokens", "logprobs", "finish_reason", "seconds")
+    return {name: getattr(answer, name) for name in names}
+
+
+def push(resolved: Resolved, progress: Progress, control: Control, *, scores: Path | None = None, dry_run: bool = False) -> Any:
+    """A published model."""
+    from pydantic import SecretStr
+
+    from cirilla_cli.hub.run import plan_files
+    from cirilla_cli.hub.run import push as area
+
+    recipe: Any = resolved.recipe
+    config = recipe.push
+    if config.to is None:
+        raise CirillaError("`push.to` is missing: where to?", hint="--to dir:PATH for a local folder, --to OWNER/NAME for the Hub")
+    loaded = load(config.model, recipe.device, "float32", progress)
+    scores = scores or config.scores
+    if dry_run:
+        return plan_files(config, loaded, scores=scores)
+    token = os.environ.get("HF_TOKEN")
+    return area(config, loaded, scores=scores, token=SecretStr(token) if token else None, progress=progress)
+
+
+RUNNERS: Mapping[str, Any] = {
+    "scrape": scrape, "synth": synth, "tokenize": tokenize, "pretrain": train, "sft": train, "dpo": train,
+    "eval": evaluate, "generate": generate, "push": push,
+}  # fmt: skip
+"""The function behind each verb."""
+
+
+def _remove(out: Path, names: tuple[str, ...]) -> None:
+    """Remove what a verb wrote into a folder, and nothing else."""
+    import shutil
+
+    for name in names:
+        path = out / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)

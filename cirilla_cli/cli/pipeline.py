@@ -1,0 +1,214 @@
+"""Runs a pipeline's stages in order, skipping those whose recipe and inputs have not changed.
+
+    pipeline.yaml --resolve--> stages, each a recipe --hash of recipe, inputs, version--> skip, continue or run
+"""
+
+import contextlib
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cirilla_cli import __version__
+from cirilla_cli.errors import CirillaError
+from cirilla_cli.fs import hash_json, hash_path, read_json, write_json
+from cirilla_cli.progress import Progress
+from cirilla_cli.recipe.load import Resolved, load_recipe
+
+_REFERENCE = re.compile(r"\{([\w-]+)\}")
+MARK = "stage.json"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage, its recipe resolved."""
+
+    name: str
+    verb: str
+    resolved: Resolved
+    needs: tuple[str, ...]
+    """Stages whose results it reads."""
+
+
+@dataclass
+class PipelineReport:
+    """What a pipeline left; `--json` prints it."""
+
+    out: str
+    seconds: float = 0.0
+    peak_memory_bytes: int | None = None
+    model: str | None = None
+    """The published folder."""
+    stages: dict[str, dict[str, Any]] = field(default_factory=dict)
+    scores: dict[str, Any] = field(default_factory=dict)
+
+
+def resolve_stages(pipeline: Resolved) -> list[Stage]:
+    """Every stage's recipe, with `{stage}` replaced by that stage's folder.
+
+    Raises:
+        CirillaError: mistakes in any of the recipes, all at once.
+    """
+    recipe: Any = pipeline.recipe
+    stages, outs, errors = [], {}, []
+    for name, stage in recipe.stages.items():
+        out = str(Path(pipeline.out) / name)
+        overrides = {"seed": recipe.seed, **stage.overrides}
+        given = [f"{key}={_written(value, outs)}" for key, value in overrides.items()]
+        where = _recipe_of(stage.recipe, stage.verb, pipeline.path)
+        outs[name] = out
+        try:
+            resolved = load_recipe(where, stage.verb, overrides=given, out=out)
+        except CirillaError as error:
+            errors.append(CirillaError(f"stage `{name}`: {error}", hint=error.hint, where=error.where))
+            continue
+        stages.append(Stage(name, stage.verb, resolved, _needs(stage)))
+    if errors:
+        wheres = [where for error in errors for where in error.where]
+        raise CirillaError("\n".join(map(str, errors)), hint=errors[0].hint, where=wheres)
+    return stages
+
+
+def _recipe_of(recipe: str | None, verb: str, pipeline: Path) -> str | Path:
+    if recipe is None:
+        return "default"
+    beside = pipeline.parent / recipe
+    return beside if recipe.endswith((".yaml", ".yml")) else recipe
+
+
+def _written(value: Any, outs: Mapping[str, str]) -> str:
+    import json
+
+    return json.dumps(_filled(value, outs), ensure_ascii=False)
+
+
+def _filled(value: Any, outs: Mapping[str, str]) -> Any:
+    """``value`` with `{stage}` replaced; the recipe's own check has seen that such a stage stands above."""
+    if isinstance(value, str):
+        return _REFERENCE.sub(lambda match: outs.get(match[1], match[0]), value)
+    if isinstance(value, Mapping):
+        return {key: _filled(child, outs) for key, child in value.items()}
+    if isinstance(value, list | tuple):
+        return [_filled(child, outs) for child in value]
+    return value
+
+
+def _needs(stage: Any) -> tuple[str, ...]:
+    found = set(stage.after)
+
+    def look(value: Any) -> None:
+        if isinstance(value, str):
+            found.update(_REFERENCE.findall(value))
+        elif isinstance(value, Mapping):
+            for child in value.values():
+                look(child)
+        elif isinstance(value, list | tuple):
+            for child in value:
+                look(child)
+
+    look(stage.overrides)
+    return tuple(sorted(found))
+
+
+def run_pipeline(pipeline: Resolved, progress: Progress, *, fresh: bool) -> PipelineReport:
+    """Run what is not up to date; interrupted stages continue."""
+    from cirilla_cli.cli.execute import RUNNERS, Control
+
+    started = time.perf_counter()
+    stages = resolve_stages(pipeline)
+    report = PipelineReport(out=pipeline.out)
+    hashes: dict[str, str] = {}
+    for number, stage in enumerate(stages, 1):
+        hashes[stage.name] = key = _stage_hash(stage, hashes)
+        out = Path(stage.resolved.out)
+        before = read_json(out / MARK) if (out / MARK).is_file() else {}
+        if before.get("hash") == key and before.get("done") and not fresh:
+            progress.say(f"[{number}/{len(stages)}] {stage.name}: up to date")
+            report.stages[stage.name] = {"seconds": 0.0, "skipped": True, "out": str(out)}
+            continue
+        progress.say(f"[{number}/{len(stages)}] {stage.name}")
+        begun = time.perf_counter()
+        changed = fresh or before.get("hash", key) != key
+        write_json(out / MARK, {"hash": key, "done": False})
+        result = RUNNERS[stage.verb](stage.resolved, progress, Control(fresh=changed))
+        seconds = round(time.perf_counter() - begun, 2)
+        write_json(out / MARK, {"hash": key, "done": True, "seconds": seconds, "verb": stage.verb})
+        report.stages[stage.name] = {"seconds": seconds, "skipped": False, "out": str(out), **_figures(stage.verb, result)}
+    _conclude(report, stages)
+    report.seconds = round(time.perf_counter() - started, 2)
+    return report
+
+
+def _figures(verb: str, result: Any) -> dict[str, Any]:
+    """A few numbers of a stage's own report."""
+    names = {
+        "scrape": ("documents",), "synth": ("samples",), "pretrain": ("step", "loss", "val_loss", "parameters"),
+        "sft": ("step", "loss", "val_loss"), "dpo": ("step", "loss", "first_validation", "last_validation"),
+    }  # fmt: skip
+    return {name: getattr(result, name) for name in names.get(verb, ())}
+
+
+def _stage_hash(stage: Stage, before: Mapping[str, str]) -> str:
+    """Of the recipe, the content of what it reads, and the program's version."""
+    data = {key: value for key, value in stage.resolved.data.items() if key not in ("out", "name")}
+    needed = {name: before[name] for name in stage.needs}
+    return hash_json([data, needed, _external(data), __version__])
+
+
+def _external(value: Any) -> dict[str, str]:
+    """Hashes of the files and folders that a recipe names and no stage makes."""
+    from cirilla_cli.recipe.builtin import bundled
+
+    if isinstance(value, Mapping):
+        return {k: v for child in value.values() for k, v in _external(child).items()}
+    if isinstance(value, list | tuple):
+        return {k: v for child in value for k, v in _external(child).items()}
+    if not isinstance(value, str) or not value or value.startswith("dir:"):
+        return {}
+    if value.startswith("builtin:"):
+        return {value: hash_path(bundled(value))}
+    with contextlib.suppress(OSError):
+        path = Path(value)
+        if ("/" in value or path.suffix) and path.exists() and not (path / MARK).is_file():
+            return {value: hash_path(path)}
+    return {}
+
+
+def _conclude(report: PipelineReport, stages: list[Stage]) -> None:
+    from cirilla_cli.compat import peak_resident
+
+    report.peak_memory_bytes = peak_resident()
+    for stage in stages:
+        recipe: Any = stage.resolved.recipe
+        if stage.verb == "push" and str(recipe.push.to).startswith("dir:"):
+            report.model = str(recipe.push.to).removeprefix("dir:")
+        scores = Path(stage.resolved.out) / "scores.json"
+        if stage.verb == "eval" and scores.is_file():
+            report.scores |= headline(read_json(scores))
+
+
+def headline(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """The few scores a pipeline reports: facts, the same for the untrained model, unseen tasks, preferences."""
+    found: dict[str, Any] = {}
+    for name, task in scores["tasks"].items():
+        model, before, untrained = task.get("model", {}), task.get("before", {}), task.get("untrained", {})
+        match task["kind"]:
+            case "questions":
+                for side, key in (("seen", name), ("unseen", f"{name}_rephrased")):
+                    if model.get(side):
+                        found[key] = model[side]["accuracy"]
+                    if before.get(side):
+                        found[f"{key}_before"] = before[side]["accuracy"]
+                    if untrained.get(side):
+                        found[f"{key}_untrained"] = untrained[side]["accuracy"]
+            case "reasoning_gym":
+                found.setdefault("unseen_tasks", {})[task.get("name", name)] = model.get("accuracy")
+            case "preferences":
+                found["preference_margin"] = {"before": before.get("margin"), "after": model.get("margin")}
+                found["preference_chosen_above"] = {"before": before.get("accuracy"), "after": model.get("accuracy")}
+                found["preference_pairs"] = model.get("n")
+            case "text":
+                found.setdefault("bits_per_byte", {})[name] = model.get("bits_per_byte")
+    return found

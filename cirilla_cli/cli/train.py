@@ -1,0 +1,53 @@
+"""`cirilla pretrain`, `sft`, `dpo`: one recipe language, one engine, different data and objectives."""
+
+from collections.abc import Callable
+
+from cirilla_cli.cli.options import Device, DryRun, Fresh, Json, Out, Quiet, Resume, Verbose, Words
+
+
+def _command(verb: str, about: str) -> Callable[..., None]:
+    """A training verb: all of them take the same words and options."""
+
+    def command(
+        words: Words = None,
+        out: Out = None,
+        device: Device = None,
+        json_: Json = False,
+        quiet: Quiet = False,
+        verbose: Verbose = False,
+        dry_run: DryRun = False,
+        fresh: Fresh = False,
+        resume: Resume = False,
+    ) -> None:
+        from cirilla_cli.cli.verbs import Flags, train_verb
+
+        flags = Flags(
+            out=out, device=device, json=json_, quiet=quiet, verbose=verbose, dry_run=dry_run, fresh=fresh, resume=resume
+        )
+        train_verb(verb, words or [], flags)
+
+    command.__doc__ = about
+    return command
+
+
+pretrain = _command(
+    "pretrain",
+    """Train a model on running text, from scratch or from a checkpoint.
+
+    Example: cirilla pretrain recipe.yaml train.tokens=50M optim.lr=3e-4
+    """,
+)
+sft = _command(
+    "sft",
+    """Fine-tune a model on conversations; the assistant's turns are learned.
+
+    Example: cirilla sft recipe.yaml samples.jsonl model.path=runs/mine-pretrain
+    """,
+)
+dpo = _command(
+    "dpo",
+    """Align a model with pairs of a better and a worse answer.
+
+    Example: cirilla dpo recipe.yaml samples.jsonl objective.beta=0.1
+    """,
+)

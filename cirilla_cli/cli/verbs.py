@@ -1,0 +1,336 @@
+"""What each verb does with its words and flags: find the recipe, lay overrides over it, run, report."""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cirilla_cli.cli.render import plain, progress_for, show_json
+from cirilla_cli.cli.words import Reading, read_words
+from cirilla_cli.errors import CirillaError, UsageError
+from cirilla_cli.recipe.load import Resolved, load_recipe
+from cirilla_cli.units import show_bytes, show_count, show_seconds
+
+
+@dataclass(frozen=True)
+class Flags:
+    """The options that most verbs share."""
+
+    out: str | None = None
+    device: str | None = None
+    json: bool = False
+    quiet: bool = False
+    verbose: bool = False
+    dry_run: bool = False
+    fresh: bool = False
+    resume: bool = False
+
+
+def _value(value: Any) -> str:
+    """A Python value as an override writes it; JSON is YAML."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _resolve(verb: str, reading: Reading, default: str, extra: Mapping[str, Any], flags: Flags) -> Resolved:
+    """The recipe a call means: named or default, under what flags and words say."""
+    overrides = [f"{key}={_value(value)}" for key, value in extra.items()]
+    if flags.device is not None:
+        overrides.append(f"device={_value(flags.device)}")
+    recipe = reading.recipe or default
+    if reading.recipe is None and not flags.quiet:
+        print(f"recipe: {default} ({verb})", file=sys.stderr)
+    return load_recipe(recipe, verb, overrides=[*overrides, *reading.overrides], out=flags.out)
+
+
+def _shown(resolved: Resolved, flags: Flags) -> None:
+    from cirilla_cli.recipe.explain import show
+
+    if flags.json:
+        show_json({"recipe": resolved.data, "hash": resolved.hash})
+    else:
+        print(show(resolved, why=True), end="")
+
+
+def _run(resolved: Resolved, flags: Flags) -> Any:
+    """Run a resolved recipe under the flags' progress."""
+    from cirilla_cli.cli.execute import RUNNERS, Control
+
+    with progress_for(quiet=flags.quiet or flags.json, verbose=flags.verbose) as progress:
+        return RUNNERS[resolved.verb](resolved, progress, Control(flags.fresh, flags.resume))
+
+
+def _finish(resolved: Resolved, report: Any, flags: Flags, summary: str) -> None:
+    if flags.json:
+        # Rows on stdout leave no place for a report there.
+        if resolved.out == "-":
+            print(json.dumps(plain(report), default=str), file=sys.stderr)
+        else:
+            show_json(report)
+    elif not flags.quiet:
+        print(summary, file=sys.stderr)
+
+
+_FANDOM = (
+    "Fandom's terms forbid automated access without permission, and it publishes XML dumps instead.\n"
+    "1. Open https://witcher.fandom.com/wiki/Special:Statistics and take the link to the current pages' dump.\n"
+    "2. cirilla scrape --dump witcher_pages_current.xml.7z --out documents.jsonl\n"
+    "A wiki whose terms allow it: cirilla scrape wikipedia-witcher --contact you@example.org\n"
+    "With Fandom's permission: cirilla scrape --api https://witcher.fandom.com/api.php --permission 'who and when' --contact ..."
+)
+
+
+def scrape_verb(words: Sequence[str], given: Mapping[str, Any], flags: Flags) -> None:
+    """`cirilla scrape`."""
+    reading = read_words(words, "scrape")
+    extra = _scrape_source(reading, given)
+    if reading.recipe is None and not extra and not any(o.startswith("scrape.") for o in reading.overrides):
+        raise CirillaError("what should be scraped?", hint=_FANDOM)
+    resolved = _resolve("scrape", reading, "default", extra, flags)
+    if flags.dry_run:
+        _shown(resolved, flags)
+        return
+    report = _run(resolved, flags)
+    _finish(resolved, report, flags, f"{report.documents} documents in {resolved.out} ({show_seconds(report.seconds)})")
+
+
+def _scrape_source(reading: Reading, given: Mapping[str, Any]) -> dict[str, Any]:
+    sources = [name for name in ("api", "dump", "files") if name in given]
+    if len(sources) + len(reading.inputs) > 1:
+        raise UsageError("one source at a time: --api, --dump, --files, or a path")
+    extra = {f"scrape.{key}": given[key] for key in ("contact", "limit") if key in given}
+    if "api" in given:
+        extra |= {"scrape.source.kind": "mediawiki", "scrape.source.api": given["api"]}
+    for key in ("category", "permission"):
+        if key in given:
+            extra[f"scrape.source.{key}"] = given[key]
+    path = given.get("dump") or given.get("files") or next(iter(reading.inputs), None)
+    if path is not None:
+        is_dump = "dump" in given or ("files" not in given and Path(path).is_file() and not path.endswith((".jsonl", ".txt")))
+        extra |= {"scrape.source.kind": "dump" if is_dump else "files", "scrape.source.path": path}
+    return extra
+
+
+def synth_verb(words: Sequence[str], source: str | None, teacher: str | None, flags: Flags) -> None:
+    """`cirilla synth`."""
+    reading = read_words(words, "synth")
+    extra: dict[str, Any] = {}
+    if source in ("ollama", "openai"):
+        source, teacher = "teacher", teacher or f"{source}:"
+    if source is not None:
+        extra["synth.source.kind"] = source
+    if teacher is not None:
+        from cirilla_cli.teachers.config import parse_teacher
+
+        extra["synth.source.kind"] = "teacher"
+        section = parse_teacher(teacher).model_dump(mode="json", exclude_defaults=True)
+        extra |= {"synth.source.teacher.kind": teacher.partition(":")[0]}
+        extra |= {f"synth.source.teacher.{key}": value for key, value in section.items() if key != "kind"}
+    asked = extra.get("synth.source.kind") or next(
+        (o.partition("=")[2] for o in reading.overrides if o.startswith("synth.source.kind=")), None
+    )
+    if reading.inputs:
+        extra["synth.inputs"] = reading.inputs
+    elif asked != "reasoning-gym" and reading.recipe is None and not any(o.startswith("synth.inputs") for o in reading.overrides):
+        extra["synth.inputs"] = [_documents(flags)]
+    resolved = _resolve("synth", reading, "default", extra, flags)
+    if flags.dry_run:
+        _shown(resolved, flags)
+        return
+    report = _run(resolved, flags)
+    _finish(resolved, report, flags, f"{report.samples} samples in {resolved.out} ({show_seconds(report.seconds)})")
+
+
+def _documents(flags: Flags) -> str:
+    """What a bare `synth` reads: here, else the newest scrape, else the bundled wiki; which is said."""
+    from cirilla_cli.fs import newest
+
+    here = Path("documents.jsonl")
+    found = here if here.is_file() else newest(Path("runs").glob("**/documents.jsonl"))
+    if found is None:
+        found = _bundled_documents()
+    if not flags.quiet:
+        print(f"documents: {found}", file=sys.stderr)
+    return str(found)
+
+
+def _bundled_documents() -> Path:
+    resolved = load_recipe("quickstart", "scrape")
+    from cirilla_cli.cli.execute import Control, scrape
+    from cirilla_cli.progress import Silent
+
+    scrape(resolved, Silent(), Control())
+    return Path(resolved.out) / "documents.jsonl"
+
+
+def tokenize_verb(words: Sequence[str], flags: Flags) -> None:
+    """`cirilla tokenize`."""
+    reading = read_words(words, "tokenize")
+    extra = {"tokenize.inputs": reading.inputs} if reading.inputs else {}
+    resolved = _resolve("tokenize", reading, "default", extra, flags)
+    if flags.dry_run:
+        _shown(resolved, flags)
+        return
+    report = _run(resolved, flags)
+    tokens = sum(split["tokens"] for splits in report.kinds.values() for split in splits.values())
+    summary = f"{show_count(tokens)} tokens of {report.vocab_size} kinds, {report.bytes_per_token} bytes each, in {resolved.out}"
+    _finish(resolved, report, flags, summary)
+
+
+def train_verb(verb: str, words: Sequence[str], flags: Flags) -> None:
+    """`cirilla pretrain`, `sft`, `dpo`."""
+    if flags.fresh and flags.resume:
+        raise UsageError("--fresh and --resume contradict each other")
+    reading = read_words(words, verb)
+    extra: dict[str, Any] = {}
+    if verb == "pretrain":
+        extra |= {f"data.sources.{_name(path)}.path": path for path in reading.inputs}
+    elif reading.inputs:
+        extra["data.path"] = reading.inputs
+    if reading.recipe is None:
+        from cirilla_cli.cli.newest import training_inputs
+
+        extra = {**training_inputs(verb, given=bool(reading.inputs)), **extra}
+    resolved = _resolve(verb, reading, "quickstart", extra, flags)
+    if flags.dry_run:
+        _shown(resolved, flags)
+        return
+    report = _run(resolved, flags)
+    _finish(resolved, report, flags, _trained(report))
+
+
+def _name(path: str) -> str:
+    """A source's name, from its path."""
+    return "".join(c if c.isalnum() or c in "_-" else "_" for c in Path(path).stem) or "text"
+
+
+def _trained(report: Any) -> str:
+    if report.already_done:
+        return f"done already: {report.out}, step {report.step} (--fresh starts over)"
+    loss = "" if report.loss is None else f", loss {report.loss:.3f}"
+    val = "" if report.val_loss is None else f", validation {report.val_loss:.3f}"
+    memory = "" if report.peak_memory_bytes is None else f", {show_bytes(report.peak_memory_bytes)} at most"
+    return f"{report.out}: step {report.step}{loss}{val}, {show_seconds(report.seconds)}{memory}"
+
+
+def _model_word(reading: Reading, key: str) -> dict[str, Any]:
+    if len(reading.inputs) > 1:
+        raise CirillaError(f"one model at a time; given: {', '.join(reading.inputs)}")
+    return {key: reading.inputs[0]} if reading.inputs else {}
+
+
+def eval_verb(words: Sequence[str], texts: Sequence[str], questions: str | None, flags: Flags) -> None:
+    """`cirilla eval`."""
+    reading = read_words(words, "eval")
+    extra = _model_word(reading, "eval.model")
+    if texts:
+        extra |= {"eval.tasks.text.kind": "text", "eval.tasks.text.path": list(texts)}
+    if questions is not None:
+        extra |= {"eval.tasks.questions.kind": "questions", "eval.tasks.questions.path": questions}
+    resolved = _resolve("eval", reading, "default", extra, flags)
+    recipe: Any = resolved.recipe
+    if flags.dry_run:
+        _shown(resolved, flags)
+        return
+    if not recipe.eval.tasks:
+        raise CirillaError("nothing to measure", hint="--text FILE, --questions FILE, or a recipe with eval.tasks")
+    scores = _run(resolved, flags)
+    from cirilla_cli.evals.run import table
+
+    if flags.json and texts and list(recipe.eval.tasks) == ["text"]:
+        show_json(scores.tasks["text"]["model"])
+    elif flags.json:
+        show_json(scores)
+    else:
+        print(table(scores))
+
+
+def generate_verb(
+    words: Sequence[str], prompts: Sequence[str], file: str | None, ids: str | None, settings: Mapping[str, Any], flags: Flags
+) -> None:
+    """`cirilla generate`."""
+    from cirilla_cli.cli.execute import load, seeded
+
+    reading = read_words(words, "generate")
+    extra = {**_model_word(reading, "model"), **{f"generate.{key}": value for key, value in settings.items()}}
+    resolved = _resolve("generate", reading, "default", extra, flags)
+    if flags.dry_run:
+        _shown(resolved, flags)
+        return
+    recipe: Any = resolved.recipe
+    asked = list(_prompts(prompts, file, ids, recipe.generate.prompts))
+    with progress_for(quiet=flags.quiet or flags.json, verbose=flags.verbose) as progress:
+        loaded = load(recipe.model, recipe.device, recipe.generate.dtype, progress)
+        _answer(seeded(recipe), loaded, asked, flags, progress)
+
+
+def _prompts(texts: Sequence[str], file: str | None, ids: str | None, own: Sequence[str]) -> Iterator[Any]:
+    """What is continued: flags, a file's lines, the recipe's own prompts, or lines of standard input."""
+    from cirilla_cli.infer.run import Prompt
+
+    if ids is not None:
+        try:
+            yield Prompt(ids=tuple(int(word) for word in ids.replace(",", " ").split()))
+        except ValueError:
+            raise CirillaError(f"`--prompt-ids` is {ids!r}, must be whole numbers", hint='--prompt-ids "1 2 3"') from None
+    yield from (Prompt(text=text) for text in texts)
+    if file is not None:
+        yield from (Prompt(text=line) for line in _lines(Path(file)))
+    if ids is None and not texts and file is None:
+        if own:
+            yield from (Prompt(text=text) for text in own)
+        elif sys.stdin.isatty():
+            raise CirillaError("there is no prompt", hint='--prompt "...", --prompt-file FILE, or lines on standard input')
+        else:
+            yield from (Prompt(text=line.rstrip("\n")) for line in sys.stdin if line.strip())
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except FileNotFoundError:
+        raise CirillaError(f"{path}: no such file") from None
+    except (IsADirectoryError, PermissionError, UnicodeDecodeError) as error:
+        raise CirillaError(f"{path}: cannot be read as text: {error}") from None
+
+
+def _answer(config: Any, loaded: Any, asked: list[Any], flags: Flags, progress: Any) -> None:
+    from cirilla_cli.cli.execute import answer_row
+    from cirilla_cli.infer.run import generate, stream, wants_chat
+
+    if not asked:
+        raise CirillaError("there is no prompt: standard input is empty")
+    if not config.chat and wants_chat(loaded):
+        progress.say("hint: this model was tuned on chats; --chat puts the prompt into its template")
+    if flags.json:
+        for answer in generate(config, loaded, asked, progress):
+            show_json(answer_row(answer))
+    elif len(asked) == 1:
+        for piece in stream(config, loaded, asked[0]):
+            print(piece, end="", flush=True)
+        print(flush=True)
+    else:
+        for answer in generate(config, loaded, asked, progress):
+            print(answer.text, flush=True)
+
+
+def push_verb(words: Sequence[str], to: str | None, scores: str | None, flags: Flags) -> None:
+    """`cirilla push`."""
+    from cirilla_cli.cli.execute import Control, push
+
+    reading = read_words(words, "push")
+    extra = _model_word(reading, "push.model")
+    if to is not None:
+        extra["push.to"] = to
+    resolved = _resolve("push", reading, "default", extra, flags)
+    with progress_for(quiet=flags.quiet or flags.json, verbose=flags.verbose) as progress:
+        report = push(resolved, progress, Control(), scores=Path(scores) if scores else None, dry_run=flags.dry_run)
+    if flags.json:
+        show_json(report)
+        return
+    for file in report.files:
+        print(f"{show_bytes(file.bytes):>10}  {file.name}")
+    for check in report.checks:
+        print(f"{check.outcome:>10}  {check.name}: {check.detail}", file=sys.stderr)
+    print(f"{'written to' if report.written else 'would go to'} {report.to}", file=sys.stderr)
