@@ -56,15 +56,15 @@ def resolve_stages(pipeline: Resolved) -> list[Stage]:
     for name, stage in recipe.stages.items():
         out = str(Path(pipeline.out) / name)
         overrides = {"seed": recipe.seed, **stage.overrides}
+        outs[name] = out
         given = [f"{key}={_written(value, outs)}" for key, value in overrides.items()]
         where = _recipe_of(stage.recipe, stage.verb, pipeline.path)
-        outs[name] = out
         try:
             resolved = load_recipe(where, stage.verb, overrides=given, out=out)
         except CirillaError as error:
             errors.append(CirillaError(f"stage `{name}`: {error}", hint=error.hint, where=error.where))
             continue
-        stages.append(Stage(name, stage.verb, resolved, _needs(stage)))
+        stages.append(Stage(name, stage.verb, resolved, _needs(name, stage)))
     if errors:
         wheres = [where for error in errors for where in error.where]
         raise CirillaError("\n".join(map(str, errors)), hint=errors[0].hint, where=wheres)
@@ -95,7 +95,7 @@ def _filled(value: Any, outs: Mapping[str, str]) -> Any:
     return value
 
 
-def _needs(stage: Any) -> tuple[str, ...]:
+def _needs(name: str, stage: Any) -> tuple[str, ...]:
     found = set(stage.after)
 
     def look(value: Any) -> None:
@@ -109,7 +109,7 @@ def _needs(stage: Any) -> tuple[str, ...]:
                 look(child)
 
     look(stage.overrides)
-    return tuple(sorted(found))
+    return tuple(sorted(found - {name}))
 
 
 def run_pipeline(pipeline: Resolved, progress: Progress, *, fresh: bool) -> PipelineReport:

@@ -255,10 +255,8 @@ class _Rows:
         return self._next_document - 1
 
     def batch(self) -> TokenBatch:
-        """The rows as tensors, without the columns that all of them leave empty."""
-        T = max([1, *self._used])
-        tensors = (torch.from_numpy(a[:, :T].copy()) for a in (self._tokens, self._targets, self._documents))
-        return TokenBatch(*tensors)
+        """The rows as tensors; always of the full length, because kernels are chosen, and kept, for each shape."""
+        return TokenBatch(*(torch.from_numpy(a) for a in (self._tokens, self._targets, self._documents)))
 
 
 class Preferences:

@@ -1,5 +1,7 @@
 """Documents and samples to ids: what stands in the shards, and which of it is trained on."""
 
+from collections.abc import Sequence
+
 from cirilla_cli.data.rows import Document, Message, Sample
 from cirilla_cli.data.shards import Encoded, Kind
 from cirilla_cli.data.tokenizer import Tokenizer
@@ -22,15 +24,15 @@ def encode(record: Document | Sample, tokenizer: Tokenizer) -> list[Encoded]:
     if isinstance(record, Document):
         return [Encoded(tokenizer.document(tokenizer.encode(record.text)))]
     if record.kind == "preference":
-        return [_answered(record, answer or "", tokenizer) for answer in (record.chosen, record.rejected)]
+        return [answered(record.messages, answer or "", tokenizer) for answer in (record.chosen, record.rejected)]
     rendered = tokenizer.chat(record.conversation())
     return [Encoded(rendered.ids, rendered.trained)]
 
 
-def _answered(record: Sample, answer: str, tokenizer: Tokenizer) -> Encoded:
+def answered(messages: Sequence[Message], answer: str, tokenizer: Tokenizer) -> Encoded:
     """Prompt and answer, of which the answer alone is trained on: earlier assistant turns belong to the prompt."""
-    prompt = tokenizer.chat(record.messages, generation_prompt=True)
-    whole = tokenizer.chat((*record.messages, Message(role="assistant", content=answer)))
+    prompt = tokenizer.chat(messages, generation_prompt=True)
+    whole = tokenizer.chat((*messages, Message(role="assistant", content=answer)))
     first = len(prompt.ids)
     return Encoded(whole.ids, [trained and i >= first for i, trained in enumerate(whole.trained)])
 

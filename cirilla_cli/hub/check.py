@@ -26,7 +26,8 @@ TOLERANCE = 1e-5
 _TIE = 1e-3
 """Where the best two logits are closer than this, rounding may choose either."""
 _GREEDY_STEPS = 16
-_MOST_TEXTS = 200
+MOST_TEXTS = 200
+"""Lines on which tokenizers are compared."""
 
 Outcome = Literal["passed", "failed", "skipped"]
 
@@ -89,7 +90,7 @@ def check(folder: Path, loaded: Loaded, texts: Sequence[str] = TEXTS) -> list[Ch
         return done + [Check(name, "skipped", "transformers is not installed") for name in names]
     with _quiet_transformers():
         done += _transformers_model(folder, published, ids)
-        done += _transformers_tokenizer(folder, loaded.tokenizer, texts[:_MOST_TEXTS])
+        done += _transformers_tokenizer(folder, loaded.tokenizer, texts[:MOST_TEXTS])
     return done
 
 

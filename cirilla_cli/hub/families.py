@@ -234,6 +234,7 @@ def to_hf(config: DecoderConfig) -> dict[str, Any]:
         "rms_norm_eps": config.norm.eps,
         # transformers 5 reads the first, everything older the second; without it readers fall back to 10000 silently.
         "rope_parameters": {"rope_type": "default", "rope_theta": mixer.rope_theta},
+        "rope_theta": mixer.rope_theta,
         "tie_word_embeddings": config.tie_embeddings,
         "use_cache": True,
         "attention_dropout": 0.0,

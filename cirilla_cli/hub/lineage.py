@@ -4,7 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +109,22 @@ def trace(loaded: Loaded) -> Lineage:
             return _imported(path, lineage)
         stage = found
     return lineage
+
+
+def sample_lines(lineage: Lineage, most: int) -> list[str]:
+    """Up to ``most`` lines of the training data that still stands, the same number from each file."""
+    files = list(dict.fromkeys(d.documents for d in lineage.data if d.documents is not None))
+    share = most // max(1, len(files))
+    return [line for file in files for line in islice(_lines(file), share)]
+
+
+def _lines(file: Path) -> Iterator[str]:
+    for row in read_rows(file, Complaints()):
+        turns = row.data.get("messages")
+        contents = [turn.get("content") for turn in turns if isinstance(turn, dict)] if isinstance(turns, list) else []
+        for text in (row.data.get("text"), *contents):
+            if isinstance(text, str):
+                yield from filter(str.strip, text.splitlines())
 
 
 def _imported(path: Path, lineage: Lineage) -> Lineage:

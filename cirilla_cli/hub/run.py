@@ -22,10 +22,11 @@ from pydantic import SecretStr
 from cirilla_cli.checkpoint import Loaded
 from cirilla_cli.errors import CirillaError, ServiceError, Where
 from cirilla_cli.fs import read_json, replace_folder
-from cirilla_cli.hub.check import TEXTS, Check, check, failures
+from cirilla_cli.hub.check import MOST_TEXTS, TEXTS, Check, check, failures
 from cirilla_cli.hub.config import PushConfig
 from cirilla_cli.hub.download import HUB_FAILURES, hub_error
 from cirilla_cli.hub.families import family_of
+from cirilla_cli.hub.lineage import sample_lines, trace
 from cirilla_cli.hub.names import is_hub_name
 from cirilla_cli.hub.read import LINEAGE
 from cirilla_cli.hub.write import Written, plan_folder, write_folder
@@ -62,7 +63,7 @@ def push(
     scores: Path | None = None,
     token: SecretStr | None = None,
     progress: Progress,
-    texts: Sequence[str] = TEXTS,
+    texts: Sequence[str] | None = None,
     endpoint: str | None = None,
 ) -> PushReport:
     """Publish a model to a local folder or to the Hub; what fails its checks is not published.
@@ -70,7 +71,7 @@ def push(
     Args:
         scores: the scores to put into the card; null for what ``config`` names, or `scores.json` beside the model.
         token: for the Hub; null for the one huggingface_hub is logged in with.
-        texts: lines on which the tokenizers are compared.
+        texts: lines on which the tokenizers are compared; null for awkward ones and some of the training data.
         endpoint: address of the Hub; null for huggingface_hub's own.
 
     Raises:
@@ -85,7 +86,8 @@ def push(
         progress.say(f"{architecture}, {len(files)} files, {show_bytes(sum(f.bytes for f in files))}; checking")
         if loaded.tokenizer is None:
             progress.say("the model has no tokenizer, so none is exported: ids in, ids out")
-        checks = check(building, loaded, texts)
+        lines = [*TEXTS, *sample_lines(trace(loaded), MOST_TEXTS - len(TEXTS))] if texts is None else texts
+        checks = check(building, loaded, lines)
         _refuse_failed(checks)
         if folder is not None:
             replace_folder(building, folder)

@@ -2,6 +2,7 @@
 
 # Shape suffixes: B rows, T new positions, V vocabulary.
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -155,10 +156,8 @@ def _finite(logits_BV: Tensor) -> Tensor:
 
 def continuations(model: Decoder, requests: Sequence[Request], sampling: SamplingConfig) -> list[Continuation]:
     """All prompts continued to their ends."""
-    last: list[Continuation] = []
-    for last in continue_prompts(model, requests, sampling):
-        pass
-    return last
+    batch = deque(continue_prompts(model, requests, sampling), maxlen=1)
+    return batch[0] if batch else []
 
 
 def greedy(model: Decoder, prompts: Sequence[Sequence[int]], *, most_new: int, stop: Stop) -> list[list[int]]:

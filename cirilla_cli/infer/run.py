@@ -4,7 +4,6 @@ import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
 import numpy as np
 import torch
@@ -110,7 +109,9 @@ def stream(config: GenerateConfig, loaded: Loaded, prompt: Prompt) -> Generator[
 def _prepare(config: GenerateConfig, loaded: Loaded) -> None:
     """Check what does not depend on the prompts, and bring the weights into the wanted number format."""
     if config.system is not None and not config.chat:
-        raise CirillaError("`generate.system` needs `generate.chat`: only the template has a system turn", hint="--chat")
+        raise CirillaError(
+            "`generate.system` needs `generate.chat`: only the template has a system turn", hint="--chat"
+        )
     if loaded.tokenizer is None and (config.chat or config.stop):
         key = "chat" if config.chat else "stop"
         raise CirillaError(f"{loaded.path}: `generate.{key}` needs a tokenizer, and there is none in this folder")
@@ -190,7 +191,12 @@ def _answers(
 def _answer(
     config: GenerateConfig, loaded: Loaded, prompt: Prompt, request: Request, done: Continuation, seconds: float
 ) -> Answer:
-    text: Any = None if loaded.tokenizer is None else text_of(loaded.tokenizer, done.tokens, config.stop)
     return Answer(
-        prompt.text, list(request.prompt), text, done.tokens, done.logprobs, done.finish_reason or "length", round(seconds, 6)
-    )  # fmt: skip
+        prompt=prompt.text,
+        prompt_tokens=list(request.prompt),
+        text=None if loaded.tokenizer is None else text_of(loaded.tokenizer, done.tokens, config.stop),
+        tokens=done.tokens,
+        logprobs=done.logprobs,
+        finish_reason=done.finish_reason or "length",
+        seconds=round(seconds, 6),
+    )

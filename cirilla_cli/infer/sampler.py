@@ -63,7 +63,9 @@ class Sampler:
 
 def _nucleus(probabilities_BV: Tensor, mass: float) -> Tensor:
     """The likeliest tokens that together reach ``mass``; the one that crosses it stays."""
-    ordered_BV, index_BV = (probabilities_BV / probabilities_BV.sum(-1, keepdim=True)).sort(dim=-1, descending=True, stable=True)
+    ordered_BV, index_BV = (probabilities_BV / probabilities_BV.sum(-1, keepdim=True)).sort(
+        dim=-1, descending=True, stable=True
+    )
     before_BV = ordered_BV.cumsum(dim=-1) - ordered_BV
     kept_BV = (before_BV < mass).gather(1, index_BV.argsort(dim=-1))
     return probabilities_BV.where(kept_BV, 0.0)

@@ -37,6 +37,19 @@ class LossSums:
     """Squared log-partition."""
 
 
+_ROUND = 256
+"""Counted positions are filled up to a multiple of this, so that only a few shapes of product occur."""
+
+
+def _counted(hidden_BTD: Tensor, targets_BT: Tensor) -> tuple[Tensor, Tensor, int]:
+    """Hidden states and targets of the counted positions, filled up with the first position, and how many count."""
+    places_M = (targets_BT != IGNORE).flatten().nonzero()[:, 0]
+    count = len(places_M)
+    filled_M = torch.nn.functional.pad(places_M, (0, -count % _ROUND))
+    targets_M = torch.nn.functional.pad(targets_BT.flatten()[places_M], (0, -count % _ROUND))
+    return hidden_BTD.flatten(0, 1)[filled_M], targets_M, count
+
+
 @dataclass(frozen=True, slots=True)
 class TokenLoss:
     """Summed cross-entropy of ``targets_BT`` (already shifted; IGNORE does not count)."""
@@ -45,12 +58,12 @@ class TokenLoss:
     logits_bytes: int = LOGITS_BYTES
 
     def __call__(self, hidden_BTD: Tensor, head_VD: Tensor) -> LossSums:
-        counted_BT = self.targets_BT != IGNORE
-        hidden_MD = hidden_BTD[counted_BT]
-        logp_M, lse_M = linear_logp(hidden_MD, head_VD, self.targets_BT[counted_BT], logits_bytes=self.logits_bytes)
+        hidden_MD, targets_M, count = _counted(hidden_BTD, self.targets_BT)
+        logp_M, lse_M = linear_logp(hidden_MD, head_VD, targets_M, logits_bytes=self.logits_bytes)
+        lse_M = lse_M[:count]
         # The mean logit over the vocabulary is the hidden state times the mean row of the head.
-        mean_logit_M = (hidden_MD @ head_VD.mean(0)).to(lse_M.dtype)
-        return LossSums(nll=-logp_M.sum(), uniform=(lse_M - mean_logit_M).sum(), z=lse_M.square().sum())
+        mean_logit_M = (hidden_MD[:count] @ head_VD.mean(0)).to(lse_M.dtype)
+        return LossSums(nll=-logp_M[:count].sum(), uniform=(lse_M - mean_logit_M).sum(), z=lse_M.square().sum())
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +74,10 @@ class TokenLogp:
     logits_bytes: int = LOGITS_BYTES
 
     def __call__(self, hidden_BTD: Tensor, head_VD: Tensor) -> Tensor:
-        counted_BT = self.targets_BT != IGNORE
-        logp_M, _ = linear_logp(
-            hidden_BTD[counted_BT], head_VD, self.targets_BT[counted_BT], logits_bytes=self.logits_bytes
-        )
-        logp_BT = torch.zeros(counted_BT.shape, dtype=logp_M.dtype, device=logp_M.device)
-        return logp_BT.masked_scatter(counted_BT, logp_M)
+        hidden_MD, targets_M, count = _counted(hidden_BTD, self.targets_BT)
+        logp_M, _ = linear_logp(hidden_MD, head_VD, targets_M, logits_bytes=self.logits_bytes)
+        logp_BT = torch.zeros(self.targets_BT.shape, dtype=logp_M.dtype, device=logp_M.device)
+        return logp_BT.masked_scatter(self.targets_BT != IGNORE, logp_M[:count])
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,8 @@ def pipeline_mistakes(root: Node) -> list[Complaint]:
         if stage is None:
             continue
         for key, node, text in _references(stage):
-            if text not in names[:i]:
+            # A stage may name its own folder in its values, but not wait for itself.
+            if text not in names[: i + (key != "after")]:
                 dotted = f"stages.{name}.{key}"
                 mistakes.append(Complaint(node.origin, _wrong(dotted, text, names, i), dotted, text, "a stage above"))
     return mistakes

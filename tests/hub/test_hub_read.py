@@ -73,6 +73,19 @@ def test_a_transformers_model_read_by_us_gives_its_logits_and_greedy_tokens(
     assert greedy(lambda x: logits_of(ours, x), ids, 8) == greedy(lambda x: hf_logits(theirs, x), ids, 8)
 
 
+def test_windows_of_upper_layers_are_read_where_layer_types_are_not_written(save_hf: Save) -> None:
+    theirs, folder = save_hf(
+        "Qwen3", head_dim=16, use_sliding_window=True, sliding_window=5, max_window_layers=1, num_hidden_layers=2
+    )
+    config = json.loads((folder / "config.json").read_text())
+    assert config.pop("layer_types") == ["full_attention", "sliding_attention"]
+    (folder / "config.json").write_text(json.dumps(config))
+    ids = list(range(23))
+    ours = read_folder(folder)
+    assert [m.window for m in ours.config.layer_mixers()] == [None, 5]
+    torch.testing.assert_close(logits_of(ours.model, ids), hf_logits(theirs, ids), rtol=0, atol=1e-5)
+
+
 def test_a_window_matters_in_the_texts_used_here(save_hf: Save) -> None:
     _, folder = save_hf("Mistral", sliding_window=5)
     ids = list(range(23))

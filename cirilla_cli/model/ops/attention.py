@@ -31,6 +31,8 @@ def attend(
     mask_BTS = _mask(query, key, window)
     causal = mask_BTS is None and q_BTNH.shape[1] > 1
     groups = q_BTNH.shape[2] // k_BSKH.shape[2]
+    if mask_BTS is not None and q_BTNH.dtype == torch.bfloat16 and q_BTNH.device.type == "cpu":
+        return _by_products(q_BTNH, k_BSKH, v_BSKH, mask_BTS)
     on_cuda = q_BTNH.device.type == "cuda"
     if on_cuda and mask_BTS is not None and groups > 1:
         # With a mask the memory-efficient kernel is the only fused one, and it wants equal heads.
@@ -45,6 +47,20 @@ def attend(
             enable_gqa=groups > 1,
         )
     return out_BNTH.transpose(1, 2)
+
+
+def _by_products(q_BTNH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor, mask_BTS: Tensor) -> Tensor:
+    """Masked attention as two batched products: on CPUs in bfloat16 several times as fast as the fused kernel.
+
+    For 32 rows of 128 tokens in 4 heads, forward and backward: 11 ms against 45 ms (benchmarks/attention.py).
+    """
+    groups = q_BTNH.shape[2] // k_BSKH.shape[2]
+    k_BNSH = k_BSKH.transpose(1, 2).repeat_interleave(groups, 1)
+    v_BNSH = v_BSKH.transpose(1, 2).repeat_interleave(groups, 1)
+    q_BNTH = q_BTNH.transpose(1, 2) / math.sqrt(q_BTNH.shape[-1])
+    bias_BTS = torch.zeros(mask_BTS.shape, dtype=q_BTNH.dtype).masked_fill_(~mask_BTS, -math.inf)
+    scores_BNTS = q_BNTH @ k_BNSH.transpose(-1, -2) + bias_BTS[:, None]
+    return (scores_BNTS.softmax(-1) @ v_BNSH).transpose(1, 2)
 
 
 def attend_reference(
