@@ -298,7 +298,9 @@ def _is_number(value: Any) -> bool:
 
 
 def _number(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return str(value)
 
 
 def _dig(tree: Any, dotted: str) -> Any:

@@ -1,10 +1,13 @@
 """Models by name from the Hub: only the files a model is read from, never code, never pickles."""
 
+import io
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from huggingface_hub.errors import HTTPError as ClientError  # type: ignore[attr-defined]
+from huggingface_hub.utils.tqdm import tqdm
 
 from cirilla_cli.errors import CirillaError, ServiceError
 from cirilla_cli.progress import Progress
@@ -27,12 +30,31 @@ def download(name: str, progress: Progress, *, endpoint: str | None = None) -> P
     """
     progress.say(f"fetching {name} from the Hub")
     try:
-        folder = Path(snapshot_download(name, allow_patterns=_TAKEN, ignore_patterns=_LEFT, endpoint=endpoint))
+        folder = Path(
+            snapshot_download(
+                name, allow_patterns=_TAKEN, ignore_patterns=_LEFT, endpoint=endpoint, tqdm_class=_bar(progress)
+            )
+        )
     except HUB_FAILURES as error:
         raise hub_error(name, error) from None
     if not (folder / "config.json").is_file():
         raise CirillaError(f"{name}: this repository has no config.json, so no model that can be read")
     return folder
+
+
+def _bar(progress: Progress) -> type[tqdm]:
+    """The library's progress bar, drawn by ``progress`` and nowhere else."""
+
+    class Bar(tqdm):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            silent: Any = {**kwargs, "file": io.StringIO(), "disable": False}
+            super().__init__(*args, **silent)  # type: ignore[no-untyped-call]
+
+        def display(self, msg: str | None = None, pos: int | None = None) -> bool:
+            progress.step(f"download ({str(self.unit).strip()})", self.n, self.total)
+            return True
+
+    return Bar
 
 
 def hub_error(name: str, error: Exception) -> ServiceError:

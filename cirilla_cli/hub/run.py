@@ -53,7 +53,7 @@ class PushReport:
 
     def as_dict(self) -> dict[str, Any]:
         """The report as JSON can hold it."""
-        return {**asdict(self), "checks": [c._asdict() for c in self.checks]}
+        return asdict(self)
 
 
 def push(

@@ -55,7 +55,7 @@ class Sampler:
             return logits_BV
         logits_BV = logits_BV.clone()
         for row, ids in enumerate(history):
-            seen = torch.tensor(sorted(set(ids)), device=logits_BV.device)
+            seen = torch.tensor(sorted(set(ids)), dtype=torch.long, device=logits_BV.device)
             values = logits_BV[row, seen]
             logits_BV[row, seen] = torch.where(values > 0, values / penalty, values * penalty)
         return logits_BV
