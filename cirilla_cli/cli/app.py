@@ -5,7 +5,7 @@ Nothing heavy is imported here or by the modules of verbs: each imports what it 
 
 import os
 import sys
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -24,7 +24,14 @@ _PANELS = {
 
 
 class _Grouped(TyperGroup):
-    """Lists the verbs under the part of the work they belong to."""
+    """Lists the verbs under the part of the work they belong to, and leaves quietly when a pipe closes."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            # Caught here because Typer's own main would turn it into exit status 1.
+            _leave(0)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         width = formatter.width - 16
@@ -82,14 +89,12 @@ def main() -> None:
 
         show_error(error, as_json=as_json)
         _leave(error.exit_code)
-    except BrokenPipeError:
-        _leave(0)
     except KeyboardInterrupt:
         print("interrupted; nothing was left to save", file=sys.stderr)
         _leave(130)
 
 
-def _leave(code: int) -> None:
+def _leave(code: int) -> NoReturn:
     """Exit without a complaint from a closed pipe when Python flushes standard output."""
     try:
         sys.stdout.flush()
