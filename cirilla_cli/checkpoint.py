@@ -1,6 +1,7 @@
 """A run's state on disk: safetensors and JSON in a folder that counts only once its manifest stands in it."""
 
 import errno
+import json
 import os
 import re
 import shutil
@@ -18,13 +19,15 @@ from torch import Tensor, nn
 from cirilla_cli import __version__
 from cirilla_cli.data.tokenizer import Tokenizer, load_tokenizer
 from cirilla_cli.errors import CirillaError
-from cirilla_cli.fs import hash_file, read_json, sync_folder, write_json
+from cirilla_cli.fs import NO_ROOM, hash_file, read_json, sync_folder, write_json
 from cirilla_cli.model.config import DecoderConfig
 from cirilla_cli.model.decoder import Decoder
 from cirilla_cli.model.init import empty
+from cirilla_cli.progress import Progress
 
 VERSION = 1
 _NAME = re.compile(r"^step-(\d+)$")
+_SYSTEM_ERROR = re.compile(r"os error (\d+)")
 
 
 @dataclass(frozen=True)
@@ -64,11 +67,14 @@ class Checkpoint:
 
     @classmethod
     def at(cls, path: Path) -> Self | None:
-        """The checkpoint in a folder, or None where its manifest is missing or sizes differ from it."""
+        """The checkpoint in a folder, or None where its manifest is missing, unreadable, or sizes differ from it."""
         match, manifest = _NAME.match(path.name), path / "MANIFEST.json"
         if match is None or not manifest.is_file():
             return None
-        files = read_json(manifest)["files"]
+        try:
+            files = read_json(manifest)["files"]
+        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
+            return None
         whole = all((path / n).is_file() and (path / n).stat().st_size == f["bytes"] for n, f in files.items())
         return cls(int(match[1]), path) if whole else None
 
@@ -87,12 +93,14 @@ class Checkpoint:
 
     def load_optimizer(self, optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
         """Put the saved state back into ``optimizer``."""
-        tensors = load_file(self.path / "optimizer.safetensors")
+        tensors = read_tensors([self.path / "optimizer.safetensors"])
+        fused = {id(p) for group in optimizer.param_groups if group.get("fused") for p in group["params"]}
         for name, parameter in model.named_parameters():
             own = {key[len(name) + 1 :]: value for key, value in tensors.items() if key.rpartition(".")[0] == name}
-            # AdamW keeps its step count on the CPU, moments live with the parameter.
+            # Moments live with the parameter; AdamW keeps its step count on the CPU, unless one kernel does it all.
             optimizer.state[parameter] = {
-                key: value if value.ndim == 0 else value.to(parameter.device) for key, value in own.items()
+                key: value.to(parameter.device) if value.ndim or id(parameter) in fused else value
+                for key, value in own.items()
             }
 
     def verify(self) -> list[str]:
@@ -204,18 +212,21 @@ def write_checkpoint(
         _fill(building, model, tokenizer, optimizer, state, texts)
     except OSError as error:
         shutil.rmtree(building, ignore_errors=True)
-        if error.errno != errno.ENOSPC:
+        if error.errno not in NO_ROOM:
             raise
-        last = Checkpoint.newest(run)
-        kept = f"the last checkpoint is {last.path}" if last else "there is no earlier checkpoint"
-        raise CirillaError(
-            f"{path}: the disk is full; {kept}", hint="free space, then run the same command again"
-        ) from None
+        raise no_room(run, path) from None
     if path.exists():
         shutil.rmtree(path)
     os.replace(building, path)
     sync_folder(path.parent)
     return Checkpoint(step, path)
+
+
+def no_room(run: Path, path: Path) -> CirillaError:
+    """The error for a run that could not write ``path`` for want of space."""
+    last = Checkpoint.newest(run)
+    kept = f"the last checkpoint is {last.path}" if last else "there is no earlier checkpoint"
+    return CirillaError(f"{path}: the disk is full; {kept}", hint="free space, then run the same command again")
 
 
 def _fill(
@@ -248,9 +259,13 @@ def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
     try:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
     except SafetensorError as error:
-        # The library hides the system's error in its text.
-        full = "os error 28" in str(error).lower() or "no space" in str(error).lower()
-        raise OSError(errno.ENOSPC if full else errno.EIO, str(error)) from error
+        raise system_error(error) from error
+
+
+def system_error(error: SafetensorError) -> OSError:
+    """The system's error that safetensors hides in its text."""
+    number = _SYSTEM_ERROR.search(str(error))
+    return OSError(int(number[1]) if number else errno.EIO, str(error))
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
@@ -263,12 +278,32 @@ def _optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> di
 
 
 def prune(run: Path, keep: int, best: int | None) -> None:
-    """Remove all but the newest ``keep`` checkpoints and the best one, and what crashed writes left."""
+    """Remove all but the newest ``keep`` checkpoints and the best one, and what crashed writes and removals left."""
     for checkpoint in Checkpoint.all_of(run)[:-keep]:
         if checkpoint.step != best:
-            shutil.rmtree(checkpoint.path)
+            # Out of sight at once, so that a crash leaves no half of a checkpoint.
+            os.replace(checkpoint.path, checkpoint.path.with_name(f".{checkpoint.path.name}.old.tmp"))
     for left in (run / "checkpoints").glob(".step-*.tmp"):
         shutil.rmtree(left, ignore_errors=True)
+
+
+def newest_sound(run: Path, progress: Progress) -> Checkpoint | None:
+    """The newest checkpoint whose every byte is the one that was written; damaged ones are named and passed over."""
+    for checkpoint in reversed(Checkpoint.all_of(run)):
+        damaged = checkpoint.verify()
+        if not damaged:
+            return checkpoint
+        progress.say(f"{checkpoint.path}: {', '.join(damaged)} is damaged; looking for an earlier checkpoint")
+    return None
+
+
+def set_aside_after(run: Path, step: int) -> None:
+    """Rename checkpoints of later steps, which are damaged where the run goes on from ``step``, so that none counts."""
+    for checkpoint in Checkpoint.all_of(run):
+        if checkpoint.step > step:
+            aside = checkpoint.path.with_name(f"damaged-{checkpoint.path.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            os.replace(checkpoint.path, aside)
 
 
 def load_checkpoint(

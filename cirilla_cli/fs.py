@@ -1,6 +1,7 @@
 """Files that are either whole or not there, and fingerprints of them."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -9,6 +10,10 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
+
+
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""What a write fails with where there is no room: a full disk, a used-up quota, a limit on a file's size."""
 
 
 @contextlib.contextmanager

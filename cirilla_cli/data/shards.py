@@ -143,14 +143,17 @@ class TokenShards:
         return mask[span].astype(np.bool_)
 
     def read(self, start: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """``count`` tokens of all documents in a row from token ``start`` on, around the end, and each one's document."""
-        at = (start + np.arange(count)) % self.n_tokens
+        """``count`` tokens of all documents in a row from token ``start`` on, around the end, and each one's document.
+
+        A document met again after the end has another number, so that its end does not run into its own beginning.
+        """
+        lap, at = np.divmod(start + np.arange(count), self.n_tokens)
         ids = np.empty(count, dtype=np.int64)
         shard_T = np.searchsorted(self._token_first, at, side="right") - 1
         for shard in np.unique(shard_T):
             here = shard_T == shard
             ids[here] = self._ids[shard][at[here] - self._token_first[shard]]
-        return ids, np.searchsorted(self._all_ends, at, side="right")
+        return ids, np.searchsorted(self._all_ends, at, side="right") + lap * self.n_documents
 
     def _locate(self, i: int) -> tuple[int, slice]:
         shard = bisect.bisect_right(self._first, i) - 1

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cirilla_cli.checkpoint import Checkpoint, prune, write_checkpoint
+from cirilla_cli.checkpoint import Checkpoint, prune, set_aside_after, write_checkpoint
 from cirilla_cli.compat import peak_memory
 from cirilla_cli.data.rows import Message
 from cirilla_cli.data.tokenizer import Tokenizer
@@ -90,6 +90,10 @@ class ShowSamples(Quiet):
     as_chat: bool
     progress: Progress
 
+    def on_start(self, trainer: Trainer) -> None:
+        """Forget lines after the step that is resumed from."""
+        cut_back(self.out / "samples.jsonl", trainer.state.step)
+
     def on_step(self, trainer: Trainer, metrics: Metrics) -> None:
         """Write what the model says when it is due."""
         if not due(trainer.state.step, span_steps(self.config.every, trainer.steps), trainer.steps):
@@ -127,7 +131,7 @@ class StopEarly(Quiet):
 
     def on_start(self, trainer: Trainer) -> None:
         """Go on counting where an interrupted run was."""
-        self._best, self._since = trainer.state.best_loss, trainer.state.evaluations_without_gain
+        self._best, self._since = trainer.state.loss_to_beat, trainer.state.evaluations_without_gain
 
     def on_step(self, trainer: Trainer, metrics: Metrics) -> None:
         """Count evaluations without enough improvement."""
@@ -138,7 +142,7 @@ class StopEarly(Quiet):
             self._best, self._since = loss, 0
         else:
             self._since += 1
-        trainer.state.evaluations_without_gain = self._since
+        trainer.state.loss_to_beat, trainer.state.evaluations_without_gain = self._best, self._since
         if self._since >= self.config.patience and trainer.state.step < trainer.steps:
             trainer.state.stopped_early = True
             trainer.stop = f"validation has not improved over {self._since} evaluations"
@@ -154,12 +158,10 @@ class Log(Quiet):
     rate: float | None
     """Floating-point operations per second of the machine's matrix product, for MFU."""
     _written: int = field(default=0, init=False)
-    _file: Any = field(default=None, init=False)
 
     def on_start(self, trainer: Trainer) -> None:
         """Forget lines after the step that is resumed from."""
-        cut_back(self.out, trainer.state.step)
-        self._file = (self.out / FILE).open("a", encoding="utf-8")
+        cut_back(self.out / FILE, trainer.state.step)
 
     def on_step(self, trainer: Trainer, metrics: Metrics) -> None:
         """Write a line when it is due, and whenever something was evaluated."""
@@ -173,15 +175,14 @@ class Log(Quiet):
         """Write the last step, if it was not, and draw the curves."""
         if metrics and metrics["step"] != self._written:
             self._write(metrics)
-        if self._file is not None:
-            self._file.close()
-        if self.config.plot and metrics:
-            draw_curves(read_metrics(self.out), self.out / "curves.png", self.out.name)
+        picture = self.out / "curves.png"
+        if self.config.plot and (metrics or not picture.is_file()):
+            draw_curves(read_metrics(self.out), picture, self.out.name)
 
     def _write(self, metrics: Metrics) -> None:
         rounded = {key: _rounded(value) for key, value in metrics.items()}
-        self._file.write(json.dumps(rounded) + "\n")
-        self._file.flush()
+        with (self.out / FILE).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(rounded) + "\n")
         self._written = metrics["step"]
 
 
@@ -209,6 +210,7 @@ class TensorBoard(Quiet):
             for key, value in metrics.items():
                 if isinstance(value, int | float) and key != "step":
                     self._writer.add_scalar(key, value, metrics["step"])
+            self._writer.flush()
 
     def on_end(self, trainer: Trainer, metrics: Metrics) -> None:
         """Close the event file."""
@@ -229,8 +231,11 @@ class SaveCheckpoints(Quiet):
     _saved_at: float = field(default=0.0, init=False)
 
     def on_start(self, trainer: Trainer) -> None:
-        """Start the clock."""
+        """Start the clock, and put the folder in order where a crash left it otherwise."""
         self._saved_at = time.monotonic()
+        set_aside_after(self.out, trainer.state.step)
+        if trainer.state.step:
+            self.tidy(trainer)
 
     def on_step(self, trainer: Trainer, metrics: Metrics) -> None:
         """Save when it is due."""
@@ -252,12 +257,13 @@ class SaveCheckpoints(Quiet):
             self.out, trainer.state.step, trainer.model, tokenizer=self.tokenizer, optimizer=trainer.optimizer,
             state=state, texts=self.texts,
         )  # fmt: skip
-        best = trainer.state.best_step
-        prune(self.out, self.config.keep, best)
-        self._index(best)
+        self.tidy(trainer)
         self._saved_at = time.monotonic()
 
-    def _index(self, best: int | None) -> None:
+    def tidy(self, trainer: Trainer) -> None:
+        """Remove what is not kept, and say in ``index.json`` which of the rest is the last, the best and the default."""
+        best = trainer.state.best_step
+        prune(self.out, self.config.keep, best)
         kept = [c.step for c in Checkpoint.all_of(self.out)]
         entries = {
             "last": f"step-{kept[-1]:06d}",

@@ -13,9 +13,8 @@ from cirilla_cli.fs import write_text
 FILE = "metrics.jsonl"
 
 
-def cut_back(run: Path, step: int) -> None:
-    """Drop the lines after ``step``, so that a resumed run's curve is that of an uninterrupted one."""
-    path = run / FILE
+def cut_back(path: Path, step: int) -> None:
+    """Drop a log's lines after ``step``, so that a resumed run's curve is that of an uninterrupted one."""
     if not path.is_file():
         return
     repair_tail(path)

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from cirilla_cli.checkpoint import system_error
 from cirilla_cli.data.batches import PairBatch, Preferences
 from cirilla_cli.engine.objectives.base import Forward
 from cirilla_cli.engine.objectives.dpo import DPO
@@ -82,5 +83,8 @@ def _read(path: Path, key: str) -> tuple[NDArray[np.float32], NDArray[np.float32
 def _write(path: Path, key: str, train: NDArray[np.float32], val: NDArray[np.float32]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
-    save_file({"train": train, "val": val}, temporary, metadata={"made_from": json.dumps(key)})
+    try:
+        save_file({"train": train, "val": val}, temporary, metadata={"made_from": json.dumps(key)})
+    except SafetensorError as error:
+        raise system_error(error) from error
     temporary.replace(path)

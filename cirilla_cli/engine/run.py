@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from cirilla_cli.checkpoint import Checkpoint, Loaded
-from cirilla_cli.compat import device_problem, peak_memory, pick_device
+from cirilla_cli.checkpoint import Checkpoint, Loaded, newest_sound, no_room
+from cirilla_cli.compat import device_problem, pick_device
 from cirilla_cli.data.batches import BatchSource, Conversations, Cut, Mix, PackedText, Preferences
 from cirilla_cli.data.config import (
     ConversationsConfig,
@@ -50,16 +50,17 @@ from cirilla_cli.engine.hooks import (
 )
 from cirilla_cli.engine.interrupt import Interrupts
 from cirilla_cli.engine.lock import check_same_run, write_lock
-from cirilla_cli.engine.metrics import matmul_rate, read_metrics
+from cirilla_cli.engine.metrics import matmul_rate
 from cirilla_cli.engine.objectives.cross_entropy import CrossEntropy
 from cirilla_cli.engine.objectives.dpo import DPO
 from cirilla_cli.engine.precision import compute_dtype, forward_of
 from cirilla_cli.engine.reference import attach_reference, check_first_loss
+from cirilla_cli.engine.report import TrainReport, report_of
 from cirilla_cli.engine.schedule import Schedule
 from cirilla_cli.engine.shards import Prepared, prepare
 from cirilla_cli.engine.trainer import Trainer, TrainState
 from cirilla_cli.errors import CirillaError, missing_extra
-from cirilla_cli.fs import write_json, write_text
+from cirilla_cli.fs import NO_ROOM, write_json, write_text
 from cirilla_cli.loading import load_model
 from cirilla_cli.model.config import CheckpointConfig, DecoderConfig, ModelSection
 from cirilla_cli.model.count import parameters, train_flops_per_token
@@ -106,27 +107,6 @@ class Job:
     """Files that travel with every checkpoint: recipe.yaml, resolved.yaml."""
 
 
-@dataclass
-class TrainReport:
-    """What a run left; `--json` prints it."""
-
-    out: str
-    step: int
-    loss: float | None
-    seconds: float
-    peak_memory_bytes: int | None
-    tokens: int = 0
-    tokens_per_second: float | None = None
-    val_loss: float | None = None
-    best_step: int | None = None
-    parameters: int = 0
-    first_validation: dict[str, float] | None = None
-    last_validation: dict[str, float] | None = None
-    stopped_early: bool = False
-    continued_from: int = 0
-    already_done: bool = False
-
-
 def train(job: Job, progress: Progress, *, restart: bool = False, insist: bool = False) -> TrainReport:
     """Run ``job``, or continue it where an earlier sitting ended.
 
@@ -135,30 +115,42 @@ def train(job: Job, progress: Progress, *, restart: bool = False, insist: bool =
         insist: refuse to begin anew (`--resume`).
 
     Raises:
-        CirillaError: the recipe does not fit its data or the run that stands there.
+        CirillaError: the recipe does not fit its data or the run that stands there, or the disk is full.
         InterruptedRun: stopped by a signal, state saved.
     """
+    try:
+        return _train(job, progress, restart=restart, insist=insist)
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        raise no_room(job.out, Path(error.filename or job.out)) from None
+
+
+def _train(job: Job, progress: Progress, *, restart: bool, insist: bool) -> TrainReport:
     if problem := device_problem(job.device):
         raise CirillaError(f"`device` is {job.device!r}: {problem}", hint="device=cpu, or leave it out")
     if restart:
         forget(job.out)
     lock = check_same_run(job.out, job.resolved)
-    newest = Checkpoint.newest(job.out)
+    newest = newest_sound(job.out, progress)
     if insist and newest is None:
         raise CirillaError(f"{job.out}: no checkpoint to resume from", hint="leave --resume out to begin")
     started = time.perf_counter()
     with Interrupts() as interrupts:
         trainer, prepared = _build(job, lock, newest, interrupts, progress)
         begun = trainer.state.step
-        if trainer.state.stopped_early or begun >= trainer.steps:
-            return _report(job, trainer, {}, 0.0, begun, done=True)
-        if begun:
+        done = trainer.state.stopped_early or begun >= trainer.steps
+        if done:
+            trainer.stop = "it is done already"
+        elif begun:
             progress.say(f"continuing {job.out} after step {begun} of {trainer.steps}")
         metrics = trainer.fit()
-    if trainer.stop:
+    if trainer.stop and not done:
         progress.say(f"stopped at step {trainer.state.step}: {trainer.stop}")
-    report = _report(job, trainer, metrics, time.perf_counter() - started, begun, done=False)
-    write_json(job.out / "report.json", {key: value for key, value in report.__dict__.items() if key != "out"})
+    report = report_of(job.out, trainer, metrics, time.perf_counter() - started, begun, done=done)
+    # A run that was killed after its last checkpoint has none yet.
+    if not (done and (job.out / "report.json").is_file()):
+        write_json(job.out / "report.json", {key: value for key, value in report.__dict__.items() if key != "out"})
     return report
 
 
@@ -180,12 +172,8 @@ def _build(
     prepared = _data(job, base, newest, progress)
     model = _model(job, base, prepared, device, newest)
     dtype = compute_dtype(job.precision, device)
-    if job.out.exists() and lock is not None:
+    if lock is not None:
         _check_lock(job, lock, prepared, device, dtype, progress)
-    else:
-        write_lock(job.out, job.resolved, prepared.fingerprints(), _where(device, dtype), {})
-        for name, text in job.texts.items():
-            write_text(job.out / name, text)
     cut = _cut(job, model.config, prepared.tokenizer)
     steps, source = _source(job, prepared, cut, progress)
     trainer = Trainer(
@@ -199,6 +187,11 @@ def _build(
     if isinstance(source, Preferences):
         _reference(job, trainer, source, base, prepared, progress)
     trainer.hooks = _hooks(job, trainer, prepared, cut, interrupts, progress)
+    if lock is None:
+        # Only now: a recipe that was refused above may be mended without starting over.
+        write_lock(job.out, job.resolved, prepared.fingerprints(), _where(device, dtype), {})
+        for name, text in job.texts.items():
+            write_text(job.out / name, text)
     if newest is None:
         progress.say(_summary(job, trainer, source, cut))
     return trainer, prepared
@@ -255,16 +248,18 @@ def _model(
     if newest is not None:
         model = newest.load_model(device, torch.float32)
     elif isinstance(job.model, DecoderConfig):
-        vocab = job.model.vocab_size or prepared.tokenizer.vocab_size
-        return _checked(
-            fresh(job.model.model_copy(update={"vocab_size": vocab}), seed=job.seed, device=device), prepared
-        )
+        return _checked(_fresh(job, job.model, prepared, device), prepared)
     else:
         assert base is not None
         model = base.model
     if isinstance(job.model, CheckpointConfig):
         _retune(model, job.model)
     return _checked(model, prepared)
+
+
+def _fresh(job: Job, config: DecoderConfig, prepared: Prepared, device: torch.device) -> Decoder:
+    vocab = config.vocab_size or prepared.tokenizer.vocab_size
+    return fresh(config.model_copy(update={"vocab_size": vocab}), seed=job.seed, device=device)
 
 
 def _retune(model: Decoder, config: CheckpointConfig) -> None:
@@ -310,7 +305,7 @@ def _source(job: Job, prepared: Prepared, cut: Cut, progress: Progress) -> tuple
                 )
                 for name, source in sources.items()
             ]  # fmt: skip
-            _not_empty(sum(mix.train.n_tokens for mix in mixes), job)
+            _not_empty(min(mix.train.n_tokens for mix in mixes))
             rows = sum(max(1, mix.train.n_tokens // cut.context_length) for mix in mixes)
             steps = _steps(job, rows, cut, progress)
             return steps, PackedText(mixes, cut, steps=steps, decay_start=Schedule(job.schedule, steps).decay_start)
@@ -327,14 +322,14 @@ def _source(job: Job, prepared: Prepared, cut: Cut, progress: Progress) -> tuple
         progress.say(
             f"{source.dropped} rows have nothing to learn within {cut.context_length} tokens and were left out"
         )
-    _not_empty(source.rows_per_epoch, job)
+    _not_empty(source.rows_per_epoch)
     return _steps(job, source.rows_per_epoch, cut, progress), source
 
 
-def _not_empty(size: int, job: Job) -> None:
+def _not_empty(size: int) -> None:
     if size == 0:
         raise CirillaError(
-            "the training data is empty: nothing is left after the held-out part and what does not fit",
+            "the training data, or a source of it, is empty: nothing is left after the held-out part and what does not fit",
             hint="lower `data.val`, raise `model.context_length`, or bring more data",
         )
 
@@ -378,7 +373,11 @@ def _reference(
     from cirilla_cli.fs import hash_file
 
     assert isinstance(trainer.objective, DPO)
-    starting = base.model if base is not None else trainer.model
+    if base is not None:
+        starting = base.model
+    else:
+        assert isinstance(job.model, DecoderConfig)
+        starting = _fresh(job, job.model, prepared, trainer.device)
     starting.eval()
     forward = forward_of(starting, trainer.dtype)
     weights = (
@@ -436,21 +435,3 @@ def _summary(job: Job, trainer: Trainer, source: BatchSource[Any], cut: Cut) -> 
         f"{show_count(cut.rows_per_step * cut.context_length)} tokens, {rows / source.rows_per_epoch:.1f} passes over the "
         f"data, {str(trainer.dtype).removeprefix('torch.')} on {trainer.device.type}"
     )
-
-
-def _report(
-    job: Job, trainer: Trainer, metrics: Mapping[str, Any], seconds: float, begun: int, *, done: bool
-) -> TrainReport:
-    lines = read_metrics(job.out)
-    last = lines[-1] if lines else dict(metrics)
-    evaluated: Mapping[str, Any] = next((line for line in reversed(lines) if "val_loss" in line), {})
-    validation = {key.removeprefix("val_"): value for key, value in evaluated.items() if key.startswith("val_")}
-    return TrainReport(
-        out=str(job.out), step=trainer.state.step, loss=last.get("loss"), seconds=round(seconds, 2),
-        peak_memory_bytes=peak_memory(trainer.device), tokens=trainer.state.tokens,
-        tokens_per_second=round(trainer.state.tokens / trainer.state.seconds, 1) if trainer.state.seconds else None,
-        val_loss=evaluated.get("val_loss"), best_step=trainer.state.best_step,
-        parameters=parameters(trainer.model.config), first_validation=trainer.state.first_validation or None,
-        last_validation=validation or None, stopped_early=trainer.state.stopped_early, continued_from=begun,
-        already_done=done,
-    )  # fmt: skip

@@ -34,6 +34,8 @@ class TrainState:
     """Lowest validation loss so far."""
     best_step: int | None = None
     evaluations_without_gain: int = 0
+    loss_to_beat: float | None = None
+    """Validation loss that early stopping measures improvement from."""
     stopped_early: bool = False
     first_validation: dict[str, float] = field(default_factory=dict)
     """Validation before the first step."""

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from cirilla_cli.infer.config import SamplingConfig
 
+_COLDEST = 1e-30
+
 
 class Sampler:
     """Chooses the next token of each row: repetition penalty, temperature, top-k, top-p, min-p, in that order.
@@ -36,9 +38,9 @@ class Sampler:
 
     def distribution(self, logits_BV: Tensor) -> Tensor:
         """What is drawn from: probabilities ``[B, V]`` after temperature and filters; the likeliest always stays."""
-        # Less the greatest, so that a temperature near 0 cannot overflow.
+        # Less the greatest, and by no less than float32 can hold, so that a temperature near 0 cannot overflow.
         logits_BV = logits_BV - logits_BV.amax(dim=-1, keepdim=True)
-        probabilities_BV = (logits_BV / self.config.temperature).softmax(dim=-1)
+        probabilities_BV = (logits_BV / max(self.config.temperature, _COLDEST)).softmax(dim=-1)
         if self.config.top_k is not None and self.config.top_k < probabilities_BV.shape[-1]:
             kept = probabilities_BV.topk(self.config.top_k, dim=-1)
             probabilities_BV = torch.zeros_like(probabilities_BV).scatter(1, kept.indices, kept.values)

@@ -88,6 +88,7 @@ def test_the_untrained_model_has_the_shape_and_nothing_else(load: Callable[..., 
     assert floor.config == loaded.config
     assert floor.tokenizer is loaded.tokenizer
     assert torch.equal(floor.model.model.embed_tokens.weight, untrained(loaded, seed=3).model.model.embed_tokens.weight)
+    assert not torch.equal(floor.model.model.embed_tokens.weight, untrained(loaded).model.model.embed_tokens.weight)
     assert not torch.equal(floor.model.model.embed_tokens.weight, loaded.model.model.embed_tokens.weight)
 
 

@@ -133,6 +133,12 @@ def test_a_reasoning_task_is_scored_by_its_own_scorer(worker: GymScorer, person:
     assert task.score(person(says=lambda q: "no idea"))["accuracy"] == 0.0
 
 
+def test_partial_credit_is_not_right(person: Any) -> None:
+    instances = unseen([{"question": "q", "answer": "a"}, {"question": "r", "answer": "b"}], frozenset(), 2)
+    task = ReasoningTask(instances, lambda entry, answer: 1.0 if entry["question"] == "q" else 0.99)
+    assert task.score(person())["correct"] == 1
+
+
 def test_training_questions_are_dropped_and_counted(worker: GymScorer, tmp_path: Path) -> None:
     first = ReasoningTask.make(LEGS, worker, SeenQuestions()).instances
     rows = [
@@ -202,6 +208,8 @@ def test_only_pairs_of_held_out_pages_are_judged(tmp_path: Path) -> None:
         "Tissaia de Vries",
         "  tissaia  DE vries.",
         "TISSAIA de\nVries .",
+        "Tissaia de Vries. \n",
+        "Tissaia de Vries . ",
         "Zoë",
         unicodedata.normalize("NFD", "Zoë") + ".",
     ],

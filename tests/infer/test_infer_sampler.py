@@ -44,7 +44,10 @@ def test_top_k_keeps_exactly_k_of_equals() -> None:
 
 
 def test_a_temperature_near_zero_neither_overflows_nor_ties() -> None:
-    assert kept(temperature=1e-300) == [1, 0, 0, 0]
+    logits = torch.tensor([[30.0, 29.9, -20.0]])
+    for temperature in (1e-30, 1e-38, 1e-300):
+        sampler = Sampler(SamplingConfig(temperature=temperature), [0])
+        assert sampler.distribution(1e10 * logits).tolist() == sampler.distribution(logits).tolist() == [[1, 0, 0]]
 
 
 def test_the_penalty_divides_positive_and_multiplies_negative_logits_of_what_stands_there() -> None:

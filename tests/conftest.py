@@ -1,0 +1,86 @@
+"""What the whole suite shares: shapes are checked against the suffixes of parameter names wherever the model runs."""
+
+import functools
+import importlib
+import inspect
+import pkgutil
+import re
+import sys
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+_SUFFIX = re.compile(r"_([A-Z0-9]+)$")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _shapes_are_as_named() -> Iterator[None]:
+    """Every tensor handed to the model library under a name like `x_BTD` has those axes; torch-free runs stay torch-free."""
+    if "torch" not in sys.modules:
+        yield
+        return
+    package = importlib.import_module("cirilla_cli.model")
+    modules = [importlib.import_module(m.name) for m in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")]
+    restore = [undo for module in modules for undo in wrap_module(module)]
+    yield
+    for undo in restore:
+        undo()
+
+
+def wrap_module(module: ModuleType) -> list[Callable[[], None]]:
+    """Check every function and method that ``module`` defines; returns what undoes it."""
+    undo = []
+    for name, value in list(vars(module).items()):
+        if getattr(value, "__module__", None) != module.__name__:
+            continue
+        if inspect.isfunction(value):
+            undo += [_replace(m, k, checked(value)) for m, k in _bindings(name, value)]
+        elif inspect.isclass(value) and not hasattr(value, "apply"):  # autograd functions are reached through callers
+            methods = [(k, f) for k, f in vars(value).items() if inspect.isfunction(f)]
+            undo += [_replace(value, k, checked(f)) for k, f in methods]
+    return undo
+
+
+def checked(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``function``, raising AssertionError where a tensor is not what its parameter's (or the function's) suffix says."""
+    found = [(i, n, _SUFFIX.search(n)) for i, n in enumerate(inspect.signature(function).parameters)]
+    axes = [(i, n, match[1]) for i, n, match in found if match]
+    result = _SUFFIX.search(function.__name__)
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **keys: Any) -> Any:
+        sizes: dict[str, int] = {}
+        for i, name, letters in axes:
+            check(keys.get(name, args[i] if i < len(args) else None), name, letters, sizes)
+        out = function(*args, **keys)
+        if result:
+            check(out, function.__name__, result[1], sizes)
+        return out
+
+    return wrapper if axes or result else function
+
+
+def check(value: Any, name: str, letters: str, sizes: dict[str, int]) -> None:
+    """One axis a letter, and one size a letter within a call; a digit is the size itself."""
+    import torch
+
+    if not isinstance(value, torch.Tensor):
+        return
+    shape = tuple(value.shape)
+    assert len(shape) == len(letters), f"`{name}` has shape {shape}, its name says {len(letters)} axes"
+    for letter, size in zip(letters, shape, strict=True):
+        wanted = int(letter) if letter.isdigit() else sizes.setdefault(letter, size)
+        assert size == wanted, f"`{name}` has shape {shape}, {letter} is {wanted} in this call"
+
+
+def _bindings(name: str, function: Callable[..., Any]) -> list[tuple[ModuleType, str]]:
+    """Every loaded module that knows ``function`` by this name: its own, and those that imported it from there."""
+    return [(m, name) for m in list(sys.modules.values()) if isinstance(m, ModuleType) and vars(m).get(name) is function]
+
+
+def _replace(owner: Any, name: str, new: Any) -> Callable[[], None]:
+    old = vars(owner)[name]
+    setattr(owner, name, new)
+    return lambda: setattr(owner, name, old)
