@@ -19,7 +19,7 @@ def misses(report: dict[str, object], tasks: dict[str, dict[str, dict[str, float
     above = scores["preference_chosen_above"]
     rules = {
         "at least 300 facts": facts["facts"] >= 300,
-        "3 facts or more from each of at least 50 pages": facts["pages_with_three"] >= 50,
+        "3 facts or more from each of at least 50 pages": facts["pages_with_3_facts"] >= 50,
         "seen_facts at least 80%": scores["seen_facts"] >= 0.8,
         "the untrained model answers none": scores["seen_facts_untrained"] == 0,
         "the better unseen task at least 60%": max(unseen.values()) >= 0.6,

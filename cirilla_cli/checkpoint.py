@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from cirilla_cli import __version__
 from cirilla_cli.data.tokenizer import Tokenizer, load_tokenizer
 from cirilla_cli.errors import CirillaError
-from cirilla_cli.fs import NO_ROOM, hash_file, read_json, sync_folder, write_json
+from cirilla_cli.fs import NO_ROOM, hash_file, read_json, read_object, sync_folder, write_json
 from cirilla_cli.model.config import DecoderConfig
 from cirilla_cli.model.decoder import Decoder
 from cirilla_cli.model.init import empty
@@ -80,8 +80,7 @@ class Checkpoint:
 
     def state(self) -> dict[str, Any]:
         """The trainer's state as it was saved."""
-        state: dict[str, Any] = read_json(self.path / "state.json")
-        return state
+        return read_object(self.path / "state.json")
 
     def model_config(self) -> DecoderConfig:
         """The model's shape."""
@@ -118,7 +117,7 @@ def read_model_config(folder: Path) -> DecoderConfig:
     path = folder / "model.json"
     if not path.is_file():
         raise CirillaError(f"{folder}: no model.json, so not a checkpoint")
-    data = read_json(path)
+    data = read_object(path)
     if data.get("version") != VERSION:
         raise CirillaError(f"{path}: checkpoint format version {data.get('version')}, this program reads {VERSION}")
     try:

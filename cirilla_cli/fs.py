@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from cirilla_cli.errors import CirillaError
 
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """What a write fails with where there is no room: a full disk, a used-up quota, a limit on a file's size."""
@@ -59,6 +60,21 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """The JSON value in ``path``."""
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in ``path``, a file that this program wrote.
+
+    Raises:
+        CirillaError: it is damaged.
+    """
+    try:
+        value = read_json(path)
+    except ValueError as error:
+        raise CirillaError(f"{path}: not JSON: {error}", hint="the file is damaged or half-written") from None
+    if not isinstance(value, dict):
+        raise CirillaError(f"{path}: not a JSON object", hint="the file is damaged")
+    return value
 
 
 def replace_folder(new: Path, path: Path) -> None:

@@ -3,6 +3,7 @@
 Nothing heavy is imported here or by the modules of verbs: each imports what it needs inside its body.
 """
 
+import errno
 import os
 import sys
 from typing import Annotated, Any, NoReturn
@@ -12,7 +13,14 @@ from typer.core import TyperGroup
 
 from cirilla_cli import __version__
 from cirilla_cli.cli import data, project, recipes, train, use
-from cirilla_cli.errors import CirillaError
+from cirilla_cli.errors import CirillaError, UsageError
+from cirilla_cli.fs import NO_ROOM
+
+_WRONG_CALL: type[Exception] = typer.BadParameter.__mro__[1]
+"""What Typer raises for an unknown flag or a value of the wrong type; its own name is not public."""
+
+_REFUSED = NO_ROOM | {errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENAMETOOLONG}
+"""What the system says no to without anybody's code being wrong."""
 
 _PANELS = {
     "Start": ["run", "init", "runs"],
@@ -32,6 +40,10 @@ class _Grouped(TyperGroup):
         except BrokenPipeError:
             # Caught here because Typer's own main would turn it into exit status 1.
             _leave(0)
+        except KeyboardInterrupt:
+            # Typer's own main would leave without a word.
+            print("interrupted; nothing was left to save", file=sys.stderr)
+            _leave(130)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         width = formatter.width - 16
@@ -83,15 +95,24 @@ def main() -> None:
     """Entry point: a `CirillaError` is one message and its exit status; anything else is a bug and keeps its traceback."""
     as_json = "--json" in sys.argv
     try:
-        app(standalone_mode=True)
+        # Typer prints usage errors itself only in its standalone mode; a machine gets them as it gets all others.
+        _leave(app(standalone_mode=not as_json) or 0)
     except CirillaError as error:
-        from cirilla_cli.cli.render import show_error
+        _refuse(error, as_json)
+    except _WRONG_CALL as error:
+        message: Any = error
+        _refuse(UsageError(message.format_message(), hint="cirilla --help; cirilla VERB --help"), as_json)
+    except OSError as error:
+        if error.errno not in _REFUSED:
+            raise
+        _refuse(CirillaError(f"{error.filename or 'the system'}: {error.strerror}"), as_json)
 
-        show_error(error, as_json=as_json)
-        _leave(error.exit_code)
-    except KeyboardInterrupt:
-        print("interrupted; nothing was left to save", file=sys.stderr)
-        _leave(130)
+
+def _refuse(error: CirillaError, as_json: bool) -> NoReturn:
+    from cirilla_cli.cli.render import show_error
+
+    show_error(error, as_json=as_json)
+    _leave(error.exit_code)
 
 
 def _leave(code: int) -> NoReturn:

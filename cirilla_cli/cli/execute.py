@@ -1,11 +1,13 @@
 """A resolved recipe handed to the one function of its area; used by the verbs and by pipelines alike."""
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cirilla_cli.cli.places import check_place
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.progress import Progress
 from cirilla_cli.recipe.load import Resolved
@@ -32,8 +34,12 @@ def scrape(resolved: Resolved, progress: Progress, control: Control) -> Any:
         source = config.source.model_copy(update={"path": bundled(str(config.source.path))})
         config = config.model_copy(update={"source": source})
     if control.fresh:
-        _remove(Path(resolved.out), ("documents.jsonl", "rejects.jsonl", "journal.jsonl", "raw", "ATTRIBUTION.md"))
-    return area(config, Path(resolved.out), progress)
+        forget(resolved)
+    report = area(config, Path(resolved.out), progress)
+    if report.documents == 0:
+        why = ", ".join(f"{count} {reason}" for reason, count in report.rejected.items()) or "there are no pages"
+        raise CirillaError(f"no documents came of it: {why}", hint="rejects.jsonl, beside the documents, names each page")
+    return report
 
 
 def synth(resolved: Resolved, progress: Progress, control: Control) -> Any:
@@ -50,7 +56,7 @@ def synth(resolved: Resolved, progress: Progress, control: Control) -> Any:
         teacher = config.source.teacher.model_copy(update={"api_key": SecretStr(key)})
         config = config.model_copy(update={"source": config.source.model_copy(update={"teacher": teacher})})
     if control.fresh:
-        _remove(Path(resolved.out), ("samples.jsonl", "questions.jsonl", "journal.jsonl"))
+        forget(resolved)
     return synthesize(config, Path(resolved.out), progress)
 
 
@@ -59,7 +65,7 @@ def tokenize(resolved: Resolved, progress: Progress, control: Control) -> Any:
     from cirilla_cli.data.run import tokenize as area
 
     if control.fresh:
-        _remove(Path(resolved.out), ("tokenizer", "shards", "report.json"))
+        forget(resolved)
     return area(resolved.recipe.tokenize, Path(resolved.out), progress)  # type: ignore[attr-defined]
 
 
@@ -79,7 +85,30 @@ def train(resolved: Resolved, progress: Progress, control: Control) -> Any:
         verb=resolved.verb, out=Path(resolved.out), resolved=resolved.data, texts=texts,
         **{name: getattr(recipe, name) for name in sections},
     )  # fmt: skip
-    return area(job, progress, restart=control.fresh, insist=control.resume)
+    with enough_memory():
+        return area(job, progress, restart=control.fresh, insist=control.resume)
+
+
+@contextlib.contextmanager
+def enough_memory() -> Iterator[None]:
+    """Turns what torch raises where memory runs out into a message.
+
+    Raises:
+        CirillaError: it ran out.
+    """
+    import torch
+
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # On a CPU torch has no class of its own for it.
+        spoken = isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(error)
+        if not spoken:
+            raise
+        raise CirillaError(
+            f"out of memory: {str(error).splitlines()[0]}",
+            hint="a smaller model, train.micro_batch_tokens, eval.batch or generate.batch; or --device cpu",
+        ) from None
 
 
 def load(where: str | None, device: str, dtype: str, progress: Progress) -> "Loaded":
@@ -107,12 +136,13 @@ def evaluate(resolved: Resolved, progress: Progress, control: Control) -> Any:
 
     recipe: Any = resolved.recipe
     config = recipe.eval
-    models = {"model": load(config.model, recipe.device, config.dtype, progress)}
-    for name, where in config.compare.items():
-        models[name] = load(where, recipe.device, config.dtype, progress)
-    if config.untrained:
-        models["untrained"] = untrained(models["model"], seed=recipe.seed)
-    return area(config, models, Path(resolved.out), progress)
+    with enough_memory():
+        models = {"model": load(config.model, recipe.device, config.dtype, progress)}
+        for name, where in config.compare.items():
+            models[name] = load(where, recipe.device, config.dtype, progress)
+        if config.untrained:
+            models["untrained"] = untrained(models["model"], seed=recipe.seed)
+        return area(config, models, Path(resolved.out), progress)
 
 
 def generate(resolved: Resolved, progress: Progress, control: Control) -> Any:
@@ -156,6 +186,8 @@ def push(resolved: Resolved, progress: Progress, control: Control, *, scores: Pa
     config = recipe.push
     if config.to is None:
         raise CirillaError("`push.to` is missing: where to?", hint="--to dir:PATH for a local folder, --to OWNER/NAME for the Hub")
+    if config.to.startswith("dir:") and not dry_run:
+        check_place(Path(config.to.removeprefix("dir:")), "push.to")
     loaded = load(config.model, recipe.device, "float32", progress)
     scores = scores or config.scores
     if dry_run:
@@ -171,12 +203,23 @@ RUNNERS: Mapping[str, Any] = {
 """The function behind each verb."""
 
 
-def _remove(out: Path, names: tuple[str, ...]) -> None:
-    """Remove what a verb wrote into a folder, and nothing else."""
+_OWN: Mapping[str, tuple[str, ...]] = {
+    "scrape": ("documents.jsonl", "rejects.jsonl", "journal.jsonl", "raw", "ATTRIBUTION.md"),
+    "synth": ("samples.jsonl", "questions.jsonl", "journal.jsonl"),
+    "tokenize": ("tokenizer", "shards", "report.json"),
+}  # fmt: skip
+
+
+def forget(resolved: Resolved) -> None:
+    """Remove what a data or training verb left in the recipe's `out`, and nothing else."""
     import shutil
 
-    for name in names:
-        path = out / name
+    if resolved.verb in ("pretrain", "sft", "dpo"):
+        from cirilla_cli.engine.run import forget as area
+
+        area(Path(resolved.out))
+    for name in _OWN.get(resolved.verb, ()):
+        path = Path(resolved.out) / name
         if path.is_dir():
             shutil.rmtree(path)
         else:

@@ -89,7 +89,11 @@ def _score(mark: Path) -> str:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    value = json.loads(path.read_text(encoding="utf-8"))
+    """The object in a file; empty where it is damaged, for a listing shows what there is."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return {}
     return value if isinstance(value, dict) else {}
 
 
@@ -113,6 +117,8 @@ def _clean(folder: Path, *, dry_run: bool, as_json: bool) -> None:
     for index in folder.glob("**/checkpoints/index.json"):
         entries = _json(index)
         kept = {entries.get("last"), entries.get("best")}
+        if kept == {None}:
+            continue  # a damaged index does not say which are needed
         doomed += [p for p in index.parent.glob("step-*") if p.is_dir() and p.name not in kept]
     freed = sum(map(_size, doomed))
     if not dry_run:

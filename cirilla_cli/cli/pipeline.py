@@ -7,7 +7,7 @@ import contextlib
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,10 @@ from cirilla_cli.errors import CirillaError
 from cirilla_cli.fs import hash_json, hash_path, read_json, write_json
 from cirilla_cli.progress import Progress
 from cirilla_cli.recipe.load import Resolved, load_recipe
+from cirilla_cli.recipe.tree import Origin
 
 _REFERENCE = re.compile(r"\{([\w-]+)\}")
+_GIVEN = re.compile(r"override `([\w.-]+)=[^`]*`")
 MARK = "stage.json"
 
 
@@ -52,6 +54,8 @@ def resolve_stages(pipeline: Resolved) -> list[Stage]:
         CirillaError: mistakes in any of the recipes, all at once.
     """
     recipe: Any = pipeline.recipe
+    if not recipe.stages:
+        raise CirillaError(f"{pipeline.path}: the pipeline has no stages", hint="cirilla recipe show quickstart/pipeline")
     stages, outs, errors = [], {}, []
     for name, stage in recipe.stages.items():
         out = str(Path(pipeline.out) / name)
@@ -62,13 +66,30 @@ def resolve_stages(pipeline: Resolved) -> list[Stage]:
         try:
             resolved = load_recipe(where, stage.verb, overrides=given, out=out)
         except CirillaError as error:
-            errors.append(CirillaError(f"stage `{name}`: {error}", hint=error.hint, where=error.where))
+            errors.append(_placed(error, name, pipeline))
             continue
         stages.append(Stage(name, stage.verb, resolved, _needs(name, stage)))
     if errors:
         wheres = [where for error in errors for where in error.where]
         raise CirillaError("\n".join(map(str, errors)), hint=errors[0].hint, where=wheres)
     return stages
+
+
+def _placed(error: CirillaError, name: str, pipeline: Resolved) -> CirillaError:
+    """The same complaints, those about overrides at the line of the pipeline that gives them."""
+
+    def origin(key: str | None) -> Origin:
+        at = f"stages.{name}.with.{key}"
+        found = (o for path, o in pipeline.origins.items() if path == at or path.startswith(f"{at}."))
+        return next(found, Origin())
+
+    def line(text: str) -> str:
+        given = _GIVEN.match(text)
+        place = origin(given[1]) if given else Origin()
+        return f"{place}: stage `{name}`{text[given.end() :]}" if given and place.file else f"stage `{name}`: {text}"
+
+    wheres = [w if w.file else replace(w, file=origin(w.key).file, line=origin(w.key).line) for w in error.where]
+    return CirillaError("\n".join(map(line, str(error).splitlines())), hint=error.hint, where=wheres)
 
 
 def _recipe_of(recipe: str | None, verb: str, pipeline: Path) -> str | Path:
@@ -114,7 +135,7 @@ def _needs(name: str, stage: Any) -> tuple[str, ...]:
 
 def run_pipeline(pipeline: Resolved, progress: Progress, *, fresh: bool) -> PipelineReport:
     """Run what is not up to date; interrupted stages continue."""
-    from cirilla_cli.cli.execute import RUNNERS, Control
+    from cirilla_cli.cli.execute import RUNNERS, Control, forget
 
     started = time.perf_counter()
     stages = resolve_stages(pipeline)
@@ -123,22 +144,34 @@ def run_pipeline(pipeline: Resolved, progress: Progress, *, fresh: bool) -> Pipe
     for number, stage in enumerate(stages, 1):
         hashes[stage.name] = key = _stage_hash(stage, hashes)
         out = Path(stage.resolved.out)
-        before = read_json(out / MARK) if (out / MARK).is_file() else {}
+        before = _mark(out / MARK)
         if before.get("hash") == key and before.get("done") and not fresh:
             progress.say(f"[{number}/{len(stages)}] {stage.name}: up to date")
             report.stages[stage.name] = {"seconds": 0.0, "skipped": True, "out": str(out)}
             continue
         progress.say(f"[{number}/{len(stages)}] {stage.name}")
         begun = time.perf_counter()
-        changed = fresh or before.get("hash", key) != key
+        if fresh or before.get("hash", key) != key:
+            # First the mark, then what it vouched for: killed in between, the stage does not continue another recipe's work.
+            (out / MARK).unlink(missing_ok=True)
+            forget(stage.resolved)
         write_json(out / MARK, {"hash": key, "done": False})
-        result = RUNNERS[stage.verb](stage.resolved, progress, Control(fresh=changed))
+        result = RUNNERS[stage.verb](stage.resolved, progress, Control())
         seconds = round(time.perf_counter() - begun, 2)
         write_json(out / MARK, {"hash": key, "done": True, "seconds": seconds, "verb": stage.verb})
         report.stages[stage.name] = {"seconds": seconds, "skipped": False, "out": str(out), **_figures(stage.verb, result)}
     _conclude(report, stages)
     report.seconds = round(time.perf_counter() - started, 2)
     return report
+
+
+def _mark(path: Path) -> dict[str, Any]:
+    """What a stage noted of itself; nothing where the note is missing or damaged."""
+    try:
+        mark = read_json(path)
+    except (FileNotFoundError, ValueError):
+        return {}
+    return mark if isinstance(mark, dict) else {}
 
 
 def _figures(verb: str, result: Any) -> dict[str, Any]:
@@ -192,7 +225,7 @@ def _conclude(report: PipelineReport, stages: list[Stage]) -> None:
 def headline(scores: Mapping[str, Any]) -> dict[str, Any]:
     """The few scores a pipeline reports: facts, the same for the untrained model, unseen tasks, preferences."""
     found: dict[str, Any] = {}
-    for name, task in scores["tasks"].items():
+    for name, task in scores.get("tasks", {}).items():
         model, before, untrained = task.get("model", {}), task.get("before", {}), task.get("untrained", {})
         match task["kind"]:
             case "questions":

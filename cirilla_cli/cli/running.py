@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from cirilla_cli.cli.pipeline import PipelineReport, Stage, resolve_stages, run_pipeline
+from cirilla_cli.cli.places import check_out
 from cirilla_cli.cli.render import progress_for, show_json
 from cirilla_cli.cli.verbs import Flags
 from cirilla_cli.cli.words import read_words
@@ -23,6 +24,8 @@ def run_verb(words: Sequence[str], flags: Flags) -> None:
         raise CirillaError("which pipeline?", hint="cirilla run quickstart; cirilla recipe list")
     pipeline = load_recipe(reading.recipe, "run", overrides=reading.overrides, out=flags.out)
     stages = resolve_stages(pipeline)
+    for stage in stages:
+        check_out(stage.resolved)
     if flags.dry_run:
         _show_stages(stages, flags)
         return

@@ -1,9 +1,11 @@
 """`cirilla init`: a folder with a pipeline and its recipes for a corpus of one's own."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cirilla_cli.cli.places import check_place
 from cirilla_cli.errors import CirillaError, UsageError
 from cirilla_cli.fs import write_text
 from cirilla_cli.units import parse_bytes, parse_seconds, show_count, show_seconds
@@ -43,8 +45,9 @@ def init_project(
         CirillaError: the folder exists, a source is missing, or the budget is not understood.
     """
     folder = Path(name)
-    if not all(c.isalnum() or c in "._-" for c in folder.name) or folder.name.startswith((".", "-")):
+    if not re.fullmatch(r"\w[\w.-]*", folder.name):
         raise CirillaError(f"`{name}`: the name must be letters, digits, `.`, `_` and `-`")
+    check_place(folder, "NAME")
     if folder.exists() and any(folder.iterdir()):
         raise CirillaError(f"{folder}: exists already and is not empty", hint="choose another name")
     source = _source(wiki, dump, files, contact)

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cirilla_cli.cli.places import check_out
 from cirilla_cli.cli.render import plain, progress_for, show_json
 from cirilla_cli.cli.words import Reading, read_words
-from cirilla_cli.errors import CirillaError, UsageError
+from cirilla_cli.errors import CirillaError, UsageError, Where
 from cirilla_cli.recipe.load import Resolved, load_recipe
 from cirilla_cli.units import show_bytes, show_count, show_seconds
 
@@ -41,7 +42,10 @@ def _resolve(verb: str, reading: Reading, default: str, extra: Mapping[str, Any]
     recipe = reading.recipe or default
     if reading.recipe is None and not flags.quiet:
         print(f"recipe: {default} ({verb})", file=sys.stderr)
-    return load_recipe(recipe, verb, overrides=[*overrides, *reading.overrides], out=flags.out)
+    resolved = load_recipe(recipe, verb, overrides=[*overrides, *reading.overrides], out=flags.out)
+    if verb not in ("generate", "push"):  # they write to standard output and to `push.to`
+        check_out(resolved)
+    return resolved
 
 
 def _shown(resolved: Resolved, flags: Flags) -> None:
@@ -239,7 +243,8 @@ def eval_verb(words: Sequence[str], texts: Sequence[str], questions: str | None,
     from cirilla_cli.evals.run import table
 
     if flags.json and texts and list(recipe.eval.tasks) == ["text"]:
-        show_json(scores.tasks["text"]["model"])
+        numbers = scores.tasks["text"]["model"]
+        show_json({key: numbers[key] for key in ("bits_per_byte", "perplexity", "bytes", "tokens")})
     elif flags.json:
         show_json(scores)
     else:
@@ -250,7 +255,7 @@ def generate_verb(
     words: Sequence[str], prompts: Sequence[str], file: str | None, ids: str | None, settings: Mapping[str, Any], flags: Flags
 ) -> None:
     """`cirilla generate`."""
-    from cirilla_cli.cli.execute import load, seeded
+    from cirilla_cli.cli.execute import enough_memory, load, seeded
 
     reading = read_words(words, "generate")
     extra = {**_model_word(reading, "model"), **{f"generate.{key}": value for key, value in settings.items()}}
@@ -260,7 +265,7 @@ def generate_verb(
         return
     recipe: Any = resolved.recipe
     asked = list(_prompts(prompts, file, ids, recipe.generate.prompts))
-    with progress_for(quiet=flags.quiet or flags.json, verbose=flags.verbose) as progress:
+    with enough_memory(), progress_for(quiet=flags.quiet or flags.json, verbose=flags.verbose) as progress:
         loaded = load(recipe.model, recipe.device, recipe.generate.dtype, progress)
         _answer(seeded(recipe), loaded, asked, flags, progress)
 
@@ -283,16 +288,27 @@ def _prompts(texts: Sequence[str], file: str | None, ids: str | None, own: Seque
         elif sys.stdin.isatty():
             raise CirillaError("there is no prompt", hint='--prompt "...", --prompt-file FILE, or lines on standard input')
         else:
-            yield from (Prompt(text=line.rstrip("\n")) for line in sys.stdin if line.strip())
+            yield from (Prompt(text=line) for line in _text("<stdin>", sys.stdin.buffer.read()))
 
 
 def _lines(path: Path) -> list[str]:
     try:
-        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except FileNotFoundError:
-        raise CirillaError(f"{path}: no such file") from None
-    except (IsADirectoryError, PermissionError, UnicodeDecodeError) as error:
-        raise CirillaError(f"{path}: cannot be read as text: {error}") from None
+        return _text(str(path), path.read_bytes())
+    except OSError as error:
+        raise CirillaError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _text(name: str, data: bytes) -> list[str]:
+    """The lines that are not blank; a line ends at a line feed only, as it does for every other tool in a pipe."""
+    lines, wrong = [], []
+    for number, line in enumerate(data.split(b"\n"), 1):
+        try:
+            lines.append(line.decode("utf-8").removesuffix("\r"))
+        except UnicodeDecodeError:
+            wrong.append(Where(name, number, expected="not UTF-8"))
+    if wrong:
+        raise CirillaError("\n".join(f"{w.file}:{w.line}: {w.expected}" for w in wrong[:20]), where=wrong)
+    return [line for line in lines if line.strip()]
 
 
 def _answer(config: Any, loaded: Any, asked: list[Any], flags: Flags, progress: Any) -> None:
@@ -312,7 +328,7 @@ def _answer(config: Any, loaded: Any, asked: list[Any], flags: Flags, progress: 
         print(flush=True)
     else:
         for answer in generate(config, loaded, asked, progress):
-            print(answer.text, flush=True)
+            print(" ".join(map(str, answer.tokens)) if answer.text is None else answer.text, flush=True)
 
 
 def push_verb(words: Sequence[str], to: str | None, scores: str | None, flags: Flags) -> None:

@@ -35,15 +35,23 @@ def read_words(words: Sequence[str], verb: str) -> Reading:
             reading.overrides.append(word)
         elif word == "-" or word.startswith(("./", "../", "/", "~")):
             _take_path(word, reading)
-        elif word.endswith((".yaml", ".yml")) or (not Path(word).exists() and builtin.has(word, verb)):
+        elif word.endswith((".yaml", ".yml")) or (not _exists(word) and builtin.has(word, verb)):
             _take_recipe(word, reading)
-        elif Path(word).exists() or _HUB.match(word):
+        elif _exists(word) or _HUB.match(word):
             reading.inputs.append(word)
         else:
             unknown.append(_tried(word, verb))
     if unknown:
         raise CirillaError("\n".join(unknown), hint=f"cirilla {verb} --help; cirilla recipe list")
     return reading
+
+
+def _exists(word: str) -> bool:
+    """Whether there is a file or folder of that name; an empty or overlong word names none."""
+    try:
+        return word != "" and Path(word).exists()
+    except OSError:
+        return False
 
 
 def _take_path(word: str, reading: Reading) -> None:

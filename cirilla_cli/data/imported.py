@@ -135,7 +135,8 @@ class ImportedTokenizer:
         try:
             template = environment.from_string(self.template)
             return template.render(messages=turns, add_generation_prompt=generation_prompt, tools=None, **tokens)
-        except TemplateError as error:
+        # A downloaded template is somebody's program: it may divide by zero, index past an end, or add text to a list.
+        except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise CirillaError(f"{self.folder}: its chat template fails: {error}") from None
 
     def _inert(self, content: str) -> str:
@@ -160,7 +161,7 @@ class ImportedTokenizer:
 
     def _stops(self) -> set[int]:
         stops = _json(self.folder / "generation_config.json").get("eos_token_id", [])
-        found = {int(i) for i in (stops if isinstance(stops, list) else [stops])}
+        found = {int(i) for i in (stops if isinstance(stops, list) else [stops]) if i is not None}
         names = [self._token("eos_token"), "<|im_end|>", "<|eot_id|>"]
         for name in names:
             id = self._tokenizer.token_to_id(name) if name else None
@@ -188,7 +189,10 @@ def _refuse(message: str) -> None:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    value = read_json(path) if path.is_file() else {}
+    try:
+        value = read_json(path) if path.is_file() else {}
+    except ValueError as error:
+        raise CirillaError(f"{path}: not JSON: {error}") from None
     return value if isinstance(value, dict) else {}
 
 

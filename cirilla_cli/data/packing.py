@@ -35,7 +35,7 @@ def interleave(weights: Sequence[NDArray[np.float64]]) -> NDArray[np.int16]:
     """Which source gives each row, for weights that may change from row to row.
 
     Source s is due sum(weight_s / total) rows by then; the one furthest behind gives the next. No randomness: after
-    any number of rows each source is within one row of its share.
+    any number of rows each of up to four sources is within one row of its share, of more within two.
 
     Args:
         weights: for each source its weight at every row.

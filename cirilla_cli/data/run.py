@@ -58,6 +58,9 @@ def tokenize(config: TokenizeConfig, out: Path, progress: Progress) -> TokenizeR
     paths = [_spooled(path, out) for path in config.inputs]
     tokenizer = _tokenizer(config, paths, out, progress)
     shards = _Sharder(config, tokenizer, out / "shards", progress)
+    # An index vouches for every shard beside it; those may be about to change.
+    for index in (out / "shards").glob("*/index.json"):
+        index.unlink()
     with shards:
         for record in read_inputs(paths):
             shards.add(record)
@@ -159,7 +162,7 @@ class _Sharder:
             self.progress.step("tokenize", sum(len(s) for k in self.done.values() for s in k.values()), None)
 
     def finish(self, sources: list[dict[str, Any]]) -> None:
-        """Write each kind's index, and drop the marks that resuming needed."""
+        """Write each kind's index."""
         dtype = "<u2" if self.tokenizer.vocab_size <= 65_536 else "<u4"
         for kind, splits in self.done.items():
             index = ShardIndex(

@@ -43,9 +43,12 @@ def train(config: SentencePieceConfig, texts: Iterable[str]) -> "SentencePieceTo
             remove_extra_whitespaces=False, allow_whitespace_only_pieces=True, split_digits=True,
             hard_vocab_limit=False, character_coverage=1.0, max_sentence_length=1 << 24, num_threads=1,
             pad_id=_PAD, unk_id=0, bos_id=_BOS, eos_id=_EOS, control_symbols=list(CONTROL),
-            user_defined_symbols=["\n"], minloglevel=2,
+            # A text without a space still gets its piece: made of bytes, MARK would come back as itself.
+            user_defined_symbols=["\n"], required_chars=MARK, minloglevel=2,
         )  # fmt: skip
     except RuntimeError as error:
+        if lines.failed is not None:
+            raise lines.failed from None  # the trainer wraps what its input raises in its own text
         if lines.count == 0:
             raise CirillaError("there is no text to train a tokenizer on", hint="are the inputs empty?") from None
         raise CirillaError(f"the tokenizer could not be trained: {error}") from error
@@ -57,8 +60,16 @@ class _Lines:
 
     def __init__(self, texts: Iterable[str], most_bytes: int) -> None:
         self.texts, self.most_bytes, self.count = texts, most_bytes, 0
+        self.failed: CirillaError | None = None
 
     def __iter__(self) -> Iterator[str]:
+        try:
+            yield from self._lines()
+        except CirillaError as error:
+            self.failed = error
+            raise
+
+    def _lines(self) -> Iterator[str]:
         left = self.most_bytes
         for text in self.texts:
             for line in text.replace(MARK, "_").split("\n"):
@@ -71,8 +82,11 @@ class _Lines:
 
 
 def is_ours(path: Path) -> bool:
-    """Whether a sentencepiece model has this project's control tokens at their places."""
-    processor = spm.SentencePieceProcessor(model_file=str(path))
+    """Whether a file is a sentencepiece model with this project's control tokens at their places."""
+    try:
+        processor = spm.SentencePieceProcessor(model_file=str(path))
+    except RuntimeError:  # other programs keep other formats under this name
+        return False
     return processor.vocab_size() > 16 and processor.id_to_piece(list(range(4, 16))) == list(CONTROL)
 
 
@@ -91,7 +105,11 @@ class SentencePieceTokenizer:
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read ``tokenizer.model``."""
-        return cls((folder / "tokenizer.model").read_bytes())
+        path = folder / "tokenizer.model"
+        try:
+            return cls(path.read_bytes())
+        except RuntimeError as error:
+            raise CirillaError(f"{path}: no sentencepiece model", hint="the file is damaged or half-written") from error
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self._model,)

@@ -109,10 +109,10 @@ class TokenShards:
         self.folder, self.split = folder, split
         infos = self.index.splits.get(split, [])
         self._ids = [_map(folder / info.file, np.dtype(self.index.dtype), info) for info in infos]
-        self._ends = [np.load(folder / f"{info.file[:-4]}.idx.npy") for info in infos]
+        self._ends = [_ends(folder / f"{info.file[:-4]}.idx.npy", info) for info in infos]
         masks = [folder / f"{info.file[:-4]}.mask" for info in infos]
         self._masks = [
-            _map(mask, np.dtype(np.uint8), info) if mask.is_file() else None
+            _map(mask, np.dtype(np.uint8), info) if mask.is_file() or info.trained < info.tokens else None
             for mask, info in zip(masks, infos, strict=True)
         ]
         self._first = np.cumsum([0, *(info.documents for info in infos)]).tolist()
@@ -162,11 +162,22 @@ class TokenShards:
         return shard, slice(int(ends[local - 1]) if local else 0, int(ends[local]))
 
 
+def _ends(path: Path, info: ShardInfo) -> NDArray[np.uint64]:
+    try:
+        ends: NDArray[np.uint64] = np.load(path)
+    except (OSError, EOFError, ValueError):
+        ends = np.zeros(0, np.uint64)
+    if len(ends) != info.documents or (len(ends) and int(ends[-1]) != info.tokens):
+        raise _damaged(f"{path}: missing, or not the ends of {info.documents} documents in {info.tokens} tokens")
+    return ends
+
+
+def _damaged(said: str) -> CirillaError:
+    return CirillaError(f"{said}: the shard is damaged", hint="remove the folder and run `cirilla tokenize` again")
+
+
 def _map(path: Path, dtype: np.dtype[Any], info: ShardInfo) -> NDArray[Any]:
     size = path.stat().st_size if path.is_file() else -1
     if size != info.tokens * dtype.itemsize:
-        raise CirillaError(
-            f"{path}: {size} bytes, its index says {info.tokens * dtype.itemsize}: the shard is damaged",
-            hint="remove the folder and run `cirilla tokenize` again",
-        )
+        raise _damaged(f"{path}: {size} bytes, its index says {info.tokens * dtype.itemsize}")
     return np.asarray(np.memmap(path, dtype=dtype, mode="r")) if size else np.zeros(0, dtype)

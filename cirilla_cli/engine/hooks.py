@@ -261,7 +261,7 @@ class SaveCheckpoints(Quiet):
         self._saved_at = time.monotonic()
 
     def tidy(self, trainer: Trainer) -> None:
-        """Remove what is not kept, and say in ``index.json`` which of the rest is the last, the best and the default."""
+        """Remove what is not kept, and say in ``index.json`` which is the last, the best and the default."""
         best = trainer.state.best_step
         prune(self.out, self.config.keep, best)
         kept = [c.step for c in Checkpoint.all_of(self.out)]

@@ -12,7 +12,7 @@ import torch
 
 from cirilla_cli import __version__
 from cirilla_cli.errors import CirillaError, Where
-from cirilla_cli.fs import read_json, write_json
+from cirilla_cli.fs import read_object, write_json
 from cirilla_cli.progress import Progress
 
 FILE = "lock.json"
@@ -54,7 +54,7 @@ def check_same_run(out: Path, resolved: Mapping[str, Any]) -> dict[str, Any] | N
     path = out / FILE
     if not path.is_file():
         return None
-    lock: dict[str, Any] = read_json(path)
+    lock = read_object(path)
     before, now = dict(_flat(lock["resolved"])), dict(_flat(resolved))
     free = _FREE if now.get("schedule.kind") == "cosine" else (*_FREE, *_LENGTH)
     changed = [

@@ -74,10 +74,14 @@ def _all(
 def _read(path: Path, key: str) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
     if not path.is_file():
         return None
-    with safe_open(path, "np") as file:
-        if json.loads(file.metadata()["made_from"]) != key:
-            return None
-        return file.get_tensor("train"), file.get_tensor("val")
+    try:
+        with safe_open(path, "np") as file:
+            if json.loads(file.metadata()["made_from"]) != key:
+                return None
+            return file.get_tensor("train"), file.get_tensor("val")
+    except SafetensorError:
+        # Damaged: worth no more than missing.
+        return None
 
 
 def _write(path: Path, key: str, train: NDArray[np.float32], val: NDArray[np.float32]) -> None:

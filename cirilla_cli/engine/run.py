@@ -329,7 +329,8 @@ def _source(job: Job, prepared: Prepared, cut: Cut, progress: Progress) -> tuple
 def _not_empty(size: int) -> None:
     if size == 0:
         raise CirillaError(
-            "the training data, or a source of it, is empty: nothing is left after the held-out part and what does not fit",
+            "the training data, or a source of it, is empty: "
+            "nothing is left after the held-out part and what does not fit",
             hint="lower `data.val`, raise `model.context_length`, or bring more data",
         )
 

@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, NonNegativeInt
+from pydantic import AfterValidator, Field
 
 from cirilla_cli.config import Section, Texts
 
@@ -25,7 +25,7 @@ class Recipe(Section):
     """Recipes this one builds on, merged left to right: files relative to this one, or built-in names (base/sft)."""
     name: Annotated[str, AfterValidator(_is_name)] | None = None
     """Name of the run; null takes it from the file."""
-    seed: NonNegativeInt = 0
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
     """Of every random choice; the same seed and inputs give the same result."""
     out: str | None = None
     """Where the result goes; null for runs/NAME-VERB, `-` for stdout where the verb writes rows."""

@@ -1,0 +1,68 @@
+"""Whether results can be written where a recipe says, asked before any work is done."""
+
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from cirilla_cli.errors import CirillaError, Where
+from cirilla_cli.recipe.load import Resolved
+
+_ROWS = ("scrape", "synth")
+"""Verbs whose `out` may also be `-` or FILE.jsonl."""
+
+
+def check_out(resolved: Resolved) -> None:
+    """Raises: CirillaError: the recipe's `out` cannot be written, or is one of the files that are read."""
+    out, verb = resolved.out, resolved.verb
+    if out == "-" and verb in _ROWS:
+        return
+    if out in ("", "-"):
+        said = "standard output" if out else "nothing"
+        raise _wrong("out", out, f"`out` means {said}, and `cirilla {verb}` writes a folder", "a folder")
+    path = Path(out)
+    if verb not in _ROWS or path.suffix != ".jsonl":
+        check_place(path, "out")
+        path = path / {"scrape": "documents.jsonl", "synth": "samples.jsonl"}.get(verb, "report.json")
+    else:
+        check_place(path.parent, "out")
+        if path.is_dir():
+            raise _wrong("out", out, f"{out}: is a folder, and a file is to be written", "a file")
+    _keep_inputs(path, _inputs(resolved))
+
+
+def check_place(folder: Path, key: str) -> None:
+    """Raises: CirillaError: ``folder`` is a file, or neither there nor can be made."""
+    shown = str(folder)
+    if "\0" in shown:
+        raise _wrong(key, shown, f"`{key}` holds a NUL character", "a path")
+    try:
+        above = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        if not above.is_dir():
+            raise _wrong(key, shown, f"{above}: is a file, and a folder is to be written there", "a folder")
+        # Asked by doing it: rights, read-only and special file systems answer only so.
+        Path(tempfile.mkdtemp(prefix=".cirilla-", dir=above)).rmdir()
+    except OSError as error:
+        raise _wrong(key, shown, f"{shown}: cannot be written: {error.strerror}", "a folder") from None
+
+
+def _wrong(key: str, value: str, message: str, expected: str) -> CirillaError:
+    return CirillaError(message, hint="name another place", where=[Where(key=key, value=value, expected=expected)])
+
+
+def _inputs(resolved: Resolved) -> Iterable[Path]:
+    recipe: Any = resolved.recipe
+    match resolved.verb:
+        case "scrape":
+            path = resolved.data["scrape"]["source"].get("path")
+            return [Path(path)] if path else []
+        case "synth":
+            return list(recipe.synth.inputs)
+    return []
+
+
+def _keep_inputs(target: Path, inputs: Iterable[Path]) -> None:
+    """Inputs are never modified."""
+    for path in inputs:
+        if target.exists() and path.exists() and target.samefile(path):
+            raise CirillaError(f"{target}: is read, and would be written over", hint="--out names another file")
