@@ -110,6 +110,20 @@ def hash_json(value: Any) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
+def files_below(folder: Path) -> list[Path]:
+    """Every file below ``folder``, in the order of their paths.
+
+    Raises:
+        CirillaError: a folder in it cannot be read; `Path.rglob` would pass it over without a word.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise CirillaError(f"{error.filename}: cannot be read: {error.strerror}")
+
+    found = (Path(at) / name for at, _, names in os.walk(folder, onerror=refuse) for name in names)
+    return sorted(path for path in found if path.is_file())
+
+
 def newest(paths: Iterable[Path]) -> Path | None:
     """The path modified last, or None if there is none."""
     return max(paths, key=lambda path: path.stat().st_mtime_ns, default=None)

@@ -77,7 +77,9 @@ def check(value: Any, name: str, letters: str, sizes: dict[str, int]) -> None:
 
 def _bindings(name: str, function: Callable[..., Any]) -> list[tuple[ModuleType, str]]:
     """Every loaded module that knows ``function`` by this name: its own, and those that imported it from there."""
-    return [(m, name) for m in list(sys.modules.values()) if isinstance(m, ModuleType) and vars(m).get(name) is function]
+    return [
+        (m, name) for m in list(sys.modules.values()) if isinstance(m, ModuleType) and vars(m).get(name) is function
+    ]
 
 
 def _replace(owner: Any, name: str, new: Any) -> Callable[[], None]:

@@ -18,8 +18,8 @@ def check_out(resolved: Resolved) -> None:
     if out == "-" and verb in _ROWS:
         return
     if out in ("", "-"):
-        said = "standard output" if out else "nothing"
-        raise _wrong("out", out, f"`out` means {said}, and `cirilla {verb}` writes a folder", "a folder")
+        said = "means standard output" if out else "is empty"
+        raise _wrong("out", out, f"`out` {said}, and `cirilla {verb}` writes a folder", "a folder")
     path = Path(out)
     if verb not in _ROWS or path.suffix != ".jsonl":
         check_place(path, "out")
@@ -37,7 +37,7 @@ def check_place(folder: Path, key: str) -> None:
     if "\0" in shown:
         raise _wrong(key, shown, f"`{key}` holds a NUL character", "a path")
     try:
-        above = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        above = next(path for path in (folder, *folder.parents) if path.exists())
         if not above.is_dir():
             raise _wrong(key, shown, f"{above}: is a file, and a folder is to be written there", "a folder")
         # Asked by doing it: rights, read-only and special file systems answer only so.

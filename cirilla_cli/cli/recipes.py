@@ -64,6 +64,7 @@ def show(
 @app.command()
 def copy(name: Name, to: Annotated[Path, typer.Argument(metavar="FILE", help="Where to; nothing is overwritten.")], verb: Verb = None) -> None:
     """A built-in recipe as a file of your own."""
+    from cirilla_cli.cli.places import check_place
     from cirilla_cli.errors import CirillaError
     from cirilla_cli.fs import write_text
     from cirilla_cli.recipe.load import locate
@@ -73,6 +74,7 @@ def copy(name: Name, to: Annotated[Path, typer.Argument(metavar="FILE", help="Wh
     target = to / source.name if to.is_dir() else to
     if target.exists():
         raise CirillaError(f"{target}: exists already", hint="name another file, or remove it first")
+    check_place(target.parent, "FILE")
     write_text(target, source.read_text(encoding="utf-8"))
     print(target)
 

@@ -7,6 +7,7 @@ from typing import Any
 from cirilla_cli.data.jsonl import STDIO, Complaints, Row, read_rows, validate
 from cirilla_cli.data.rows import Document, Sample, short_id
 from cirilla_cli.errors import CirillaError
+from cirilla_cli.fs import files_below
 
 TEXT_SUFFIXES = frozenset({".txt", ".text", ".md"})
 ROW_SUFFIXES = frozenset({".jsonl", ".ndjson", ".json"})
@@ -52,7 +53,7 @@ def _files(path: Path) -> Iterator[Path]:
         if any(file.is_file() for file in named):
             yield from (file for file in named if file.is_file())
             return
-        found = sorted(f for f in path.rglob("*") if f.suffix.lower() in TEXT_SUFFIXES | ROW_SUFFIXES and f.is_file())
+        found = [f for f in files_below(path) if f.suffix.lower() in TEXT_SUFFIXES | ROW_SUFFIXES]
     except PermissionError:
         raise CirillaError(f"{path}: cannot be read: permission denied") from None
     if not found:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cirilla_cli.errors import CirillaError
-from cirilla_cli.fs import atomic_write, hash_file, read_json
+from cirilla_cli.fs import atomic_write, hash_file, read_object
 
 VERSION = 1
 Kind = Literal["text", "chat", "preference"]
@@ -94,7 +94,7 @@ class ShardIndex:
                 f"{folder}: no index.json, so no finished token shards",
                 hint="run `cirilla tokenize` again: it continues",
             )
-        data = read_json(path)
+        data = read_object(path)
         if data.get("version") != VERSION:
             raise CirillaError(f"{path}: shard format version {data.get('version')}, this program reads {VERSION}")
         splits = {name: [ShardInfo(**shard) for shard in shards] for name, shards in data["splits"].items()}

@@ -7,6 +7,7 @@ from typing import Any
 from cirilla_cli.data.jsonl import Complaints, Row, read_rows
 from cirilla_cli.data.rows import Document, License
 from cirilla_cli.errors import CirillaError
+from cirilla_cli.fs import files_below
 from cirilla_cli.scrape.page import Reject, Site
 
 _TEXT = (".txt", ".md")
@@ -27,8 +28,8 @@ class FilesSource:
         self.site = Site(None, None, license)
         if not path.exists():
             raise CirillaError(f"{path}: no such file or folder")
-        candidates = [path] if path.is_file() else sorted(path.rglob("*"))
-        self.files = [file for file in candidates if file.suffix.lower() in _TEXT + _LINES and file.is_file()]
+        candidates = [path] if path.is_file() else files_below(path)
+        self.files = [file for file in candidates if file.suffix.lower() in _TEXT + _LINES]
         if not self.files:
             raise CirillaError(f"{path}: holds no .txt, .md or .jsonl file")
 

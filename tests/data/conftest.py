@@ -48,7 +48,9 @@ def make_shards(tmp_path: Path) -> Callable[..., TokenShards]:
     """Shards of the given documents (ids, or ids with what is trained), ``per_shard`` in each."""
     made = 0
 
-    def make(documents: Sequence[Document], kind: Kind = "text", per_shard: int = 3, vocab_size: int = 60_000) -> TokenShards:
+    def make(
+        documents: Sequence[Document], kind: Kind = "text", per_shard: int = 3, vocab_size: int = 60_000
+    ) -> TokenShards:
         nonlocal made
         folder, made = tmp_path / f"shards-{made}", made + 1
         encoded = [Encoded(list(d[0]), list(d[1])) if isinstance(d, tuple) else Encoded(list(d)) for d in documents]

@@ -93,7 +93,7 @@ def test_validation_is_always_the_same(make_source: Callable[[], BatchSource[Tok
 
 
 def test_a_step_has_its_rows_in_micro_batches_of_the_full_length(
-    make_source: Callable[[], BatchSource[TokenBatch]]
+    make_source: Callable[[], BatchSource[TokenBatch]],
 ) -> None:
     for step in range(6):
         assert [tuple(batch.tokens_BT.shape) for batch in make_source().step(step)] == [(2, T), (2, T), (1, T)]
@@ -129,7 +129,7 @@ def test_targets_of_text_are_the_next_token_of_the_same_document(make_shards: Ma
     for batch in [*(b for step in range(8) for b in source.step(step)), *source.validation(64)]:
         for token, target, _ in positions([batch]):
             last = token % LONG == lengths[token // LONG] - 1
-            assert target == (IGNORE if last else token + 1) or (target == IGNORE and token)
+            assert target in ((IGNORE,) if last else (IGNORE, token + 1))
             seen += target != IGNORE
     assert seen
 

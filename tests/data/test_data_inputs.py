@@ -37,7 +37,9 @@ CHATS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("row", CHATS.values(), ids=CHATS)
-def test_every_foreign_chat_becomes_the_same_conversation(write_lines: Callable[..., Path], row: dict[str, Any]) -> None:
+def test_every_foreign_chat_becomes_the_same_conversation(
+    write_lines: Callable[..., Path], row: dict[str, Any]
+) -> None:
     sample = one(write_lines(row))
     assert isinstance(sample, Sample)
     assert sample.kind == "chat"
@@ -53,7 +55,13 @@ def test_subject_and_teacher_of_a_foreign_chat_are_kept(write_lines: Callable[..
 def test_nested_pairs_may_be_many_and_a_system_turn_is_kept(write_lines: Callable[..., Path]) -> None:
     rows = [
         {"data type": "conv", "text": [["a", "b"], ["c", "d"]]},
-        {"conversations": [{"from": "system", "value": "s"}, {"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]},
+        {
+            "conversations": [
+                {"from": "system", "value": "s"},
+                {"from": "human", "value": "a"},
+                {"from": "gpt", "value": "b"},
+            ]
+        },
     ]
     found = [[m.role for m in r.messages] for r in read_inputs([write_lines(*rows)]) if isinstance(r, Sample)]
     assert found == [["user", "assistant"] * 2, ["system", "user", "assistant"]]
@@ -113,11 +121,17 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "a turn that is no object": ({"messages": ["hello"]}, "turn 1 must be an object"),
     "no turns": ({"messages": []}, "must be a list of turns"),
     "nobody answers": ({"messages": [Q]}, "no assistant's turn to learn from"),
-    "an unknown data type": ({"text": "x", "data type": "bert"}, "`data type` is 'bert', must be 'plain text' or 'conv'"),
+    "an unknown data type": (
+        {"text": "x", "data type": "bert"},
+        "`data type` is 'bert', must be 'plain text' or 'conv'",
+    ),
     "plain text that is none": ({"text": 3, "data type": "plain text"}, "`text` must be a string"),
     "a preference without a prompt": ({"prompt": 3, "chosen": "a", "rejected": "b"}, "`prompt` must be a string"),
     "a preference with a number": ({"prompt": "x", "chosen": 3, "rejected": "b"}, "`chosen` must be a string"),
-    "a prompt that ends in an answer": ({"prompt": [Q, A], "chosen": "a", "rejected": "b"}, "must end with the user's turn"),
+    "a prompt that ends in an answer": (
+        {"prompt": [Q, A], "chosen": "a", "rejected": "b"},
+        "must end with the user's turn",
+    ),
     "a nested pair with a number": ({"data type": "conv", "text": [["a", 3]]}, "turn 2 has no text"),
 }
 
@@ -145,6 +159,9 @@ def test_complaints_of_all_files_come_together(write_lines: Callable[..., Path],
 
 def test_empty_folders_and_missing_paths_are_said(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    for path, said in ((tmp_path / "empty", "no text or rows in this folder"), (tmp_path / "x", "no such file or folder")):
+    for path, said in (
+        (tmp_path / "empty", "no text or rows in this folder"),
+        (tmp_path / "x", "no such file or folder"),
+    ):
         with pytest.raises(CirillaError, match=said):
             [*read_inputs([path])]

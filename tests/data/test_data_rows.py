@@ -76,7 +76,10 @@ BAD_SAMPLES = {
         "must end with the user's turn",
     ),
     "a task without an answer": ({**CHAT, "kind": "task", "messages": PROMPT}, "a task needs `answer`"),
-    "content that is no text": ({**CHAT, "messages": [{"role": "user", "content": None}]}, "`messages.0.content` is None"),
+    "content that is no text": (
+        {**CHAT, "messages": [{"role": "user", "content": None}]},
+        "`messages.0.content` is None",
+    ),
 }
 
 

@@ -79,7 +79,9 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], Any]]] = {
 
 
 @pytest.mark.parametrize(("name", "damage"), DAMAGE.values(), ids=DAMAGE)
-def test_a_damaged_shard_is_named(make_shards: Callable[..., TokenShards], name: str, damage: Callable[[Path], Any]) -> None:
+def test_a_damaged_shard_is_named(
+    make_shards: Callable[..., TokenShards], name: str, damage: Callable[[Path], Any]
+) -> None:
     documents = [([t + 1, t], [False, True]) for t in range(5)]
     folder = make_shards(documents, kind="chat").folder
     damage(folder / name)
@@ -111,7 +113,9 @@ def test_an_empty_shard_is_whole(tmp_path: Path) -> None:
 def rows(tmp_path: Path, wiki: str) -> Path:
     """Sixty pages, forty chats and ten preferences."""
     lines = [line for line in wiki.split("\n") if len(line) > 60]
-    rows: list[dict[str, Any]] = [{"id": f"p{n}", "title": f"t{n}", "text": "\n".join(lines[n : n + 4])} for n in range(60)]
+    rows: list[dict[str, Any]] = [
+        {"id": f"p{n}", "title": f"t{n}", "text": "\n".join(lines[n : n + 4])} for n in range(60)
+    ]
     base = {"source": "test", "generator": {"strategy": "rules"}}
     for n in range(50):
         turns = [{"role": "user", "content": f"What of {n}?"}, {"role": "assistant", "content": lines[n][:80]}]
@@ -165,7 +169,10 @@ def test_nothing_about_a_held_out_page_is_trained_on(config: TokenizeConfig, tmp
 
 def test_a_preference_is_two_documents_that_share_the_prompt(config: TokenizeConfig, tmp_path: Path) -> None:
     tokenize(config, tmp_path / "out", Silent())
-    tokenizer, shards = load_tokenizer(tmp_path / "tokenizer"), TokenShards.open(tmp_path / "out" / "shards" / "preference")
+    tokenizer, shards = (
+        load_tokenizer(tmp_path / "tokenizer"),
+        TokenShards.open(tmp_path / "out" / "shards" / "preference"),
+    )
     assert shards.n_documents % 2 == 0
     for i in range(0, shards.n_documents, 2):
         ids, masks = ([*map(read, (i, i + 1))] for read in (shards.document, shards.counted))

@@ -33,7 +33,15 @@ HOSTILE = [
 def random_texts(count: int, seed: int = 0) -> list[str]:
     """Strings over every plane of Unicode, without surrogates (which are not text) and U+2581 (which has a test)."""
     rng = random.Random(seed)
-    ranges = [(0, 0x7F), (0x20, 0x7E), (0x80, 0x7FF), (0x800, 0xD7FF), (0xE000, 0xFFFF), (0x10000, 0x10FFFF), (0x20, 0x20)]
+    ranges = [
+        (0, 0x7F),
+        (0x20, 0x7E),
+        (0x80, 0x7FF),
+        (0x800, 0xD7FF),
+        (0xE000, 0xFFFF),
+        (0x10000, 0x10FFFF),
+        (0x20, 0x20),
+    ]
 
     def character() -> str:
         return chr(rng.randint(*rng.choice(ranges)))
@@ -190,7 +198,11 @@ def test_a_saved_tokenizer_is_the_same_when_loaded_and_when_pickled(
     tokenizer: SentencePieceTokenizer, tmp_path: Path
 ) -> None:
     tokenizer.save(tmp_path / "tokenizer")
-    for other in (load_tokenizer(tmp_path), load_tokenizer(tmp_path / "tokenizer"), pickle.loads(pickle.dumps(tokenizer))):
+    for other in (
+        load_tokenizer(tmp_path),
+        load_tokenizer(tmp_path / "tokenizer"),
+        pickle.loads(pickle.dumps(tokenizer)),
+    ):
         assert other.hash == tokenizer.hash
         assert other.encode_batch(["Ciri of Cintra"]) == [tokenizer.encode("Ciri of Cintra")]
 

@@ -1,7 +1,10 @@
 """The module of tiny runs and the data they share; loaded by path, because test folders are no packages."""
 
 import importlib.util
+import os
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -18,6 +21,14 @@ def _load() -> ModuleType:
     sys.modules["tiny"] = module
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def memory() -> Iterator[Path]:
+    """A folder in memory where there is one: checkpoints are synced, which takes most of a tiny run's time."""
+    place = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(dir=place) as folder:
+        yield Path(folder)
 
 
 @pytest.fixture(scope="session")

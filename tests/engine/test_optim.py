@@ -96,7 +96,7 @@ def test_orthogonalised_gradients_have_singular_values_near_one(shape: tuple[int
     gradients = torch.randn(shape, generator=torch.Generator().manual_seed(7))
     out = orthogonalise(gradients, 5)
     values = torch.linalg.svdvals(out)
-    assert 0.3 < float(values.min())
+    assert float(values.min()) > 0.3
     assert float(values.max()) < 1.3
     left, _, right = torch.linalg.svd(gradients, full_matrices=False)
     alike = (out * (left @ right)).sum((-2, -1)) / (out.norm(dim=(-2, -1)) * (left @ right).norm(dim=(-2, -1)))
@@ -104,7 +104,10 @@ def test_orthogonalised_gradients_have_singular_values_near_one(shape: tuple[int
 
 
 def test_equal_shapes_in_one_batch_are_orthogonalised_as_alone() -> None:
-    gradients = torch.randn(3, 6, 10, generator=torch.Generator().manual_seed(8)) * torch.tensor([1.0, 1e-3, 50.0])[:, None, None]
+    gradients = (
+        torch.randn(3, 6, 10, generator=torch.Generator().manual_seed(8))
+        * torch.tensor([1.0, 1e-3, 50.0])[:, None, None]
+    )
     together = orthogonalise(gradients, 5)
     for i in range(3):
         torch.testing.assert_close(together[i], orthogonalise(gradients[i : i + 1], 5)[0], rtol=1e-4, atol=1e-5)

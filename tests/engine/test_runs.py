@@ -1,8 +1,14 @@
 """Whole runs of a few steps: what they write, when they stop, and what they refuse."""
 
+import contextlib
 import json
 import math
-from collections.abc import Callable
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -34,25 +40,23 @@ EVAL = EvaluationConfig(every=2, max_tokens=128, prompts=("silver", "moon"), sam
 
 
 @pytest.fixture
-def run(tiny: ModuleType, data: Path, tmp_path: Path) -> Callable[..., TrainReport]:
-    """Trains the tiny pretraining job into ``tmp_path / "run"``, changed as asked."""
+def run(tiny: ModuleType, data: Path, out: Path) -> Callable[..., TrainReport]:
+    """Trains the tiny pretraining job into ``out``, changed as asked."""
 
     def go(progress: Any = None, *, restart: bool = False, insist: bool = False, **changes: Any) -> TrainReport:
-        job = tiny.job("pretrain", tmp_path / "run", changes.pop("data_from", data), **changes)
+        job = tiny.job("pretrain", out, changes.pop("data_from", data), **changes)
         return train(job, progress or Silent(), restart=restart, insist=insist)
 
     return go
 
 
 @pytest.fixture
-def out(tmp_path: Path) -> Path:
-    return tmp_path / "run"
+def out(memory: Path) -> Path:
+    return memory / "run"
 
 
 def interrupt_after(step: int) -> Silent:
     """A listener that sends this process SIGTERM after a step, as a batch system would."""
-    import os
-    import signal
 
     class Listener(Silent):
         def step(self, what: str, done: float, total: float | None = None, **figures: float) -> None:
@@ -115,7 +119,9 @@ def test_an_interrupted_runs_metrics_are_cut_back_and_continued(
     assert [(s["step"], s["prompt"]) for s in samples] == [(step, p) for step in (2, 4, 6) for p in EVAL.prompts]
 
 
-def test_validation_leaves_out_smoothing(run: Callable[..., TrainReport], out: Path, tiny: ModuleType, data: Path) -> None:
+def test_validation_leaves_out_smoothing(
+    run: Callable[..., TrainReport], out: Path, tiny: ModuleType, data: Path
+) -> None:
     """The oracle runs the saved model over the held-out rows and takes torch's plain loss."""
     from cirilla_cli.data.batches import IGNORE
     from cirilla_cli.data.shards import TokenShards
@@ -228,12 +234,11 @@ def test_small_improvements_do_not_count_also_after_an_interruption(
     losses = [line["val_loss"] for line in tiny.metrics(out)]
     assert straight.stopped_early
     assert min(losses[1:4]) < losses[0], "an improvement too small to count is what this is about"
-    for step in range(2, straight.step):
-        import shutil
-
-        shutil.rmtree(out)
+    shutil.rmtree(out)
+    for step in (3, straight.step - 1):
         stopped_at(step, run, **changes)
-        assert run(**changes).step == straight.step
+    assert run(**changes).step == straight.step
+    assert [line["val_loss"] for line in tiny.metrics(out)] == losses
 
 
 def test_early_stopping_without_held_out_rows_is_refused(run: Callable[..., TrainReport]) -> None:
@@ -299,11 +304,11 @@ def test_exactly_one_length_is_wanted(given: dict[str, Any]) -> None:
 
 def test_a_finished_run_is_done_and_untouched(run: Callable[..., TrainReport], out: Path) -> None:
     run(eval=EVAL, log=LogConfig(every=1, plot=True))
-    before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.name != "index.json" and path.is_file()}
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     report = run(eval=EVAL, log=LogConfig(every=1, plot=True))
     assert report.already_done
     assert report.step == 6
-    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
 def test_another_recipe_is_refused_with_each_difference(run: Callable[..., TrainReport], out: Path) -> None:
@@ -312,7 +317,12 @@ def test_another_recipe_is_refused_with_each_difference(run: Callable[..., Train
     with pytest.raises(CirillaError) as caught:
         run(seed=7, optim=AdamWConfig(lr=0.125), objective=CrossEntropyConfig(z_loss=0.5))
     text = str(caught.value)
-    for part in ("`seed` was 0, is 7", "`optim.lr` was 0.01, is 0.125", "`objective.z_loss` was 0.0, is 0.5", "`optim.kind`"):
+    for part in (
+        "`seed` was 0, is 7",
+        "`optim.lr` was 0.01, is 0.125",
+        "`objective.z_loss` was 0.0, is 0.5",
+        "`optim.kind`",
+    ):
         assert part in text
     assert "`log" not in text
     assert len(caught.value.where) == text.count("\n")
@@ -385,10 +395,58 @@ def test_an_empty_source_is_refused_whatever_the_others_hold(
         run(data=PackedTextConfig(sources=sources))
 
 
+# A full disk
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
+    if sys.platform != "linux" or subprocess.run(command, capture_output=True, check=False).returncode != 0:
+        pytest.skip("mounting needs Linux and privileges")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+@pytest.mark.parametrize("every", [2, 40])
+def test_a_disk_that_fills_up_stops_the_run_and_costs_nothing(
+    every: int, small_disk: Path, run: Callable[..., TrainReport], out: Path, tiny: ModuleType, data: Path
+) -> None:
+    """Whether a checkpoint meets it or a line of the metrics."""
+    changes = {
+        "train": TrainConfig(steps=40, **BATCH),
+        "checkpoint": CheckpointingConfig(every=every, every_time=None, keep=1),
+    }
+    filler = small_disk / "filler"
+
+    class Listener(Silent):
+        def step(self, what: str, done: float, total: float | None = None, **figures: float) -> None:
+            if done == 5:
+                with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+                    while file.write(bytes(4096)):
+                        pass
+
+    job = tiny.job("pretrain", small_disk / "run", data, **changes)
+    with pytest.raises(CirillaError, match="stopped after step 3"):
+        train(job, interrupt_after(3))
+    with pytest.raises(CirillaError, match=r"the disk is full; the last checkpoint is .*step-00000[34]") as caught:
+        train(job, Listener())
+    assert "\n" not in str(caught.value)
+    filler.unlink()
+    assert train(job, Silent()).step == 40
+    run(**changes)
+    assert tiny.curve(small_disk / "run") == tiny.curve(out)
+    assert tiny.final_bytes(small_disk / "run") == tiny.final_bytes(out)
+
+
 # Precision
 
 
-def test_bfloat16_computes_in_bfloat16_and_keeps_float32(run: Callable[..., TrainReport], out: Path, tiny: ModuleType) -> None:
+def test_bfloat16_computes_in_bfloat16_and_keeps_float32(
+    run: Callable[..., TrainReport], out: Path, tiny: ModuleType
+) -> None:
     from safetensors import safe_open
 
     half, lasting = PrecisionConfig(compute="bfloat16"), TrainConfig(steps=30, **BATCH)

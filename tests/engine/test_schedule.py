@@ -32,7 +32,8 @@ def test_cosine_is_half_a_period_between_peak_and_floor() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "falling"), [("linear", [1.0, 0.75, 0.5, 0.25]), ("sqrt", [1.0, 0.5, 1 - math.sqrt(0.5), 1 - math.sqrt(0.75)])]
+    ("shape", "falling"),
+    [("linear", [1.0, 0.75, 0.5, 0.25]), ("sqrt", [1.0, 0.5, 1 - math.sqrt(0.5), 1 - math.sqrt(0.75)])],
 )
 def test_wsd_holds_and_falls(shape: str, falling: list[float]) -> None:
     config = WSDConfig(warmup=1, decay=4, shape=shape)  # type: ignore[arg-type]

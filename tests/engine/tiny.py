@@ -21,7 +21,6 @@ from cirilla_cli.engine.config import (
     ConstantConfig,
     CrossEntropyConfig,
     DPOConfig,
-    EvaluationConfig,
     LogConfig,
     MemoryConfig,
     MuonConfig,
@@ -54,7 +53,7 @@ class Listener(Silent):
 def rows(seed: int = 0) -> list[dict[str, Any]]:
     """Documents, chats and preferences of a few words each."""
     rng = random.Random(seed)
-    words = "griffin silver sword road inn moon river witch potion horse rain gold".split()
+    words = ["griffin", "silver", "sword", "road", "inn", "moon", "river", "witch", "potion", "horse", "rain", "gold"]
 
     def text(least: int, most: int) -> str:
         return " ".join(rng.choice(words) for _ in range(rng.randint(least, most)))
@@ -99,12 +98,12 @@ def _data(verb: str, data: Path) -> Any:
             return PreferencesConfig(path=(data,))
 
 
-def job(verb: str, out: Path, data: Path, *, start: Path | None = None, **changes: Any) -> Job:
+def job(verb: str, out: Path, folder: Path, /, *, start: Path | None = None, **changes: Any) -> Job:
     """A job of few steps; ``changes`` replace sections or scalars."""
     made: dict[str, Any] = {
         "model": decoder() if start is None else CheckpointConfig(path=str(start), context_length=2 * CONTEXT),
         "tokenizer": None,
-        "data": _data(verb, data),
+        "data": _data(verb, folder),
         "objective": DPOConfig(sft_weight=0.1) if verb == "dpo" else CrossEntropyConfig(label_smoothing=0.1),
         "train": TrainConfig(steps=6, batch_tokens=8 * CONTEXT, micro_batch_tokens=4 * CONTEXT),
         "optim": AdamWConfig(lr=3e-3) if verb == "sft" else MuonConfig(lr=0.01),

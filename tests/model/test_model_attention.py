@@ -49,7 +49,9 @@ def textbook(config: AttentionConfig, attention: Attention, x_BTD: Tensor, docum
         for n in range(config.n_heads):
             kv = n // (config.n_heads // (config.n_kv_heads or config.n_heads))
             for t in range(T):
-                sees = [s for s in range(t + 1) if docs[s] == docs[t] and (config.window is None or t - s < config.window)]
+                sees = [
+                    s for s in range(t + 1) if docs[s] == docs[t] and (config.window is None or t - s < config.window)
+                ]
                 scores = torch.tensor([float(q[t, n] @ k[s, kv]) / math.sqrt(width) for s in sees]).double()
                 out[t, n] = sum(p * v[s, kv] for p, s in zip(scores.softmax(0), sees, strict=True))
         out_BTO.append(out.flatten(1) @ weights["o_proj.weight"].T)

@@ -195,7 +195,9 @@ SHAPES = {
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_the_first_loss_is_within_five_percent_of_ln_v(shape: dict[str, int], tied: bool) -> None:
     mixers = {"A": AttentionConfig(n_heads=4)}
-    model = fresh(config_of("A", mixers, **shape, mlp=SwiGLUConfig(d_ff=3 * shape["d_model"]), tie_embeddings=tied), seed=3)
+    model = fresh(
+        config_of("A", mixers, **shape, mlp=SwiGLUConfig(d_ff=3 * shape["d_model"]), tie_embeddings=tied), seed=3
+    )
     rows = torch.randint(shape["vocab_size"], (4, 65), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         sums = model(rows[:, :-1], SequenceLayout.rows(4, 64), readout=TokenLoss(rows[:, 1:]))

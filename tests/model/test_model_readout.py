@@ -44,7 +44,9 @@ def test_the_summed_loss_and_its_gradient_are_those_of_torch(
     sums = TokenLoss(targets_BT, logits_bytes)(hidden_BTD, head_VD)
     ours = (1 - smoothing) * sums.nll + smoothing * sums.uniform + z_weight * sums.z
     logits = (hidden_BTD @ head_VD.T).flatten(0, 1)
-    theirs = F.cross_entropy(logits, targets_BT.flatten(), ignore_index=IGNORE, reduction="sum", label_smoothing=smoothing)
+    theirs = F.cross_entropy(
+        logits, targets_BT.flatten(), ignore_index=IGNORE, reduction="sum", label_smoothing=smoothing
+    )
     theirs = theirs + z_weight * (logits.logsumexp(1) ** 2)[targets_BT.flatten() != IGNORE].sum()
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
     mine, other = gradients(ours, hidden_BTD, head_VD), gradients(theirs, hidden_BTD, head_VD)
@@ -70,7 +72,9 @@ def test_the_chunked_kernel_passes_torch_s_gradient_check(logits_bytes: int) -> 
     hidden_BTD, head_VD, _ = inputs()
     targets_M = torch.randint(V, (7,), generator=torch.Generator().manual_seed(3))
     hidden_MD = hidden_BTD.detach().flatten(0, 1)[:7].requires_grad_()
-    assert torch.autograd.gradcheck(lambda h, w: linear_logp(h, w, targets_M, logits_bytes=logits_bytes), (hidden_MD, head_VD))
+    assert torch.autograd.gradcheck(
+        lambda h, w: linear_logp(h, w, targets_M, logits_bytes=logits_bytes), (hidden_MD, head_VD)
+    )
 
 
 def test_chunks_change_nothing_but_the_order_of_sums_in_float32() -> None:
@@ -86,7 +90,10 @@ def test_sums_are_float32_where_the_model_is_bfloat16() -> None:
     hidden_BTD, head_VD, targets_BT = inputs(torch.bfloat16)
     sums = TokenLoss(targets_BT)(hidden_BTD, head_VD)
     exact = F.cross_entropy(
-        (hidden_BTD.double() @ head_VD.double().T).flatten(0, 1), targets_BT.flatten(), ignore_index=IGNORE, reduction="sum"
+        (hidden_BTD.double() @ head_VD.double().T).flatten(0, 1),
+        targets_BT.flatten(),
+        ignore_index=IGNORE,
+        reduction="sum",
     )
     assert sums.nll.dtype == sums.uniform.dtype == sums.z.dtype == torch.float32
     torch.testing.assert_close(sums.nll.double(), exact, rtol=1e-2, atol=0)

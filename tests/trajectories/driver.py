@@ -1,6 +1,7 @@
 """Trains in forked children, so that a process can be killed without paying for another import of torch.
 
-Nothing is trained before the fork but one throw-away run, which makes torch import what it imports late. Reads one JSON object a line from standard input: ``verb, out, data, start, steps, kill_at, since``. Prints ``pid`` when the child
+Nothing is trained before the fork but one throw-away run, which makes torch import what it imports late. Reads one
+JSON object a line from standard input: ``verb, out, data, start, steps, kill_at, since``. Prints ``pid`` when the child
 runs, then ``status``: its exit code, or minus the signal that ended it. With ``kill_at`` n the child kills itself when
 it is about to make its n-th change to the file system, torn writes included, counted from the rename to ``since``.
 """

@@ -75,12 +75,10 @@ def test_a_saved_and_loaded_model_has_the_same_logits(tiny: ModuleType, started:
     layout = SequenceLayout.rows(1, 20)
     logits = [model(tokens, layout, readout=LastLogits(20)) for model in (first, again)]
     assert torch.equal(*logits)
-    assert float(logits[0].std()) > 0
+    assert logits[0].unique().numel() > 20
 
 
-def test_watching_a_run_changes_none_of_its_bits(
-    tiny: ModuleType, data: Path, tmp_path: Path
-) -> None:
+def test_watching_a_run_changes_none_of_its_bits(tiny: ModuleType, data: Path, tmp_path: Path) -> None:
     """Evaluating and sampling draw nothing that training would have drawn."""
     watched = EvaluationConfig(every=1, max_tokens=64, prompts=("moon",), sample_tokens=2)
     train(tiny.job("pretrain", tmp_path / "quiet", data), Silent())
