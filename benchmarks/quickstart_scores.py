@@ -36,7 +36,12 @@ def main() -> int:
     report = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     out = Path(report["stages"]["eval"]["out"])
     tasks = json.loads((out / "scores.json").read_text(encoding="utf-8"))["tasks"]
-    print(json.dumps({"seconds": report["seconds"], "peak_memory_bytes": report["peak_memory_bytes"], **report["scores"]}, indent=1))
+    print(
+        json.dumps(
+            {"seconds": report["seconds"], "peak_memory_bytes": report["peak_memory_bytes"], **report["scores"]},
+            indent=1,
+        )
+    )
     broken = misses(report, tasks)
     for name in broken:
         print(f"broken: {name}", file=sys.stderr)

@@ -106,10 +106,28 @@ def main() -> None:
         rows.append([verb, f"{s:.1f}", memory, f"step {report['step']}, validation {_short(first)} -> {_short(last)}"])
         scores, s = cirilla(out, "eval", verb, "--text", str(held_out))
         rows.append([f"eval {verb}", f"{s:.1f}", "", f"{scores['bits_per_byte']:.3f} bits per byte of held-out pages"])
-    untrained, _ = cirilla(out, "pretrain", "pretrain.yaml", "--out", "untrained", "train.steps=1", "optim.lr=1e-12", "optim.adamw.lr=1e-12")
+    untrained, _ = cirilla(
+        out,
+        "pretrain",
+        "pretrain.yaml",
+        "--out",
+        "untrained",
+        "train.steps=1",
+        "optim.lr=1e-12",
+        "optim.adamw.lr=1e-12",
+    )
     before, _ = cirilla(out, "eval", "untrained", "--text", str(held_out))
-    rows.append(["eval untrained", "", "", f"{before['bits_per_byte']:.3f} bits per byte of held-out pages ({untrained['step']} step at rate ~0)"])
-    answer, s = cirilla(out, "generate", "sft", "--chat", "--prompt", "Who trained Eskel?", "--temperature", "0", "-n", "40")
+    rows.append(
+        [
+            "eval untrained",
+            "",
+            "",
+            f"{before['bits_per_byte']:.3f} bits per byte of held-out pages ({untrained['step']} step at rate ~0)",
+        ]
+    )
+    answer, s = cirilla(
+        out, "generate", "sft", "--chat", "--prompt", "Who trained Eskel?", "--temperature", "0", "-n", "40"
+    )
     rows.append(["generate", f"{s:.1f}", "", answer["text"].replace("\n", " ")])
     print(f"{pairs} preference pairs from {given.solutions.name}\n")
     print("\n".join("| " + " | ".join(row) + " |" for row in [rows[0], ["---"] * 4, *rows[1:]]))
@@ -119,7 +137,9 @@ def _held_out_text(out: Path) -> Path:
     """The documents of the `val` split as a file of rows, found by the same hash."""
     from cirilla_cli.data.rows import held_out
 
-    documents = [json.loads(line) for line in (out / "scrape" / "documents.jsonl").read_text(encoding="utf-8").splitlines()]
+    documents = [
+        json.loads(line) for line in (out / "scrape" / "documents.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     path = out / "held_out.jsonl"
     kept = [d for d in documents if held_out(d["id"], frac=0.1)]
     path.write_text("".join(json.dumps({"text": d["text"]}, ensure_ascii=False) + "\n" for d in kept), encoding="utf-8")

@@ -17,7 +17,7 @@ _SUFFIX = re.compile(r"_([A-Z0-9]+)$")
 
 @pytest.fixture(scope="session", autouse=True)
 def _shapes_are_as_named() -> Iterator[None]:
-    """Every tensor handed to the model library under a name like `x_BTD` has those axes; torch-free runs stay torch-free."""
+    """Every tensor that the model library gets under a name like `x_BTD` has those axes; runs without torch stay so."""
     if "torch" not in sys.modules:
         yield
         return
@@ -44,7 +44,7 @@ def wrap_module(module: ModuleType) -> list[Callable[[], None]]:
 
 
 def checked(function: Callable[..., Any]) -> Callable[..., Any]:
-    """``function``, raising AssertionError where a tensor is not what its parameter's (or the function's) suffix says."""
+    """``function``, failing where a tensor is not what the suffix of its parameter (or of the function) says."""
     found = [(i, n, _SUFFIX.search(n)) for i, n in enumerate(inspect.signature(function).parameters)]
     axes = [(i, n, match[1]) for i, n, match in found if match]
     result = _SUFFIX.search(function.__name__)

@@ -46,7 +46,11 @@ def test_its_pip_lines_install_a_program_that_answers(tmp_path: Path) -> None:
             done = subprocess.run(["sh", "-c", body], cwd=source, env=environment, capture_output=True, text=True)
             assert done.returncode == 0, f"{body}\n{done.stderr}"
     listed = subprocess.run(
-        [tmp_path / "venv" / "bin" / "cirilla", "recipe", "list", "--json"], cwd=tmp_path, capture_output=True, text=True, check=True
+        [tmp_path / "venv" / "bin" / "cirilla", "recipe", "list", "--json"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert '"quickstart"' in listed.stdout
 

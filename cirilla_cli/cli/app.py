@@ -68,7 +68,9 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def cirilla(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     """Make a language model of your own, from a wiki to a model that answers.
 

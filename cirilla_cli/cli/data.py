@@ -9,13 +9,22 @@ from cirilla_cli.cli.options import DryRun, Fresh, Json, Out, Quiet, Verbose, Wo
 
 def scrape(
     words: Words = None,
-    api: Annotated[str | None, typer.Option("--api", metavar="URL", help="A MediaWiki's api.php, or the wiki's address.")] = None,
-    dump: Annotated[str | None, typer.Option("--dump", metavar="FILE", help="A MediaWiki XML export: plain, .gz, .bz2, .7z.")] = None,
+    api: Annotated[
+        str | None, typer.Option("--api", metavar="URL", help="A MediaWiki's api.php, or the wiki's address.")
+    ] = None,
+    dump: Annotated[
+        str | None, typer.Option("--dump", metavar="FILE", help="A MediaWiki XML export: plain, .gz, .bz2, .7z.")
+    ] = None,
     files: Annotated[str | None, typer.Option("--files", metavar="DIR", help="A folder of text files.")] = None,
-    category: Annotated[str | None, typer.Option("--category", metavar="NAME", help="Only pages of this category (with --api).")] = None,
-    contact: Annotated[str | None, typer.Option("--contact", metavar="MAIL", help="Who to write to; sent with every request.")] = None,
+    category: Annotated[
+        str | None, typer.Option("--category", metavar="NAME", help="Only pages of this category (with --api).")
+    ] = None,
+    contact: Annotated[
+        str | None, typer.Option("--contact", metavar="MAIL", help="Who to write to; sent with every request.")
+    ] = None,
     permission: Annotated[
-        str | None, typer.Option("--permission", metavar="TEXT", help="Who allowed automated access, for hosts that forbid it.")
+        str | None,
+        typer.Option("--permission", metavar="TEXT", help="Who allowed automated access, for hosts that forbid it."),
     ] = None,
     limit: Annotated[int | None, typer.Option("--limit", metavar="N", help="Stop after so many documents.")] = None,
     out: Out = None,

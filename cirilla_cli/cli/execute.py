@@ -38,7 +38,9 @@ def scrape(resolved: Resolved, progress: Progress, control: Control) -> Any:
     report = area(config, Path(resolved.out), progress)
     if report.documents == 0:
         why = ", ".join(f"{count} {reason}" for reason, count in report.rejected.items()) or "there are no pages"
-        raise CirillaError(f"no documents came of it: {why}", hint="rejects.jsonl, beside the documents, names each page")
+        raise CirillaError(
+            f"no documents came of it: {why}", hint="rejects.jsonl, beside the documents, names each page"
+        )
     return report
 
 
@@ -154,7 +156,9 @@ def generate(resolved: Resolved, progress: Progress, control: Control) -> Any:
     recipe: Any = resolved.recipe
     config = seeded(recipe)
     if not config.prompts:
-        raise CirillaError("`generate.prompts` is empty: there is nothing to continue", hint="generate.prompts=['Who is Geralt?']")
+        raise CirillaError(
+            "`generate.prompts` is empty: there is nothing to continue", hint="generate.prompts=['Who is Geralt?']"
+        )
     loaded = load(recipe.model, recipe.device, config.dtype, progress)
     answers = list(area(config, loaded, [Prompt(text=text) for text in config.prompts], progress))
     with JsonlWriter(Path(resolved.out) / "answers.jsonl") as writer:
@@ -175,7 +179,9 @@ def answer_row(answer: Any) -> dict[str, Any]:
     return {name: getattr(answer, name) for name in names}
 
 
-def push(resolved: Resolved, progress: Progress, control: Control, *, scores: Path | None = None, dry_run: bool = False) -> Any:
+def push(
+    resolved: Resolved, progress: Progress, control: Control, *, scores: Path | None = None, dry_run: bool = False
+) -> Any:
     """A published model."""
     from pydantic import SecretStr
 
@@ -185,7 +191,9 @@ def push(resolved: Resolved, progress: Progress, control: Control, *, scores: Pa
     recipe: Any = resolved.recipe
     config = recipe.push
     if config.to is None:
-        raise CirillaError("`push.to` is missing: where to?", hint="--to dir:PATH for a local folder, --to OWNER/NAME for the Hub")
+        raise CirillaError(
+            "`push.to` is missing: where to?", hint="--to dir:PATH for a local folder, --to OWNER/NAME for the Hub"
+        )
     if config.to.startswith("dir:") and not dry_run:
         check_place(Path(config.to.removeprefix("dir:")), "push.to")
     loaded = load(config.model, recipe.device, "float32", progress)

@@ -31,7 +31,9 @@ def _said(what: str, path: Path) -> str:
 def _tokenized() -> Path:
     found = newest(RUNS.glob("**/shards/text/index.json"))
     if found is None:
-        raise CirillaError("no tokenized text under runs/", hint="cirilla tokenize documents.jsonl, or cirilla run quickstart")
+        raise CirillaError(
+            "no tokenized text under runs/", hint="cirilla tokenize documents.jsonl, or cirilla run quickstart"
+        )
     return found.parents[2]
 
 
@@ -39,7 +41,9 @@ def _samples(kind: str) -> Path:
     marks = ('"kind": "chat"', '"kind": "task"') if kind == "chat" else ('"kind": "preference"',)
     found = newest(path for path in RUNS.glob("**/samples.jsonl") if _mentions(path, marks))
     if found is None:
-        raise CirillaError(f"no samples of kind {kind} under runs/", hint="cirilla synth --source fandom, or cirilla run quickstart")
+        raise CirillaError(
+            f"no samples of kind {kind} under runs/", hint="cirilla synth --source fandom, or cirilla run quickstart"
+        )
     return found
 
 
@@ -52,5 +56,7 @@ def _run_of(verb: str) -> Path:
     states = RUNS.glob("**/checkpoints/step-*/state.json")
     found = newest(path for path in states if json.loads(path.read_text(encoding="utf-8")).get("verb") == verb)
     if found is None:
-        raise CirillaError(f"no run of `cirilla {verb}` under runs/ to start from", hint=f"cirilla {verb}, or cirilla run quickstart")
+        raise CirillaError(
+            f"no run of `cirilla {verb}` under runs/ to start from", hint=f"cirilla {verb}, or cirilla run quickstart"
+        )
     return found.parents[2]

@@ -1,6 +1,6 @@
 """Runs a pipeline's stages in order, skipping those whose recipe and inputs have not changed.
 
-    pipeline.yaml --resolve--> stages, each a recipe --hash of recipe, inputs, version--> skip, continue or run
+pipeline.yaml --resolve--> stages, each a recipe --hash of recipe, inputs, version--> skip, continue or run
 """
 
 import contextlib
@@ -55,7 +55,9 @@ def resolve_stages(pipeline: Resolved) -> list[Stage]:
     """
     recipe: Any = pipeline.recipe
     if not recipe.stages:
-        raise CirillaError(f"{pipeline.path}: the pipeline has no stages", hint="cirilla recipe show quickstart/pipeline")
+        raise CirillaError(
+            f"{pipeline.path}: the pipeline has no stages", hint="cirilla recipe show quickstart/pipeline"
+        )
     stages, outs, errors = [], {}, []
     for name, stage in recipe.stages.items():
         out = str(Path(pipeline.out) / name)
@@ -159,7 +161,12 @@ def run_pipeline(pipeline: Resolved, progress: Progress, *, fresh: bool) -> Pipe
         result = RUNNERS[stage.verb](stage.resolved, progress, Control())
         seconds = round(time.perf_counter() - begun, 2)
         write_json(out / MARK, {"hash": key, "done": True, "seconds": seconds, "verb": stage.verb})
-        report.stages[stage.name] = {"seconds": seconds, "skipped": False, "out": str(out), **_figures(stage.verb, result)}
+        report.stages[stage.name] = {
+            "seconds": seconds,
+            "skipped": False,
+            "out": str(out),
+            **_figures(stage.verb, result),
+        }
     _conclude(report, stages)
     report.seconds = round(time.perf_counter() - started, 2)
     return report

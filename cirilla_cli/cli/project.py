@@ -35,7 +35,9 @@ def init(
     budget: Annotated[
         str, typer.Option("--budget", metavar="CARD[,TIME]", help="cpu, or memory and time such as 16GiB,8h.")
     ] = "cpu",
-    contact: Annotated[str | None, typer.Option("--contact", metavar="MAIL", help="Who a wiki can write to (with --wiki).")] = None,
+    contact: Annotated[
+        str | None, typer.Option("--contact", metavar="MAIL", help="Who a wiki can write to (with --wiki).")
+    ] = None,
     json_: Json = False,
 ) -> None:
     """A folder with a pipeline and its recipes, ready to run.
@@ -49,7 +51,9 @@ def init(
 
 def runs(
     folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Where to look.")] = Path("runs"),
-    clean: Annotated[bool, typer.Option("--clean", help="Remove all checkpoints but the last and best, and torn writes.")] = False,
+    clean: Annotated[
+        bool, typer.Option("--clean", help="Remove all checkpoints but the last and best, and torn writes.")
+    ] = False,
     dry_run: DryRun = False,
     json_: Json = False,
 ) -> None:

@@ -14,7 +14,9 @@ app = typer.Typer(
 
 Name = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or NAME/VERB or NAME of a built-in one.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides.", show_default=False)]
-Verb = Annotated[str | None, typer.Option("--verb", metavar="VERB", help="Which verb it is for, where the file does not say.")]
+Verb = Annotated[
+    str | None, typer.Option("--verb", metavar="VERB", help="Which verb it is for, where the file does not say.")
+]
 
 
 def _split(name: str, verb: str | None) -> tuple[str, str | None]:
@@ -62,7 +64,11 @@ def show(
 
 
 @app.command()
-def copy(name: Name, to: Annotated[Path, typer.Argument(metavar="FILE", help="Where to; nothing is overwritten.")], verb: Verb = None) -> None:
+def copy(
+    name: Name,
+    to: Annotated[Path, typer.Argument(metavar="FILE", help="Where to; nothing is overwritten.")],
+    verb: Verb = None,
+) -> None:
     """A built-in recipe as a file of your own."""
     from cirilla_cli.cli.places import check_place
     from cirilla_cli.errors import CirillaError
@@ -136,7 +142,9 @@ def diff(a: Name, b: Name, verb: Verb = None, json_: Json = False) -> None:
 
 @app.command()
 def schema(
-    verb: Annotated[str | None, typer.Argument(metavar="[VERB]", help="Of this verb's recipes; default: of all.")] = None,
+    verb: Annotated[
+        str | None, typer.Argument(metavar="[VERB]", help="Of this verb's recipes; default: of all.")
+    ] = None,
     partial: Annotated[bool, typer.Option("--partial", help="For files with `extends`: nothing is required.")] = False,
 ) -> None:
     """The JSON Schema, for editors."""

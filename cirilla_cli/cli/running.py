@@ -19,7 +19,9 @@ def run_verb(words: Sequence[str], flags: Flags) -> None:
     """Resolve every stage before the first runs, then run, then sum up."""
     reading = read_words(words, "run")
     if reading.inputs:
-        raise CirillaError(f"`{reading.inputs[0]}` is not a pipeline", hint="cirilla run quickstart, or cirilla run pipeline.yaml")
+        raise CirillaError(
+            f"`{reading.inputs[0]}` is not a pipeline", hint="cirilla run quickstart, or cirilla run pipeline.yaml"
+        )
     if reading.recipe is None:
         raise CirillaError("which pipeline?", hint="cirilla run quickstart; cirilla recipe list")
     pipeline = load_recipe(reading.recipe, "run", overrides=reading.overrides, out=flags.out)
@@ -59,7 +61,10 @@ def _estimate(pipeline: Resolved) -> list[str]:
 
     rate = matmul_rate(torch.device("cpu"), torch.float32)
     seconds = recipe.reference.seconds * max(1.0, recipe.reference.gflops * 1e9 / rate)
-    return [*lines, f"about {show_seconds(seconds)} on this machine ({rate / 1e9:.0f} GFLOP/s); results in {pipeline.out}"]
+    return [
+        *lines,
+        f"about {show_seconds(seconds)} on this machine ({rate / 1e9:.0f} GFLOP/s); results in {pipeline.out}",
+    ]
 
 
 def summary(report: PipelineReport, pipeline: Resolved, stages: list[Stage]) -> str:
@@ -128,4 +133,3 @@ def _next(report: PipelineReport) -> str:
         f"  ollama create my-witcher -f {report.model}/Modelfile && ollama run my-witcher\n"
         "  cirilla init mywiki --dump YOUR-WIKI.xml    the same with a wiki of your own"
     )
-

@@ -37,7 +37,14 @@ _SIZES = (
 
 
 def init_project(
-    name: str, *, wiki: str | None, dump: Path | None, files: Path | None, budget: str, contact: str | None, as_json: bool
+    name: str,
+    *,
+    wiki: str | None,
+    dump: Path | None,
+    files: Path | None,
+    budget: str,
+    contact: str | None,
+    as_json: bool,
 ) -> None:
     """Write the folder and say what it will do.
 
@@ -79,7 +86,9 @@ def _budget(text: str) -> tuple[Size, float]:
         memory = 0 if card.strip() == "cpu" else int(parse_bytes(card.strip()))
         seconds = float(parse_seconds(time.strip())) if time else (3600.0 if memory == 0 else 8 * 3600.0)
     except ValueError as error:
-        raise CirillaError(f"`--budget` is {text!r}: {error}", hint="--budget cpu, --budget 16GiB or --budget 16GiB,8h") from None
+        raise CirillaError(
+            f"`--budget` is {text!r}: {error}", hint="--budget cpu, --budget 16GiB or --budget 16GiB,8h"
+        ) from None
     if 0 < memory < _SIZES[1].memory:
         memory = 0
     return [size for size in _SIZES if size.memory <= memory][-1], seconds

@@ -22,7 +22,14 @@ def _command(verb: str, about: str) -> Callable[..., None]:
         from cirilla_cli.cli.verbs import Flags, train_verb
 
         flags = Flags(
-            out=out, device=device, json=json_, quiet=quiet, verbose=verbose, dry_run=dry_run, fresh=fresh, resume=resume
+            out=out,
+            device=device,
+            json=json_,
+            quiet=quiet,
+            verbose=verbose,
+            dry_run=dry_run,
+            fresh=fresh,
+            resume=resume,
         )
         train_verb(verb, words or [], flags)
 

@@ -111,7 +111,9 @@ def _scrape_source(reading: Reading, given: Mapping[str, Any]) -> dict[str, Any]
             extra[f"scrape.source.{key}"] = given[key]
     path = given.get("dump") or given.get("files") or next(iter(reading.inputs), None)
     if path is not None:
-        is_dump = "dump" in given or ("files" not in given and Path(path).is_file() and not path.endswith((".jsonl", ".txt")))
+        is_dump = "dump" in given or (
+            "files" not in given and Path(path).is_file() and not path.endswith((".jsonl", ".txt"))
+        )
         extra |= {"scrape.source.kind": "dump" if is_dump else "files", "scrape.source.path": path}
     return extra
 
@@ -136,7 +138,11 @@ def synth_verb(words: Sequence[str], source: str | None, teacher: str | None, fl
     )
     if reading.inputs:
         extra["synth.inputs"] = reading.inputs
-    elif asked != "reasoning-gym" and reading.recipe is None and not any(o.startswith("synth.inputs") for o in reading.overrides):
+    elif (
+        asked != "reasoning-gym"
+        and reading.recipe is None
+        and not any(o.startswith("synth.inputs") for o in reading.overrides)
+    ):
         extra["synth.inputs"] = [_documents(flags)]
     resolved = _resolve("synth", reading, "default", extra, flags)
     if flags.dry_run:
@@ -252,7 +258,12 @@ def eval_verb(words: Sequence[str], texts: Sequence[str], questions: str | None,
 
 
 def generate_verb(
-    words: Sequence[str], prompts: Sequence[str], file: str | None, ids: str | None, settings: Mapping[str, Any], flags: Flags
+    words: Sequence[str],
+    prompts: Sequence[str],
+    file: str | None,
+    ids: str | None,
+    settings: Mapping[str, Any],
+    flags: Flags,
 ) -> None:
     """`cirilla generate`."""
     from cirilla_cli.cli.execute import enough_memory, load, seeded
@@ -278,7 +289,9 @@ def _prompts(texts: Sequence[str], file: str | None, ids: str | None, own: Seque
         try:
             yield Prompt(ids=tuple(int(word) for word in ids.replace(",", " ").split()))
         except ValueError:
-            raise CirillaError(f"`--prompt-ids` is {ids!r}, must be whole numbers", hint='--prompt-ids "1 2 3"') from None
+            raise CirillaError(
+                f"`--prompt-ids` is {ids!r}, must be whole numbers", hint='--prompt-ids "1 2 3"'
+            ) from None
     yield from (Prompt(text=text) for text in texts)
     if file is not None:
         yield from (Prompt(text=line) for line in _lines(Path(file)))
@@ -286,7 +299,9 @@ def _prompts(texts: Sequence[str], file: str | None, ids: str | None, own: Seque
         if own:
             yield from (Prompt(text=text) for text in own)
         elif sys.stdin.isatty():
-            raise CirillaError("there is no prompt", hint='--prompt "...", --prompt-file FILE, or lines on standard input')
+            raise CirillaError(
+                "there is no prompt", hint='--prompt "...", --prompt-file FILE, or lines on standard input'
+            )
         else:
             yield from (Prompt(text=line) for line in _text("<stdin>", sys.stdin.buffer.read()))
 

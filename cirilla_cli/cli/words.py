@@ -1,5 +1,6 @@
 """How the words after a verb are read: overrides, recipes, inputs, Hub names; by one rule for every verb."""
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -60,12 +61,15 @@ def _take_path(word: str, reading: Reading) -> None:
     elif word == "-":
         reading.inputs.append(word)
     else:
-        reading.inputs.append(str(Path(word).expanduser()))
+        # As text: a Path would drop the `./` that keeps `./owner/name` from being looked up on the Hub.
+        reading.inputs.append(os.path.expanduser(word))
 
 
 def _take_recipe(word: str, reading: Reading) -> None:
     if reading.recipe is not None:
-        raise CirillaError(f"two recipes are named: `{reading.recipe}` and `{word}`", hint="a recipe builds on others with `extends`")
+        raise CirillaError(
+            f"two recipes are named: `{reading.recipe}` and `{word}`", hint="a recipe builds on others with `extends`"
+        )
     reading.recipe = word
 
 

@@ -5,11 +5,19 @@ from dataclasses import dataclass
 
 from cirilla_cli.data.rows import Message
 
+REWRITES = (
+    ("<|im_", "<| im_"),
+    ("<|reserved_", "<| reserved_"),
+    *((f"<{name}>", f"< {name}>") for name in ("s", "/s", "unk", "pad", "mask")),
+)
+"""What content may not hold, because readers of the rendered text would take it for control tokens; and what it becomes."""
+
+_INERT = " | ".join(["message['content']", *(f"replace('{token}', '{text}')" for token, text in REWRITES)])
+
 CHAT_TEMPLATE = (
     "{{ bos_token }}"
     "{% for message in messages %}"
-    "{{ '<|im_start|>' + message['role'] + '\\n' + (message['content'] | replace('<|im_', '<| im_')) "
-    "+ '<|im_end|>\\n' }}"
+    "{{ '<|im_start|>' + message['role'] + '\\n' + (" + _INERT + ") + '<|im_end|>\\n' }}"
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
@@ -34,8 +42,10 @@ class Rendered:
 
 
 def inert(content: str) -> str:
-    """``content`` with turn markers broken up, so that no consumer can take them for control tokens."""
-    return content.replace("<|im_", "<| im_")
+    """``content`` with control tokens broken up, so that no consumer of the rendered text can take them for such."""
+    for token, text in REWRITES:
+        content = content.replace(token, text)
+    return content
 
 
 def segments(messages: Sequence[Message], *, generation_prompt: bool) -> list[Segment]:

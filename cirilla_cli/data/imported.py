@@ -16,6 +16,9 @@ _FILES = (
     "merges.txt", "tokenizer.model", "chat_template.jinja", "generation_config.json",
 )  # fmt: skip
 
+_MISSTEPS = (ArithmeticError, LookupError, TypeError, ValueError, AttributeError, RecursionError)
+"""What a downloaded template, which is somebody's program, may raise: dividing by zero, adding text to a list."""
+
 
 class ImportedTokenizer:
     """A `tokenizers` tokenizer and the template that came with it."""
@@ -135,8 +138,7 @@ class ImportedTokenizer:
         try:
             template = environment.from_string(self.template)
             return template.render(messages=turns, add_generation_prompt=generation_prompt, tools=None, **tokens)
-        # A downloaded template is somebody's program: it may divide by zero, index past an end, or add text to a list.
-        except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        except (TemplateError, *_MISSTEPS) as error:
             raise CirillaError(f"{self.folder}: its chat template fails: {error}") from None
 
     def _inert(self, content: str) -> str:

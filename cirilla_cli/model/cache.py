@@ -55,7 +55,9 @@ class KVCache:
         self, k_BTKH: Tensor, v_BTKH: Tensor, layout: SequenceLayout
     ) -> tuple[Tensor, Tensor, SequenceLayout]:
         """The part of `append` after room was made."""
-        assert self._k_BSKH is not None and self._v_BSKH is not None and self._positions_BS is not None
+        assert self._k_BSKH is not None
+        assert self._v_BSKH is not None
+        assert self._positions_BS is not None
         T = k_BTKH.shape[1]
         self._make_room(T)
         start, self._held = self._held, self._held + T
@@ -88,7 +90,9 @@ class KVCache:
 
     def _make_room(self, T: int) -> None:
         """Slide the last ``window - 1`` positions to the front when the new ones would not fit behind."""
-        assert self._k_BSKH is not None and self._v_BSKH is not None and self._positions_BS is not None
+        assert self._k_BSKH is not None
+        assert self._v_BSKH is not None
+        assert self._positions_BS is not None
         if self._held + T <= self._k_BSKH.shape[1]:
             return
         assert self.window is not None, "a cache without a window has room for its whole capacity"

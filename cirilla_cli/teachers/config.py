@@ -87,7 +87,12 @@ def parse_teacher(text: str) -> OllamaConfig | OpenAIConfig:
     kind, _, rest = text.partition(":")
     model, at, url = rest.rpartition("@") if "@http" in rest else (rest, "", "")
     given = {"kind": kind, **{name: value for name, value in (("model", model), ("url", url)) if value}}
-    if kind not in ("ollama", "openai") or "@" in model and "://" in model or (at and not url.startswith(("http://", "https://"))):
+    if (
+        kind not in ("ollama", "openai")
+        or "@" in model
+        and "://" in model
+        or (at and not url.startswith(("http://", "https://")))
+    ):
         raise CirillaError(
             f"--teacher {text}: expected ollama:MODEL@URL or openai:MODEL@URL",
             hint="for example --teacher ollama:qwen3:4b@http://127.0.0.1:11434",

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -147,7 +148,7 @@ def test_a_document_met_again_in_a_row_is_another_document(make_shards: Make, le
     source = PackedText([Mix(shards, shards, 1.0, 1.0)], CUT, steps=8, decay_start=8)
     for batch in (b for step in range(8) for b in source.step(step)):
         for tokens, documents in zip(batch.tokens_BT.tolist(), batch.documents_BT.tolist(), strict=True):
-            for (a, d), (b, e) in zip(zip(tokens, documents, strict=True), zip(tokens[1:], documents[1:], strict=True), strict=False):  # fmt: skip
+            for (a, d), (b, e) in pairwise(zip(tokens, documents, strict=True)):
                 assert (d == e) == (b == a + 1)
 
 

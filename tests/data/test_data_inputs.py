@@ -27,7 +27,9 @@ CHATS: dict[str, dict[str, Any]] = {
     },
     "nested pairs": {"subject": "Ciri", "text": [["Who?", "Ciri."]], "data type": "conv"},
     "ShareGPT": {"conversations": [{"from": "human", "value": "Who?"}, {"from": "gpt", "value": "Ciri."}]},
-    "Belle": {"id": "7", "conversations": [{"from": "human", "value": "Who?"}, {"from": "assistant", "value": "Ciri."}]},
+    "Belle": {
+        "id": "7", "conversations": [{"from": "human", "value": "Who?"}, {"from": "assistant", "value": "Ciri."}],
+    },
     "bing": {"conversations": [{"from": "user", "value": "Who?"}, {"from": "bing", "value": "Ciri."}]},
     "messages": {"messages": [Q, A]},
     "conversation": {"conversation": [Q, A]},
@@ -37,9 +39,7 @@ CHATS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("row", CHATS.values(), ids=CHATS)
-def test_every_foreign_chat_becomes_the_same_conversation(
-    write_lines: Callable[..., Path], row: dict[str, Any]
-) -> None:
+def test_a_foreign_chat_becomes_the_same_conversation(write_lines: Callable[..., Path], row: dict[str, Any]) -> None:
     sample = one(write_lines(row))
     assert isinstance(sample, Sample)
     assert sample.kind == "chat"
@@ -138,12 +138,11 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize(("row", "said"), BAD.values(), ids=BAD)
 def test_a_bad_foreign_row_is_named_and_the_rest_is_read(write_lines: Callable[..., Path], row: Any, said: str) -> None:
-    path, good = write_lines({"text": "one"}, row, {"text": "two"}), []
+    path = write_lines({"text": "one"}, row, {"text": "two"})
     rows = read_inputs([path])
+    assert [d.text for d in (next(rows), next(rows)) if isinstance(d, Document)] == ["one", "two"]
     with pytest.raises(CirillaError) as caught:
-        for record in rows:
-            good.append(record)
-    assert len(good) == 2
+        next(rows)
     assert f"{path}:2: " in str(caught.value)
     assert said in str(caught.value)
 

@@ -162,7 +162,9 @@ def test_missing_files_and_folders_are_said_without_a_traceback(tmp_path: Path) 
 
 
 def test_a_dash_reads_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(json.dumps(PAGE).encode() + b"\nnonsense\n")))
+    monkeypatch.setattr(
+        sys, "stdin", io.TextIOWrapper(io.BytesIO(json.dumps(PAGE).encode() + b"\nnonsense\n"), encoding="utf-8")
+    )
     good, error = read(STDIO, Document)
     assert len(good) == 1
     assert error is not None

@@ -150,7 +150,7 @@ def test_pages_and_samples_end_in_shards_of_their_kind(
     assert counts["chat", "train"] + counts["chat", "val"] == 40
     assert counts["preference", "train"] + counts.get(("preference", "val"), 0) == 20
     assert len(ShardIndex.read(tmp_path / "out" / "shards" / "text").splits["train"]) > 3
-    texts = [json.loads(line)["text"] for line in rows.read_text().splitlines()[:60]]
+    texts = [json.loads(line)["text"] for line in rows.read_text(encoding="utf-8").splitlines()[:60]]
     wanted = [t for n, t in enumerate(texts) if not held_out(f"p{n}", frac=0.2)]
     shards = TokenShards.open(tmp_path / "out" / "shards" / "text")
     assert [tokenizer.decode(shards.document(i).tolist()) for i in range(shards.n_documents)] == wanted
@@ -226,7 +226,9 @@ def test_a_killed_run_over_other_rows_does_not_pass_for_the_one_before(
 ) -> None:
     """The index of the first run must not vouch for shards of the second."""
     tokenize(config, tmp_path / "out", Silent())
-    rows.write_text("".join(line + "\n" for line in rows.read_text().splitlines()[::-1]))
+    rows.write_text(
+        "".join(line + "\n" for line in rows.read_text(encoding="utf-8").splitlines()[::-1]), encoding="utf-8"
+    )
     killed_after(1, config, tmp_path / "out")
     with pytest.raises(CirillaError, match=r"no index\.json"):
         TokenShards.open(tmp_path / "out" / "shards" / "text")
@@ -241,7 +243,7 @@ def test_a_second_run_encodes_nothing_again(config: TokenizeConfig, tmp_path: Pa
 
 def test_changed_rows_are_encoded_again(config: TokenizeConfig, tmp_path: Path, rows: Path) -> None:
     tokenize(config, tmp_path / "out", Silent())
-    rows.write_text(rows.read_text().replace("witcher", "hunter"))
+    rows.write_text(rows.read_text(encoding="utf-8").replace("witcher", "hunter"), encoding="utf-8")
     tokenize(config, tmp_path / "out", Silent())
     tokenize(config, tmp_path / "clean", Silent())
     names = {str(p.relative_to(tmp_path / "clean")) for p in (tmp_path / "clean" / "shards").rglob("*.bin")}

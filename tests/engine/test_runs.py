@@ -1,6 +1,7 @@
 """Whole runs of a few steps: what they write, when they stop, and what they refuse."""
 
 import contextlib
+import itertools
 import json
 import math
 import os
@@ -227,13 +228,14 @@ def test_early_stopping_stops_and_the_default_is_the_best(
 def test_small_improvements_do_not_count_also_after_an_interruption(
     run: Callable[..., TrainReport], out: Path, tiny: ModuleType
 ) -> None:
-    """Every evaluation improves by less than asked, so the run ends after `patience` of them, interrupted or not."""
-    picky = TrainConfig(steps=30, early_stopping=EarlyStoppingConfig(patience=5, min_improvement=0.2), **BATCH)
+    """Each evaluation gains less than asked, but two or three of them together enough, until that ends too."""
+    picky = TrainConfig(steps=30, early_stopping=EarlyStoppingConfig(patience=3, min_improvement=0.3), **BATCH)
     changes = {"train": picky, "eval": EvaluationConfig(every=1, max_tokens=64), "optim": AdamWConfig(lr=5e-3)}
     straight = run(**changes)
     losses = [line["val_loss"] for line in tiny.metrics(out)]
     assert straight.stopped_early
-    assert min(losses[1:4]) < losses[0], "an improvement too small to count is what this is about"
+    assert all(later < earlier for earlier, later in itertools.pairwise(losses)), "every one was the best so far"
+    assert 8 < straight.step < 30
     shutil.rmtree(out)
     for step in (3, straight.step - 1):
         stopped_at(step, run, **changes)

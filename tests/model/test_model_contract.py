@@ -1,4 +1,4 @@
-"""What every sequence mixer owes, for every kind in the union of the decoder's section: a new kind is tested by existing."""
+"""What a sequence mixer owes, for every kind in the union of the decoder's section: new ones are tested by existing."""
 
 import typing
 from types import NoneType, UnionType

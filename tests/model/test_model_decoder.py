@@ -1,4 +1,4 @@
-"""The decoder: against transformers' classes, cached against uncached, packed against apart, and what it starts from."""
+"""The decoder: against transformers' classes, cached against uncached, packed against apart, fresh and counted."""
 
 import math
 import warnings
@@ -230,7 +230,7 @@ def test_parameters_are_counted(pattern: str, mixers: dict[str, AttentionConfig]
 
 
 def counted_by_torch(config: DecoderConfig, rows: Tensor, *, train: bool) -> int:
-    """torch's count of one pass; with the plain attention kernel, because it knows no formula for the CPU's fused one."""
+    """torch's count of one pass; through the plain attention kernel, as it knows no formula for the CPU's fused one."""
     model = fresh(config, seed=0)
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         out = logits(model, rows)
@@ -241,8 +241,8 @@ def counted_by_torch(config: DecoderConfig, rows: Tensor, *, train: bool) -> int
 
 @pytest.mark.parametrize(("pattern", "mixers"), MODELS.values(), ids=MODELS)
 def test_floating_point_operations_are_those_torch_counts(pattern: str, mixers: dict[str, AttentionConfig]) -> None:
-    """Counted: every matrix product of the blocks and the head, and scores and mixing over T keys a query, as torch does,
-    which halves nothing for causality; hence windows aside. Not counted: embedding look-up, norms, rotation, softmax."""
+    """Counted: each matrix product of the blocks and the head, and scores and mixing over T keys a query, as in torch,
+    which halves nothing for causality; hence no windows. Not counted: embedding look-up, norms, rotation, softmax."""
     whole = {letter: mixer.model_copy(update={"window": None}) for letter, mixer in mixers.items()}
     config, rows = config_of(pattern, whole), tokens()
     forward = counted_by_torch(config, rows, train=False)

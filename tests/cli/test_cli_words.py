@@ -1,0 +1,117 @@
+"""How the words after a verb are read, one row a rule."""
+
+from pathlib import Path
+
+import pytest
+from program import call
+
+from cirilla_cli.cli.words import read_words
+from cirilla_cli.errors import CirillaError
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with a file and folders whose names could be taken for something else."""
+    for folder in ("witcher-16gb", "owner/name", "data", "a=b"):
+        (tmp_path / folder).mkdir(parents=True)
+    for file in ("rows.jsonl", "mine.yaml", "data/x=1.jsonl", "a=b/rows.jsonl"):
+        (tmp_path / file).write_text("x", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+RULES = [
+    ("train.steps=10", "override"),
+    ("seed=1", "override"),
+    ("adapter=null", "override"),
+    ("model.mixers.A.n_heads=2", "override"),
+    ("out=a=b", "override"),
+    ("out=runs/x.yaml", "override"),
+    ("mine.yaml", "recipe"),
+    ("absent.yaml", "recipe"),
+    ("absent.yml", "recipe"),
+    ("./mine.yaml", "recipe"),
+    ("../elsewhere.yaml", "recipe"),
+    ("quickstart", "recipe"),
+    ("witcher-16gb", "input"),
+    ("./quickstart", "input"),
+    ("rows.jsonl", "input"),
+    ("data", "input"),
+    ("-", "input"),
+    ("owner/name", "input"),
+    ("someone/model-1.5B", "input"),
+    ("data/x=1.jsonl", "input"),
+    ("./a=b", "input"),
+    ("/absent", "input"),
+]
+
+
+@pytest.mark.parametrize(("word", "meaning"), RULES)
+def test_a_word_is_read_by_one_rule(word: str, meaning: str) -> None:
+    reading = read_words([word], "pretrain")
+    assert {"override": reading.overrides, "recipe": [reading.recipe], "input": reading.inputs}[meaning] == [word]
+    assert len(reading.overrides) + len(reading.inputs) + (reading.recipe is not None) == 1
+
+
+def test_words_come_in_any_order() -> None:
+    reading = read_words(["seed=1", "rows.jsonl", "quickstart", "-", "train.steps=2"], "sft")
+    assert (reading.recipe, reading.inputs) == ("quickstart", ["rows.jsonl", "-"])
+    assert reading.overrides == ["seed=1", "train.steps=2"]
+
+
+def test_a_built_in_name_is_a_recipe_only_for_verbs_that_have_one() -> None:
+    assert read_words(["wikipedia-witcher"], "scrape").recipe == "wikipedia-witcher"
+    with pytest.raises(CirillaError, match="no built-in recipe of `sft`"):
+        read_words(["wikipedia-witcher"], "sft")
+
+
+def test_the_home_folder_is_written_out() -> None:
+    assert read_words(["~/x"], "tokenize").inputs == [str(Path("~/x").expanduser())]
+
+
+@pytest.mark.parametrize("word", ["quikstart", "", "x" * 5000, "no such", "a/b/c", "--", "=", "=5"])
+def test_anything_else_is_refused_with_what_was_tried(word: str) -> None:
+    with pytest.raises(CirillaError) as caught:
+        read_words([word], "pretrain")
+    for tried in (
+        "no override",
+        "no recipe file",
+        "no file or folder",
+        "no built-in recipe of `pretrain` (",
+        "no OWNER/NAME",
+    ):
+        assert tried in str(caught.value)
+    assert caught.value.hint is not None
+    assert "cirilla recipe list" in caught.value.hint
+
+
+def test_the_nearest_built_in_name_is_offered() -> None:
+    with pytest.raises(CirillaError, match="did you mean `quickstart`"):
+        read_words(["quikstart"], "pretrain")
+
+
+def test_every_unknown_word_is_named_at_once() -> None:
+    with pytest.raises(CirillaError) as caught:
+        read_words(["nonsense", "seed=1", "rubbish"], "pretrain")
+    assert [line[:10] for line in str(caught.value).splitlines()] == ["`nonsense`", "`rubbish`:"]
+
+
+def test_two_recipes_are_refused() -> None:
+    with pytest.raises(CirillaError, match="two recipes are named: `quickstart` and `mine.yaml`"):
+        read_words(["quickstart", "mine.yaml"], "pretrain")
+
+
+@pytest.mark.parametrize(("given", "code"), [("out=a", 0), ("out=b", 2)])
+def test_out_and_its_short_form_must_agree(given: str, code: int) -> None:
+    done = call("pretrain", "quickstart", "--out", "a", given, "--dry-run", "-q")
+    assert done.code == code
+    assert ("`--out a` and `out=b` contradict each other" in done.err) == (code == 2)
+
+
+def test_dry_runs_show_the_recipe_and_the_origin_of_each_value() -> None:
+    done = call("pretrain", "quickstart", "train.steps=7", "--out", "elsewhere", "--dry-run")
+    assert done.code == 0
+    assert "steps: 7  " in done.out
+    assert "# override `train.steps=7`" in done.out
+    assert "# override `--out elsewhere`" in done.out
+    assert not Path("elsewhere").exists()
