@@ -47,5 +47,6 @@ if __name__ == "__main__":
         products = milliseconds(lambda q, k, v, at: attend(q, k, v, at, at, None), rows, length, layout)
         kernel = milliseconds(fused, rows, length, layout)
         print(
-            f"{rows} x {length}: products {products:.1f} ms, fused kernel {kernel:.1f} ms, ratio {kernel / products:.2f}"
+            f"{rows} x {length}: products {products:.1f} ms, fused kernel {kernel:.1f} ms, "
+            f"ratio {kernel / products:.2f}"
         )

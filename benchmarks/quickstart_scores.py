@@ -2,7 +2,8 @@
 
     cirilla run quickstart --json > quickstart.json; python benchmarks/quickstart_scores.py quickstart.json
 
-Scores only: the number of steps is fixed, so they do not depend on how busy the machine is. Times are printed, not judged.
+Scores only: the number of steps is fixed, so they do not depend on how busy the machine is.
+Times are printed, not judged.
 """
 
 import json

@@ -1,10 +1,12 @@
 """The whole pipeline on input this project did not write, and a table of what it took and gave.
 
-    python benchmarks/real_input.py --pages DIR --instruct FILE.jsonl --solutions example_model_solutions.jsonl --out DIR
+    python benchmarks/real_input.py --pages DIR --instruct FILE.jsonl \\
+        --solutions example_model_solutions.jsonl --out DIR
 
-``--pages`` is a folder of text files (one page each), ``--instruct`` question-answer rows in the old `"data type"` format,
-``--solutions`` GSM8K's example model solutions, whose right and wrong answers to one question become preference pairs.
-Everything runs through the command line, as a user would run it. Held-out pages are the shards' `val` split's pages.
+``--pages`` is a folder of text files (one page each), ``--instruct`` question-answer rows in the old `"data type"`
+format, ``--solutions`` GSM8K's example model solutions, whose right and wrong answers to one question become preference
+pairs. Everything runs through the command line, as a user would run it. Held-out pages are the shards' `val` split's
+pages.
 """
 
 import argparse
@@ -94,8 +96,8 @@ def main() -> None:
     scraped, s = cirilla(out, "scrape", "--files", str(given.pages.resolve()), "--out", "scrape")
     rows.append(["scrape", f"{s:.1f}", "", f"{scraped['documents']} documents"])
     tokens, s = cirilla(
-        out, "tokenize", "scrape/documents.jsonl", "--out", "tokens", "tokenize.tokenizer.vocab_size=3000", "tokenize.val=10%",
-        'tokenize.tokenizer_inputs=["instruct.jsonl","pairs.jsonl"]',
+        out, "tokenize", "scrape/documents.jsonl", "--out", "tokens", "tokenize.tokenizer.vocab_size=3000",
+        "tokenize.val=10%", 'tokenize.tokenizer_inputs=["instruct.jsonl","pairs.jsonl"]',
     )  # fmt: skip
     rows.append(["tokenize", f"{s:.1f}", "", f"{tokens['kinds']['text']}, {tokens['bytes_per_token']} bytes a token"])
     held_out = _held_out_text(out)

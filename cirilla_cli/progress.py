@@ -16,6 +16,8 @@ class Progress(Protocol):
 class Silent:
     """Listens and shows nothing."""
 
-    def say(self, text: str) -> None: ...
+    def say(self, text: str) -> None:
+        """Does nothing."""
 
-    def step(self, what: str, done: float, total: float | None = None, **figures: float) -> None: ...
+    def step(self, what: str, done: float, total: float | None = None, **figures: float) -> None:
+        """Does nothing."""

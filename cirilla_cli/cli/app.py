@@ -94,7 +94,7 @@ app.add_typer(recipes.app, name="recipe")
 
 
 def main() -> None:
-    """Entry point: a `CirillaError` is one message and its exit status; anything else is a bug and keeps its traceback."""
+    """Entry point: a `CirillaError` is one message and its exit status; anything else is a bug with its traceback."""
     as_json = "--json" in sys.argv
     try:
         # Typer prints usage errors itself only in its standalone mode; a machine gets them as it gets all others.

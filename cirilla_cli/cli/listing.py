@@ -50,14 +50,15 @@ def list_runs(folder: Path, *, clean: bool, dry_run: bool, as_json: bool) -> Non
 
 
 def _runs(folder: Path) -> Iterator[Run]:
-    seen: set[Path] = set()
+    trained: set[Path] = set()
     for lock in folder.glob("**/lock.json"):
         if "checkpoints" not in lock.relative_to(folder).parts:
-            seen.add(lock.parent)
+            trained.add(lock.parent)
             yield _training_run(lock.parent)
+    seen = set(trained)
     for name, verb in _MARKS.items():
         for mark in folder.glob(f"**/{name}"):
-            inside = any(parent in seen for parent in mark.parents)
+            inside = mark.parent in seen or any(parent in trained for parent in mark.parents)
             if not inside and not (verb == "tokenize" and not (mark.parent / "shards").is_dir()):
                 seen.add(mark.parent)
                 yield Run(str(mark.parent), verb, None, None, _score(mark), _age(mark), _size(mark.parent))
@@ -69,8 +70,8 @@ def _training_run(path: Path) -> Run:
     best = state.get("best_loss")
     return Run(
         path=str(path), verb=state.get("verb") or _verb(path), step=state.get("step", 0), steps=state.get("steps"),
-        score=f"val {best:.3f}" if best is not None else "", age_seconds=_age(states[-1] if states else path / "lock.json"),
-        bytes=_size(path),
+        score=f"val {best:.3f}" if best is not None else "",
+        age_seconds=_age(states[-1] if states else path / "lock.json"), bytes=_size(path),
     )  # fmt: skip
 
 

@@ -17,7 +17,8 @@ ModelWords = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="[MODEL] [RECIPE] [KEY=VALUE]...",
-        help="A model (run, checkpoint, Hugging Face folder, OWNER/NAME; default: the newest under runs/), a recipe, overrides.",
+        help="A model (run, checkpoint, Hugging Face folder, OWNER/NAME; default: the newest under runs/), "
+        "a recipe, overrides.",
         show_default=False,
     ),
 ]

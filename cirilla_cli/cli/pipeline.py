@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from cirilla_cli import __version__
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.fs import hash_json, hash_path, read_json, write_json
@@ -20,6 +22,10 @@ from cirilla_cli.recipe.tree import Origin
 
 _REFERENCE = re.compile(r"\{([\w-]+)\}")
 _GIVEN = re.compile(r"override `([\w.-]+)=[^`]*`")
+_NAMES = ("out", "name", "extends")
+"""Keys that change where a result goes, not what it is."""
+_PATHS = ("path", "model")
+"""Keys whose text is a path wherever such a path exists."""
 MARK = "stage.json"
 
 
@@ -154,7 +160,8 @@ def run_pipeline(pipeline: Resolved, progress: Progress, *, fresh: bool) -> Pipe
         progress.say(f"[{number}/{len(stages)}] {stage.name}")
         begun = time.perf_counter()
         if fresh or before.get("hash", key) != key:
-            # First the mark, then what it vouched for: killed in between, the stage does not continue another recipe's work.
+            # First the mark, then what it vouched for: killed in between, the stage does not continue
+            # another recipe's work.
             (out / MARK).unlink(missing_ok=True)
             forget(stage.resolved)
         write_json(out / MARK, {"hash": key, "done": False})
@@ -192,27 +199,37 @@ def _figures(verb: str, result: Any) -> dict[str, Any]:
 
 def _stage_hash(stage: Stage, before: Mapping[str, str]) -> str:
     """Of the recipe, the content of what it reads, and the program's version."""
-    data = {key: value for key, value in stage.resolved.data.items() if key not in ("out", "name")}
-    needed = {name: before[name] for name in stage.needs}
-    return hash_json([data, needed, _external(data), __version__])
+    data = {key: value for key, value in stage.resolved.data.items() if key not in _NAMES}
+    read = [
+        getattr(stage.resolved.recipe, key) for key in type(stage.resolved.recipe).model_fields if key not in _NAMES
+    ]
+    return hash_json([data, {name: before[name] for name in stage.needs}, _external(read), __version__])
 
 
 def _external(value: Any) -> dict[str, str]:
     """Hashes of the files and folders that a recipe names and no stage makes."""
-    from cirilla_cli.recipe.builtin import bundled
-
+    if isinstance(value, BaseModel):
+        parts = {key: getattr(value, key) for key in type(value).model_fields}
+        value = [Path(part) if key in _PATHS and isinstance(part, str) else part for key, part in parts.items()]
     if isinstance(value, Mapping):
-        return {k: v for child in value.values() for k, v in _external(child).items()}
+        value = list(value.values())
     if isinstance(value, list | tuple):
         return {k: v for child in value for k, v in _external(child).items()}
-    if not isinstance(value, str) or not value or value.startswith("dir:"):
-        return {}
-    if value.startswith("builtin:"):
-        return {value: hash_path(bundled(value))}
+    # Text may name a model; a word that is no path only looks like one where a folder happens to be called so.
+    if isinstance(value, Path) or (isinstance(value, str) and "/" in value and not value.startswith("dir:")):
+        return _content(str(value))
+    return {}
+
+
+def _content(name: str) -> dict[str, str]:
+    from cirilla_cli.recipe.builtin import bundled
+
+    if name.startswith("builtin:"):
+        return {name: hash_path(bundled(name))}
     with contextlib.suppress(OSError):
-        path = Path(value)
-        if ("/" in value or path.suffix) and path.exists() and not (path / MARK).is_file():
-            return {value: hash_path(path)}
+        path = Path(name)
+        if path.exists() and not (path / MARK).is_file():
+            return {name: hash_path(path)}
     return {}
 
 

@@ -9,7 +9,8 @@ from cirilla_cli.cli.options import Json
 
 app = typer.Typer(
     rich_markup_mode=None, no_args_is_help=True, pretty_exceptions_enable=False,
-    help="List, show, copy, check, explain and compare recipes.", context_settings={"help_option_names": ["-h", "--help"]},
+    help="List, show, copy, check, explain and compare recipes.",
+    context_settings={"help_option_names": ["-h", "--help"]},
 )  # fmt: skip
 
 Name = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or NAME/VERB or NAME of a built-in one.")]

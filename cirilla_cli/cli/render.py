@@ -72,8 +72,8 @@ def live() -> Iterator[Progress]:
 
     console = Console(stderr=True)
     columns = (
-        TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn("{task.fields[figures]}"),
-        TimeRemainingColumn(compact=True),
+        TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
+        TextColumn("{task.fields[figures]}"), TimeRemainingColumn(compact=True),
     )  # fmt: skip
     with Bars(*columns, console=console, transient=True, refresh_per_second=4) as bars:
         tasks: dict[str, Any] = {}

@@ -121,24 +121,29 @@ def _files(name: str, source: str, size: Size, steps: int) -> dict[str, str]:
         "  source: {kind: fandom, phrasings: 6}\n",
         "tokenize.yaml": f"# Tokenizer and shards.\nrecipe: 1\nname: {name}\ntokenize:\n"
         f"  tokenizer: {{kind: sentencepiece, vocab_size: {size.vocab}}}\n  val: 3%\n",
-        "pretrain.yaml": f"# The model reads the pages.\nrecipe: 1\nname: {name}\nextends: base/pretrain\nmodel:\n  kind: decoder\n"
-        f"  d_model: {size.d_model}\n  n_layers: {size.n_layers}\n  context_length: {size.context}\n"
+        "pretrain.yaml": f"# The model reads the pages.\nrecipe: 1\nname: {name}\nextends: base/pretrain\n"
+        f"model:\n  kind: decoder\n  d_model: {size.d_model}\n"
+        f"  n_layers: {size.n_layers}\n  context_length: {size.context}\n"
         f"  mixers: {{A: {{kind: attention, n_heads: {size.d_model // 64}, qk_norm: true}}}}\n"
         f"  mlp: {{kind: swiglu, d_ff: {_d_ff(size)}}}\ndata:\n  sources:\n    corpus: {{path: runs/{name}/tokenize}}\n"
-        f"train:\n  steps: {steps}\n  batch_tokens: {size.batch_tokens}\n  micro_batch_tokens: {size.micro_batch_tokens}\n"
+        f"train:\n  steps: {steps}\n  batch_tokens: {size.batch_tokens}\n"
+        f"  micro_batch_tokens: {size.micro_batch_tokens}\n"
         "  max_epochs: 40\n  early_stopping: {patience: 3}\n",
         "sft.yaml": f"# The model learns to answer.\nrecipe: 1\nname: {name}\nextends: base/sft\n"
-        f"model: {{kind: checkpoint, path: runs/{name}/pretrain}}\ndata:\n  path: [runs/{name}/synth/samples.jsonl]\n  val: 5%\n"
+        f"model: {{kind: checkpoint, path: runs/{name}/pretrain}}\n"
+        f"data:\n  path: [runs/{name}/synth/samples.jsonl]\n  val: 5%\n"
         f"optim: {{lr: 3e-4}}\ntrain:\n  epochs: 4\n  batch_tokens: {max(4096, size.batch_tokens // 4)}\n"
         f"  micro_batch_tokens: {size.micro_batch_tokens}\n",
         "dpo.yaml": f"# The model learns to prefer right answers.\nrecipe: 1\nname: {name}\nextends: base/dpo\n"
-        f"model: {{kind: checkpoint, path: runs/{name}/sft}}\ndata:\n  path: [runs/{name}/synth/samples.jsonl]\n  val: 20%\n"
+        f"model: {{kind: checkpoint, path: runs/{name}/sft}}\n"
+        f"data:\n  path: [runs/{name}/synth/samples.jsonl]\n  val: 20%\n"
         f"objective: {{sft_weight: 0.2}}\noptim: {{lr: 1e-5}}\ntrain:\n  epochs: 1\n"
         f"  batch_tokens: {max(4096, size.batch_tokens // 8)}\n  micro_batch_tokens: {size.micro_batch_tokens}\n",
         "eval.yaml": f"# Facts the model was asked, in trained and in new phrasings.\nrecipe: 1\nname: {name}\neval:\n"
         "  untrained: true\n  tasks:\n"
         f"    seen_facts: {{kind: questions, path: runs/{name}/synth/questions.jsonl, limit: 500}}\n",
-        "push.yaml": f"# A folder for transformers and Ollama.\nrecipe: 1\nname: {name}\npush:\n  to: dir:runs/{name}/model\n",
+        "push.yaml": f"# A folder for transformers and Ollama.\nrecipe: 1\nname: {name}\n"
+        f"push:\n  to: dir:runs/{name}/model\n",
         "pipeline.yaml": _pipeline(name),
     }  # fmt: skip
 
@@ -195,8 +200,10 @@ def _show(folder: Path, size: Size, steps: int, seconds: float, as_json: bool) -
         })  # fmt: skip
         return
     print(
-        f"{folder}/pipeline.yaml: {show_count(parameters)} parameters, at most {show_count(tokens)} tokens of pretraining\n"
-        f"in about {show_seconds(seconds)} at {size.flops / 1e12:g} TFLOP/s, which is assumed, not measured; a small corpus ends\n"
+        f"{folder}/pipeline.yaml: {show_count(parameters)} parameters, "
+        f"at most {show_count(tokens)} tokens of pretraining\n"
+        f"in about {show_seconds(seconds)} at {size.flops / 1e12:g} TFLOP/s, which is assumed, not measured; "
+        "a small corpus ends\n"
         f"earlier (at 40 passes, or when validation stagnates). Look at it, change it, then:\n\n"
         f"  cirilla run {folder}/pipeline.yaml"
     )

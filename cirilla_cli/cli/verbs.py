@@ -81,7 +81,8 @@ _FANDOM = (
     "1. Open https://witcher.fandom.com/wiki/Special:Statistics and take the link to the current pages' dump.\n"
     "2. cirilla scrape --dump witcher_pages_current.xml.7z --out documents.jsonl\n"
     "A wiki whose terms allow it: cirilla scrape wikipedia-witcher --contact you@example.org\n"
-    "With Fandom's permission: cirilla scrape --api https://witcher.fandom.com/api.php --permission 'who and when' --contact ..."
+    "With Fandom's permission: cirilla scrape --api https://witcher.fandom.com/api.php "
+    "--permission 'who and when' --contact ..."
 )
 
 
@@ -184,7 +185,10 @@ def tokenize_verb(words: Sequence[str], flags: Flags) -> None:
         return
     report = _run(resolved, flags)
     tokens = sum(split["tokens"] for splits in report.kinds.values() for split in splits.values())
-    summary = f"{show_count(tokens)} tokens of {report.vocab_size} kinds, {report.bytes_per_token} bytes each, in {resolved.out}"
+    summary = (
+        f"{show_count(tokens)} tokens of {report.vocab_size} kinds, {report.bytes_per_token} bytes each, "
+        f"in {resolved.out}"
+    )
     _finish(resolved, report, flags, summary)
 
 

@@ -10,7 +10,7 @@ REWRITES = (
     ("<|reserved_", "<| reserved_"),
     *((f"<{name}>", f"< {name}>") for name in ("s", "/s", "unk", "pad", "mask")),
 )
-"""What content may not hold, because readers of the rendered text would take it for control tokens; and what it becomes."""
+"""What content may not hold, as readers of the rendered text would take it for control tokens; and what it becomes."""
 
 _INERT = " | ".join(["message['content']", *(f"replace('{token}', '{text}')" for token, text in REWRITES)])
 

@@ -23,6 +23,8 @@ class SentencePieceConfig(Section):
     """Most text used for training, taken evenly over the inputs."""
 
     def build(self, texts: "Iterable[str]") -> "Tokenizer":
+        """The tokenizer, trained on ``texts``."""
+
         from cirilla_cli.data.sentencepiece import train
 
         return train(self, texts)
@@ -36,6 +38,8 @@ class LoadTokenizerConfig(Section):
     """Folder of a tokenizer, a checkpoint, or an imported model with its tokenizer.json."""
 
     def build(self, texts: "Iterable[str]") -> "Tokenizer":
+        """The tokenizer in the folder; ``texts`` are not read."""
+
         from cirilla_cli.data.tokenizer import load_tokenizer
 
         return load_tokenizer(self.path)
@@ -48,7 +52,7 @@ class TokenizeConfig(Section):
     """What `cirilla tokenize` does: a tokenizer, trained or loaded, and token shards of the inputs."""
 
     inputs: Paths = ()
-    """Files of documents or samples (.jsonl), text files, or folders of them; also as positionals on the command line."""
+    """Files of documents or samples (.jsonl), text files, or folders of them; on the command line as positionals."""
     tokenizer_inputs: Paths = ()
     """Further text that only the tokenizer is trained on, such as the samples a model will be tuned on later."""
     tokenizer: TokenizerSection = SentencePieceConfig()
@@ -79,7 +83,7 @@ class PackedTextConfig(Section):
     sources: dict[str, TextSourceConfig]
     """Where the text comes from; one or several by name."""
     val: Fraction = 0.02
-    """Share of documents held out for validation, where this run tokenizes rows; finished shards keep their own split."""
+    """Share of documents held out for validation where this run tokenizes rows; finished shards keep their split."""
 
 
 class ConversationsConfig(Section):
@@ -89,7 +93,7 @@ class ConversationsConfig(Section):
     path: Paths
     """Samples (.jsonl) or shards made from them; several are mixed by their size."""
     val: Fraction = 0.02
-    """Share of split keys held out for validation, where this run tokenizes rows; finished shards keep their own split."""
+    """Share of split keys held out for validation where this run tokenizes rows; finished shards keep their split."""
 
 
 class PreferencesConfig(Section):

@@ -120,7 +120,8 @@ class ImportedTokenizer:
         after = self._render(messages[: turn + 1], False)
         if not text.startswith(after.rstrip("\n")) or not after.startswith(before):
             raise CirillaError(
-                f"{self.folder}: its chat template rewrites earlier turns, so it is not clear which part is the assistant's",
+                f"{self.folder}: its chat template rewrites earlier turns, "
+                "so it is not clear which part is the assistant's",
                 hint="train on single exchanges, or give the folder a chat_template.jinja that only appends",
             )
         return len(before), len(after.rstrip("\n"))
@@ -199,7 +200,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _byte_level_table() -> dict[str, int]:
-    """Byte of each character of GPT-2's byte-level alphabet: printable Latin-1 stands for itself, the rest follows 256."""
+    """Byte of each character of GPT-2's byte-level alphabet: printable Latin-1 is itself, the rest follows 256."""
     plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
     table = {chr(b): b for b in plain}
     others = [b for b in range(256) if b not in set(plain)]

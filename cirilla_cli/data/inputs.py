@@ -109,7 +109,10 @@ def _foreign(row: Row) -> Document | Sample:
     if isinstance(data.get("text"), str):
         title = data.get("title") if isinstance(data.get("title"), str) else ""
         return Document(id=short_id(data["text"]), title=title or "", text=data["text"])
-    known = "documents, samples, `data type`, `conversations`, `messages`, `question`/`answer`, `prompt`/`chosen`/`rejected`, `text`"
+    known = (
+        "documents, samples, `data type`, `conversations`, `messages`, `question`/`answer`, "
+        "`prompt`/`chosen`/`rejected`, `text`"
+    )
     raise _NotThat(f"no known kind of row (keys {', '.join(sorted(map(str, data)))[:80]}); known: {known}")
 
 
@@ -172,8 +175,8 @@ def _preference(row: Row) -> Sample:
         raise _NotThat("`prompt` must end with the user's turn")
     return Sample.model_validate({
         "kind": "preference", "id": short_id(messages, answers), "messages": messages, **answers,
-        "split_key": str(row.data.get("split_key") or short_id(messages)), "source": str(row.data.get("source", "import")),
-        "generator": {"strategy": "import"},
+        "split_key": str(row.data.get("split_key") or short_id(messages)),
+        "source": str(row.data.get("source", "import")), "generator": {"strategy": "import"},
     })  # fmt: skip
 
 

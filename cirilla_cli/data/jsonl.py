@@ -37,6 +37,7 @@ class Row:
 
     @property
     def at(self) -> str:
+        """Where the row stands, as ``FILE:LINE``."""
         return f"{self.file}:{self.line}"
 
 
@@ -48,6 +49,7 @@ class Complaints:
         self.count = 0
 
     def add(self, file: str, line: int | None, expected: str, *, key: str | None = None, value: Any = None) -> None:
+        """Count one complaint, and keep what it says while there are few."""
         self.count += 1
         if len(self.wheres) < _MOST_COMPLAINTS:
             self.wheres.append(Where(file, line, key, value, expected))

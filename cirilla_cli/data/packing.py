@@ -1,4 +1,4 @@
-"""Documents into rows of the context length; pure functions of lengths and seed, so that any step can be found again."""
+"""Documents into rows of the context length; pure functions of lengths and seed, so any step can be found again."""
 
 from bisect import bisect_left, insort
 from collections.abc import Sequence

@@ -15,7 +15,7 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     def line(self) -> str:
-        """The row as one line of JSON, without a line end; keys in the order of the fields, so equal rows are equal text."""
+        """The row as one line of JSON, without a line end; keys in the fields' order, so equal rows are equal text."""
         return json.dumps(self.model_dump(mode="json", exclude_none=True), ensure_ascii=False)
 
 

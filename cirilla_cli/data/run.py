@@ -48,7 +48,7 @@ class TokenizeReport:
 
 
 def tokenize(config: TokenizeConfig, out: Path, progress: Progress) -> TokenizeReport:
-    """Write ``out/tokenizer``, ``out/shards/{text,chat,preference}`` and ``out/report.json``; continues what was cut off.
+    """Write ``out/tokenizer``, ``out/shards/{text,chat,preference}``, ``out/report.json``; continues what was cut off.
 
     Raises:
         CirillaError: no inputs, no rows in them, or rows that are not understood (all of them named).

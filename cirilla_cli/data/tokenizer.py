@@ -48,7 +48,7 @@ class Tokenizer(Protocol):
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
-    """The tokenizer in a folder (or in its `tokenizer` subfolder): ours by its sentencepiece model, else an imported one.
+    """The tokenizer in a folder (or in its `tokenizer` subfolder): ours by its sentencepiece model, else imported.
 
     Raises:
         CirillaError: there is none.

@@ -25,6 +25,8 @@ class CrossEntropyConfig(Section):
     """Weight of the squared log-partition, 1e-4 keeps logits from drifting (arXiv:2204.02311, section 5)."""
 
     def build(self) -> "CrossEntropy":
+        """The objective, with these settings: cross-entropy of the next token."""
+
         from cirilla_cli.engine.objectives.cross_entropy import CrossEntropy
 
         return CrossEntropy(self)
@@ -42,6 +44,8 @@ class DPOConfig(Section):
     """Weight of the chosen answers' cross-entropy per token, which keeps them from becoming less likely too."""
 
     def build(self) -> "DPO":
+        """The objective, with these settings: direct preference optimization."""
+
         from cirilla_cli.engine.objectives.dpo import DPO
 
         return DPO(self)
@@ -66,6 +70,8 @@ class AdamWConfig(Section):
     """Pull of matrices towards zero, times the learning rate; norms and other vectors are left alone."""
 
     def build(self, model: "nn.Module") -> "Optimizer":
+        """AdamW over all of the model's parameters."""
+
         from cirilla_cli.engine.optim.adamw import adamw
 
         return adamw(self, model)
@@ -87,6 +93,8 @@ class MuonConfig(Section):
     """Everything that is not a hidden matrix."""
 
     def build(self, model: "nn.Module") -> "Optimizer":
+        """Muon over the hidden matrices, AdamW over the model's other parameters."""
+
         from cirilla_cli.engine.optim.muon import muon
 
         return muon(self, model)

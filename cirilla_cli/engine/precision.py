@@ -38,6 +38,7 @@ class CastForward:
             self._cast = {name: parameter.to(dtype) for name, parameter in model.named_parameters()}
 
     def __call__(self, tokens_BT: Tensor, documents_BT: Tensor, readout: Readout[Out]) -> Out:
+        """What ``readout`` makes of the hidden states of the rows ``[B, T]``, no document seeing another."""
         layout = SequenceLayout.packed(documents_BT)
         if self._cast is None:
             out: Out = self._model(tokens_BT, layout, readout=readout)

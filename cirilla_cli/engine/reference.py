@@ -1,4 +1,4 @@
-"""The starting model's log-probabilities of preference pairs, computed once by the training forward and kept on disk."""
+"""The starting model's log-probabilities of preference pairs, computed once by the training forward, kept on disk."""
 
 import json
 import math
@@ -32,7 +32,7 @@ def attach_reference(
     device: torch.device,
     progress: Progress,
 ) -> None:
-    """Give ``source`` its reference values: from ``path`` when ``key`` (of everything they depend on) matches, else computed."""
+    """Give ``source`` its reference values: from ``path`` if ``key`` (of all they depend on) matches, else computed."""
     values = _read(path, key)
     if values is None:
         progress.say("computing the reference log-probabilities")

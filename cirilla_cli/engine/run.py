@@ -276,7 +276,8 @@ def _retune(model: Decoder, config: CheckpointConfig) -> None:
 def _checked(model: Decoder, prepared: Prepared) -> Decoder:
     if (model.config.vocab_size or 0) < prepared.tokenizer.vocab_size:
         raise CirillaError(
-            f"`model.vocab_size` is {model.config.vocab_size}, must be at least the tokenizer's {prepared.tokenizer.vocab_size}",
+            f"`model.vocab_size` is {model.config.vocab_size}, "
+            f"must be at least the tokenizer's {prepared.tokenizer.vocab_size}",
             hint="leave vocab_size out to take the tokenizer's",
         )
     return model
@@ -433,6 +434,6 @@ def _summary(job: Job, trainer: Trainer, source: BatchSource[Any], cut: Cut) -> 
     rows = trainer.steps * cut.rows_per_step
     return (
         f"{job.verb}: {show_count(parameters(trainer.model.config))} parameters, {trainer.steps} steps of "
-        f"{show_count(cut.rows_per_step * cut.context_length)} tokens, {rows / source.rows_per_epoch:.1f} passes over the "
-        f"data, {str(trainer.dtype).removeprefix('torch.')} on {trainer.device.type}"
+        f"{show_count(cut.rows_per_step * cut.context_length)} tokens, {rows / source.rows_per_epoch:.1f} passes over "
+        f"the data, {str(trainer.dtype).removeprefix('torch.')} on {trainer.device.type}"
     )

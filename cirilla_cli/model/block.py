@@ -21,6 +21,7 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x_BTD: Tensor, layout: SequenceLayout, cache: KVCache | None = None) -> Tensor:
+        """The layer's output for hidden states, both ``[B, T, D]``; ``cache`` remembers earlier positions."""
         x_BTD = x_BTD + self.dropout(self.self_attn(self.input_layernorm(x_BTD), layout, cache))
         out: Tensor = x_BTD + self.dropout(self.mlp(self.post_attention_layernorm(x_BTD)))
         return out

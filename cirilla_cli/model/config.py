@@ -22,6 +22,8 @@ class RMSNormConfig(Section):
     """Added to the mean square before its root."""
 
     def build(self, width: int) -> "RMSNorm":
+        """A norm over vectors of ``width``."""
+
         from cirilla_cli.model.norms import RMSNorm
 
         return RMSNorm(self, width)
@@ -35,13 +37,15 @@ class SwiGLUConfig(Section):
     """Inner width; about 8/3 of d_model gives the parameters of a plain 4x feed-forward."""
 
     def build(self, d_model: int) -> "SwiGLU":
+        """A feed-forward from and to ``d_model``."""
+
         from cirilla_cli.model.mlp import SwiGLU
 
         return SwiGLU(self, d_model)
 
 
 class AttentionConfig(Section):
-    """Grouped-query attention with rotary positions: one key/value head for each is multi-head, one for all multi-query."""
+    """Grouped-query attention with rotary positions: one key/value head each is multi-head, one for all multi-query."""
 
     kind: Literal["attention"] = "attention"
     n_heads: PositiveInt
@@ -55,7 +59,7 @@ class AttentionConfig(Section):
     rope_theta: PositiveFloat = 10_000.0
     """Base of the rotary frequencies; raise it for longer contexts."""
     qk_norm: bool = False
-    """Normalise queries and keys per head before the rotation, as Qwen3 does; steadies training at high learning rates."""
+    """Normalise queries and keys per head before rotation, as Qwen3 does; steadies training at high learning rates."""
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:
@@ -75,6 +79,8 @@ class AttentionConfig(Section):
         return self.head_dim or d_model // self.n_heads
 
     def build(self, d_model: int, norm: RMSNormConfig) -> "Attention":
+        """An attention layer from and to ``d_model``; ``norm`` is that of queries and keys."""
+
         from cirilla_cli.model.mixers.attention import Attention
 
         return Attention(self, d_model=d_model, norm=norm)
@@ -98,7 +104,7 @@ class DecoderConfig(Section):
     mixers: dict[str, Mixer]
     """Sequence mixers by a letter each, such as {A: {kind: attention, n_heads: 8}}."""
     pattern: str = "A"
-    """Which mixer each layer has, repeated to n_layers: "A" is all the same, "LLLA" three local ones for a global one."""
+    """The mixer of each layer, repeated to n_layers: "A" is all the same, "LLLA" three local ones to a global one."""
     mlp: SwiGLUConfig
     """Feed-forward of every block."""
     norm: RMSNormConfig = RMSNormConfig()
@@ -130,6 +136,8 @@ class DecoderConfig(Section):
         return [self.mixers[self.pattern[i % len(self.pattern)]] for i in range(self.n_layers)]
 
     def build(self) -> "Decoder":
+        """The decoder, freshly initialised."""
+
         from cirilla_cli.model.decoder import Decoder
 
         return Decoder(self)

@@ -16,5 +16,6 @@ class SwiGLU(nn.Module):
         self.down_proj = nn.Linear(config.d_ff, d_model, bias=False)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
+        """The feed-forward's output ``[B, T, D]`` for hidden states ``[B, T, D]``."""
         out: Tensor = self.down_proj(F.silu(self.gate_proj(x_BTD)) * self.up_proj(x_BTD))
         return out

@@ -16,4 +16,5 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
+        """``x`` ``[..., width]``, normalised over its last dimension and scaled; same shape."""
         return F.rms_norm(x, self.weight.shape, self.weight, self.eps)

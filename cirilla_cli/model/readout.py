@@ -1,4 +1,4 @@
-"""What a forward pass ends in; run inside the model's `forward`, so that sharded weights are whole when the head is used."""
+"""What a forward pass ends in; run inside the model's `forward`, so that sharded weights are whole for the head."""
 
 # Shape suffixes: B batch, T positions, D model width, V vocabulary, M counted positions.
 
@@ -22,7 +22,9 @@ Out = TypeVar("Out", covariant=True)
 class Readout(Protocol[Out]):
     """Turns final hidden states and the head's weight into the result of `forward`."""
 
-    def __call__(self, hidden_BTD: Tensor, head_VD: Tensor) -> Out: ...
+    def __call__(self, hidden_BTD: Tensor, head_VD: Tensor) -> Out:
+        """The result, from hidden states ``[B, T, D]`` and head ``[V, D]``."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,7 @@ class TokenLoss:
     logits_bytes: int = LOGITS_BYTES
 
     def __call__(self, hidden_BTD: Tensor, head_VD: Tensor) -> LossSums:
+        """The sums, each ``[]``, from hidden states ``[B, T, D]`` and head ``[V, D]``."""
         hidden_MD, targets_M, count = _counted(hidden_BTD, self.targets_BT)
         logp_M, lse_M = linear_logp(hidden_MD, head_VD, targets_M, logits_bytes=self.logits_bytes)
         lse_M = lse_M[:count]
@@ -74,6 +77,7 @@ class TokenLogp:
     logits_bytes: int = LOGITS_BYTES
 
     def __call__(self, hidden_BTD: Tensor, head_VD: Tensor) -> Tensor:
+        """The log-probabilities ``[B, T]``, from hidden states ``[B, T, D]`` and head ``[V, D]``."""
         hidden_MD, targets_M, count = _counted(hidden_BTD, self.targets_BT)
         logp_M, _ = linear_logp(hidden_MD, head_VD, targets_M, logits_bytes=self.logits_bytes)
         logp_BT = torch.zeros(self.targets_BT.shape, dtype=logp_M.dtype, device=logp_M.device)
@@ -87,6 +91,7 @@ class LastLogits:
     n: int = 1
 
     def __call__(self, hidden_BTD: Tensor, head_VD: Tensor) -> Tensor:
+        """The logits ``[B, n, V]``, from hidden states ``[B, T, D]`` and head ``[V, D]``."""
         logits_BTV = hidden_BTD[:, -self.n :] @ head_VD.T
         return logits_BTV.to(torch.promote_types(logits_BTV.dtype, torch.float32))
 
@@ -96,4 +101,5 @@ class Hidden:
     """The final hidden states ``[B, T, D]`` themselves."""
 
     def __call__(self, hidden_BTD: Tensor, head_VD: Tensor) -> Tensor:
+        """The hidden states ``[B, T, D]`` as they are; the head is not used."""
         return hidden_BTD

@@ -4,12 +4,14 @@ import importlib.util
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
+from cirilla_cli.engine.run import TrainReport, train
 from cirilla_cli.progress import Silent
 
 
@@ -45,8 +47,23 @@ def data(tiny: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def started(tiny: ModuleType, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run directory with a model of six steps, for others to start from."""
-    from cirilla_cli.engine.run import train
-
     out = tmp_path_factory.mktemp("tiny-start") / "run"
     train(tiny.job("pretrain", out, data), Silent())
     return out
+
+
+@pytest.fixture
+def run(tiny: ModuleType, data: Path, out: Path) -> Callable[..., TrainReport]:
+    """Trains the tiny pretraining job into ``out``, changed as asked."""
+
+    def go(progress: Any = None, *, restart: bool = False, insist: bool = False, **changes: Any) -> TrainReport:
+        job = tiny.job("pretrain", out, changes.pop("data_from", data), **changes)
+        return train(job, progress or Silent(), restart=restart, insist=insist)
+
+    return go
+
+
+@pytest.fixture
+def out(memory: Path) -> Path:
+    """The run directory of a test."""
+    return memory / "run"

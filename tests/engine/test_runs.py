@@ -1,15 +1,11 @@
 """Whole runs of a few steps: what they write, when they stop, and what they refuse."""
 
-import contextlib
 import itertools
 import json
 import math
-import os
 import shutil
-import signal
-import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -28,7 +24,6 @@ from cirilla_cli.engine.config import (
     EarlyStoppingConfig,
     EvaluationConfig,
     LogConfig,
-    PrecisionConfig,
     TrainConfig,
 )
 from cirilla_cli.engine.run import TrainReport, train
@@ -40,36 +35,9 @@ BATCH = {"batch_tokens": 256, "micro_batch_tokens": 128}
 EVAL = EvaluationConfig(every=2, max_tokens=128, prompts=("silver", "moon"), sample_tokens=3)
 
 
-@pytest.fixture
-def run(tiny: ModuleType, data: Path, out: Path) -> Callable[..., TrainReport]:
-    """Trains the tiny pretraining job into ``out``, changed as asked."""
-
-    def go(progress: Any = None, *, restart: bool = False, insist: bool = False, **changes: Any) -> TrainReport:
-        job = tiny.job("pretrain", out, changes.pop("data_from", data), **changes)
-        return train(job, progress or Silent(), restart=restart, insist=insist)
-
-    return go
-
-
-@pytest.fixture
-def out(memory: Path) -> Path:
-    return memory / "run"
-
-
-def interrupt_after(step: int) -> Silent:
-    """A listener that sends this process SIGTERM after a step, as a batch system would."""
-
-    class Listener(Silent):
-        def step(self, what: str, done: float, total: float | None = None, **figures: float) -> None:
-            if done == step:
-                os.kill(os.getpid(), signal.SIGTERM)
-
-    return Listener()
-
-
 def stopped_at(step: int, run: Callable[..., TrainReport], **changes: Any) -> None:
     with pytest.raises(CirillaError, match=f"stopped after step {step} of") as caught:
-        run(interrupt_after(step), **changes)
+        run(sys.modules["tiny"].interrupt_after(step), **changes)
     assert caught.value.exit_code == 3
 
 
@@ -395,74 +363,3 @@ def test_an_empty_source_is_refused_whatever_the_others_hold(
     sources = {"full": TextSourceConfig(path=data), "empty": TextSourceConfig(path=empty)}
     with pytest.raises(CirillaError, match="empty"):
         run(data=PackedTextConfig(sources=sources))
-
-
-# A full disk
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
-    if sys.platform != "linux" or subprocess.run(command, capture_output=True, check=False).returncode != 0:
-        pytest.skip("mounting needs Linux and privileges")
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
-
-
-@pytest.mark.parametrize("every", [2, 40])
-def test_a_disk_that_fills_up_stops_the_run_and_costs_nothing(
-    every: int, small_disk: Path, run: Callable[..., TrainReport], out: Path, tiny: ModuleType, data: Path
-) -> None:
-    """Whether a checkpoint meets it or a line of the metrics."""
-    changes = {
-        "train": TrainConfig(steps=40, **BATCH),
-        "checkpoint": CheckpointingConfig(every=every, every_time=None, keep=1),
-    }
-    filler = small_disk / "filler"
-
-    class Listener(Silent):
-        def step(self, what: str, done: float, total: float | None = None, **figures: float) -> None:
-            if done == 5:
-                with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
-                    while file.write(bytes(4096)):
-                        pass
-
-    job = tiny.job("pretrain", small_disk / "run", data, **changes)
-    with pytest.raises(CirillaError, match="stopped after step 3"):
-        train(job, interrupt_after(3))
-    with pytest.raises(CirillaError, match=r"the disk is full; the last checkpoint is .*step-00000[34]") as caught:
-        train(job, Listener())
-    assert "\n" not in str(caught.value)
-    filler.unlink()
-    assert train(job, Silent()).step == 40
-    run(**changes)
-    assert tiny.curve(small_disk / "run") == tiny.curve(out)
-    assert tiny.final_bytes(small_disk / "run") == tiny.final_bytes(out)
-
-
-# Precision
-
-
-def test_bfloat16_computes_in_bfloat16_and_keeps_float32(
-    run: Callable[..., TrainReport], out: Path, tiny: ModuleType
-) -> None:
-    from safetensors import safe_open
-
-    half, lasting = PrecisionConfig(compute="bfloat16"), TrainConfig(steps=30, **BATCH)
-    run(precision=half, train=lasting, optim=AdamWConfig(lr=1e-2))
-    path = tiny.saved(out)[30]
-    for name in ("model", "optimizer"):
-        with safe_open(path / f"{name}.safetensors", "pt") as file:
-            assert {file.get_tensor(key).dtype for key in file.keys()} == {torch.float32}  # noqa: SIM118
-            if name == "model":
-                weight = file.get_tensor("model.layers.0.mlp.up_proj.weight")
-    assert not torch.equal(weight, weight.bfloat16().float()), "the weights were rounded"
-    curve = tiny.curve(out)
-    assert curve[-1][1] < curve[0][1] - 0.5
-    exact = [loss for _, loss in curve]
-    run(restart=True, train=lasting, optim=AdamWConfig(lr=1e-2))
-    assert [loss for _, loss in tiny.curve(out)] != exact
-    assert tiny.curve(out)[0][1] == pytest.approx(exact[0], rel=1e-2)

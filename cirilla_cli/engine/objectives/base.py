@@ -17,7 +17,9 @@ Out = TypeVar("Out")
 class Forward(Protocol):
     """A forward pass of the model in the precision it is trained in."""
 
-    def __call__(self, tokens_BT: Tensor, documents_BT: Tensor, readout: Readout[Out]) -> Out: ...
+    def __call__(self, tokens_BT: Tensor, documents_BT: Tensor, readout: Readout[Out]) -> Out:
+        """What ``readout`` makes of the hidden states of the rows ``[B, T]``, no document seeing another."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

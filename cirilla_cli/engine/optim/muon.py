@@ -91,7 +91,8 @@ class Muon(torch.optim.Optimizer):
         adamw_update(
             parameters, [p.grad for p in parameters if p.grad is not None], [s["exp_avg"] for s in states],
             [s["exp_avg_sq"] for s in states], [], [s["step"] for s in states], foreach=True, amsgrad=False,
-            beta1=beta1, beta2=beta2, lr=group["lr"], weight_decay=group["weight_decay"], eps=group["eps"], maximize=False,
+            beta1=beta1, beta2=beta2, lr=group["lr"], weight_decay=group["weight_decay"], eps=group["eps"],
+            maximize=False,
         )  # fmt: skip
 
 
