@@ -11,11 +11,11 @@ import sys
 from pathlib import Path
 
 
-def misses(report: dict[str, object], tasks: dict[str, dict[str, dict[str, float]]]) -> list[str]:
+def misses(report: dict[str, object], tasks: dict[str, dict[str, dict[str, dict[str, float]]]]) -> list[str]:
     """Every promise that the scores break."""
     scores = report["scores"]
     assert isinstance(scores, dict)
-    facts = tasks["seen_facts"]["model"]
+    facts = tasks["seen_facts"]["model"]["seen"]
     unseen = scores["unseen_tasks"]
     above = scores["preference_chosen_above"]
     rules = {

@@ -1,4 +1,4 @@
-"""The documentation says what is true: links, commands, flags, keys, file names, whole recipes, the generated reference.
+"""The documentation says what is true: links, commands, flags, keys, file names, whole recipes, the reference.
 
 `python tests/test_docs.py` writes the reference into docs/recipes.md anew.
 """
@@ -17,6 +17,9 @@ import typer
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 BEGIN, END = "<!-- reference: begin (python tests/test_docs.py) -->", "<!-- reference: end -->"
+WRONG_CALL: type[Exception] = typer.BadParameter.__mro__[1]
+"""What Typer raises for an unknown flag or a value of the wrong type; its own name is not public."""
+
 OTHERS = {"cat", "head", "tail", "pip", "pytest", "python", "ollama", "git", "docker", "grep", "jq", "cd", "export"}
 MACHINE = re.compile(r"(?<![\w.])(?:/(?:tmp|home|root|Users|mnt|opt|var)\b|[A-Z]:\\)")
 
@@ -128,7 +131,7 @@ def problems(words: list[str]) -> list[str]:
         command, rest = command.commands[rest[0]], rest[1:]
     try:
         context = command.make_context(" ".join(names), list(rest), resilient_parsing="--help" in rest)
-    except typer.BadParameter.__mro__[1] as error:
+    except WRONG_CALL as error:
         return [f"{' '.join(words)}: {error}"]
     if getattr(command, "commands", None):  # a group without a verb, such as `cirilla --help`
         return []
@@ -230,13 +233,15 @@ def test_every_file_that_is_named_exists(page: Path) -> None:
     dotted = re.findall(r"\b(cirilla_cli(?:\.\w+)+)\b(?!\.py)", text)
     dotted += re.findall(r"python -m ((?:benchmarks|tests)[\w.]*)", page.read_text(encoding="utf-8"))
     scripts = re.findall(r"python ((?:benchmarks|tests)/[\w./]+\.py)", page.read_text(encoding="utf-8"))
-    gone += [name for name in dotted if not is_defined(name)] + [name for name in scripts if not (ROOT / name).is_file()]
+    gone += [name for name in dotted if not is_defined(name)]
+    gone += [name for name in scripts if not (ROOT / name).is_file()]
     assert gone == []
 
 
 def elsewhere(name: str, text: str) -> bool:
     """A bare name such as `batches.py` beside the folder it is in, or `config.py`, which every area has."""
-    return "/" not in name and any((ROOT / "cirilla_cli" / area / name).is_file() for area in re.findall(r"(\w+)/", text))
+    folders = (ROOT / "cirilla_cli" / area for area in re.findall(r"(\w+)/", text))
+    return "/" not in name and any((folder / name).is_file() for folder in folders)
 
 
 # What pages must not say

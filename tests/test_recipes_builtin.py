@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -78,8 +79,12 @@ def shrunk(resolved: Resolved) -> list[str]:
     if isinstance(model, DecoderConfig):
         given += ["model.d_model=32", "model.n_layers=2", "model.context_length=64", "model.mlp.d_ff=64"]
         given += [f"model.mixers.{key}.n_heads=2" for key in model.mixers]
-        given += [f"model.mixers.{key}.n_kv_heads=1" for key, mixer in model.mixers.items() if mixer.n_kv_heads is not None]
-        given += [f"model.mixers.{key}.head_dim=16" for key, mixer in model.mixers.items() if mixer.head_dim is not None]
+        given += [
+            f"model.mixers.{key}.n_kv_heads=1" for key, mixer in model.mixers.items() if mixer.n_kv_heads is not None
+        ]
+        given += [
+            f"model.mixers.{key}.head_dim=16" for key, mixer in model.mixers.items() if mixer.head_dim is not None
+        ]
     else:
         given += ["model.path=base", "model.context_length=64"]
     if resolved.verb == "pretrain":
@@ -92,7 +97,9 @@ def shrunk(resolved: Resolved) -> list[str]:
 
 
 @pytest.mark.parametrize(("name", "verb"), TRAINED)
-def test_a_training_recipe_builds_its_model_and_trains_when_shrunk(name: str, verb: str, data: Path, tmp_path: Path) -> None:
+def test_a_training_recipe_builds_its_model_and_trains_when_shrunk(
+    name: str, verb: str, data: Path, tmp_path: Path
+) -> None:
     resolved = load_recipe(name, verb)
     if isinstance(model := resolved.recipe.model, DecoderConfig):  # type: ignore[attr-defined]
         full = model.model_copy(update={"vocab_size": model.vocab_size or 8192})
@@ -139,7 +146,9 @@ def renamed(value: Any, at: tuple[Any, ...], old: str, new: str) -> Any:
     return {key: renamed(child, at[1:], old, new) if key == at[0] else child for key, child in value.items()}
 
 
-def test_every_key_of_every_recipe_changed_by_one_character_is_refused_and_the_right_one_suggested(tmp_path: Path) -> None:
+def test_every_key_of_every_recipe_changed_by_one_character_is_refused_and_the_right_one_suggested(
+    tmp_path: Path,
+) -> None:
     """As the recipes are written, what they extend beneath them; the keys they leave out are tried in tests/recipe."""
     chance, right, wrong = random.Random("keys"), 0, []
     for file in sorted(ROOT.glob("*/*.yaml")):
@@ -176,10 +185,11 @@ def test_a_changed_override_of_a_stage_is_refused_at_its_line(name: str, tmp_pat
         for key in stage.get("with", {}):
             last = key.rpartition(".")[2]
             new = key.removesuffix(last) + changed(last, chance)
-            if ".tasks." in new and key.count(".") < 3 or key == "eval.compare" and new == key:
-                continue
-            file.write_text(text.replace(f"{key}:", f"{new}:", 1), encoding="utf-8")
-            line = next(i for i, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1) if f"{new}:" in line)
+            written = re.sub(rf"(?<![\w.-]){re.escape(key)}:", f"{new}:", text, count=1)
+            file.write_text(written, encoding="utf-8")
+            line = next(
+                i for i, line in enumerate(written.splitlines(), 1) if re.search(rf"(?<![\w.-]){re.escape(new)}:", line)
+            )
             with pytest.raises(CirillaError) as caught:
                 resolve_stages(load_recipe(file, "run"))
             assert f"{file}:{line}: stage `" in str(caught.value).replace(f"{os.path.relpath(file)}", str(file))
@@ -190,13 +200,16 @@ def test_a_changed_override_of_a_stage_is_refused_at_its_line(name: str, tmp_pat
 
 
 @pytest.mark.parametrize("path", FILES)
-def test_a_copy_checks_and_what_is_shown_loads_again(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_copy_checks_and_what_is_shown_loads_again(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     name, verb = path.parent.name, "run" if path.stem == "pipeline" else path.stem
     if name == "base" or not any((one["name"], one["verb"]) == (name, verb) for one in list_recipes()):
         return
-    assert call("recipe", "copy", f"{name}/{path.stem}", "mine.yaml").out == "mine.yaml\n"
-    checked = call("recipe", "check", "mine.yaml") if verb != "run" else call("recipe", "check", f"{name}/pipeline")
+    assert call("recipe", "copy", f"{name}/{path.stem}", "mine.yaml").out.startswith("mine.yaml\n")
+    assert Path("mine.yaml").read_bytes() == path.read_bytes()
+    checked = call("recipe", "check", "mine.yaml")
     assert checked.code == 0, checked
     shown = call("recipe", "show", f"{name}/{path.stem}")
     assert shown.code == 0
@@ -210,10 +223,13 @@ def test_a_copy_checks_and_what_is_shown_loads_again(path: Path, tmp_path: Path,
 def test_copying_a_pipeline_brings_the_recipes_it_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for one in (one for one in list_recipes() if one["verb"] == "run"):
-        done = call("recipe", "copy", f"{one['name']}/pipeline", f"{one['name']}.yaml")
+        Path(one["name"]).mkdir()
+        done = call("recipe", "copy", f"{one['name']}/pipeline", f"./{one['name']}/mine.yaml")
         assert done.code == 0, done
-        checked = call("recipe", "check", f"{one['name']}.yaml")
+        assert sorted(done.out.split()) == sorted(map(str, Path(one["name"]).iterdir()))
+        checked = call("recipe", "check", f"./{one['name']}/mine.yaml")
         assert checked.code == 0, checked
+        assert "exists already" in call("recipe", "copy", f"{one['name']}/pipeline", f"./{one['name']}/other.yaml").err
 
 
 def test_explain_tells_meaning_type_default_and_choices() -> None:
@@ -257,7 +273,10 @@ def small_open_model(family: str, folder: Path, texts: list[str]) -> None:
     inner.decoder = decoders.ByteLevel()
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    inner.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=alphabet, show_progress=False))
+    inner.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=alphabet, show_progress=False),
+    )
     tokenizer = transformers.PreTrainedTokenizerFast(
         tokenizer_object=inner, bos_token=special[0], eos_token=special[2], pad_token=special[0], chat_template=CHATML
     )
@@ -283,9 +302,22 @@ def test_witcher_from_base_goes_all_the_way_from_a_small_open_model(
     documents, samples = data / "documents.jsonl", data / "samples.jsonl"
     texts = [json.loads(line)["text"] for line in documents.read_text(encoding="utf-8").splitlines()]
     small_open_model(family, tmp_path / "base", texts)
-    small = ["train.steps=2", "train.batch_tokens=512", "train.micro_batch_tokens=256", "train.early_stopping=null", "-q"]
+    small = [
+        "train.steps=2",
+        "train.batch_tokens=512",
+        "train.micro_batch_tokens=256",
+        "train.early_stopping=null",
+        "-q",
+    ]
 
-    good("pretrain", "witcher-from-base", "model.path=base", "model.context_length=128", f"data.sources.wiki.path={documents}", *small)
+    good(
+        "pretrain",
+        "witcher-from-base",
+        "model.path=base",
+        "model.context_length=128",
+        f"data.sources.wiki.path={documents}",
+        *small,
+    )
     good("sft", "witcher-from-base", str(samples), "model.path=runs/witcher-from-base-pretrain", *small)
     good("dpo", "witcher-from-base", str(samples), "model.path=runs/witcher-from-base-sft", *small)
     good("push", "runs/witcher-from-base-dpo", "--to", "dir:pushed", "-q")
@@ -299,8 +331,14 @@ def test_witcher_from_base_goes_all_the_way_from_a_small_open_model(
 
     tokenizer, model = AutoTokenizer.from_pretrained("pushed"), AutoModelForCausalLM.from_pretrained("pushed")
     assert model.config.model_type == family
-    ids = tokenizer.apply_chat_template([{"role": "user", "content": "Who is Geralt?"}], add_generation_prompt=True, return_dict=False)
+    ids = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Who is Geralt?"}], add_generation_prompt=True, return_dict=False
+    )
     assert ids == ours["prompt_tokens"]
     before = AutoModelForCausalLM.from_pretrained("base")
-    moved = [name for name, weight in model.state_dict().items() if not torch.equal(weight.float(), before.state_dict()[name].float())]
+    moved = [
+        name
+        for name, weight in model.state_dict().items()
+        if not torch.equal(weight.float(), before.state_dict()[name].float())
+    ]
     assert any("self_attn" in name for name in moved)

@@ -92,7 +92,18 @@ def test_importing_the_package_imports_none_of_its_dependencies() -> None:
 def test_the_door_has_the_ten_names_and_nothing_else() -> None:
     import cirilla_cli
 
-    names = ["Decoder", "ModelConfig", "load_model", "generate", "Tokenizer", "TokenShards", "Trainer", "CrossEntropy", "DPO", "export_hf"]
+    names = [
+        "Decoder",
+        "ModelConfig",
+        "load_model",
+        "generate",
+        "Tokenizer",
+        "TokenShards",
+        "Trainer",
+        "CrossEntropy",
+        "DPO",
+        "export_hf",
+    ]
     assert sorted(cirilla_cli.__all__) == sorted(names)
     assert set(names) < set(dir(cirilla_cli))
     for name in names:

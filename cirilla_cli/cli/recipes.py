@@ -1,7 +1,7 @@
 """`cirilla recipe …`: the recipe language, explained and checked."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -70,7 +70,7 @@ def copy(
     to: Annotated[Path, typer.Argument(metavar="FILE", help="Where to; nothing is overwritten.")],
     verb: Verb = None,
 ) -> None:
-    """A built-in recipe as a file of your own."""
+    """A built-in recipe as a file of your own; a pipeline's own recipes are put beside it."""
     from cirilla_cli.cli.places import check_place
     from cirilla_cli.errors import CirillaError
     from cirilla_cli.fs import write_text
@@ -79,11 +79,25 @@ def copy(
     recipe, known = _split(name, verb)
     source = locate(recipe, known)
     target = to / source.name if to.is_dir() else to
-    if target.exists():
-        raise CirillaError(f"{target}: exists already", hint="name another file, or remove it first")
+    files = {target: source, **{target.parent / part: source.parent / part for part in _own_recipes(source)}}
+    there = [str(path) for path in files if path.exists()]
+    if there:
+        raise CirillaError(f"{', '.join(there)}: exists already", hint="name another file, or remove it first")
     check_place(target.parent, "FILE")
-    write_text(target, source.read_text(encoding="utf-8"))
-    print(target)
+    for path, original in files.items():
+        write_text(path, original.read_text(encoding="utf-8"))
+        print(path)
+
+
+def _own_recipes(source: Path) -> list[str]:
+    """The files that a pipeline names as its stages' recipes."""
+    from cirilla_cli.recipe.load import load_recipe
+
+    if source.stem != "pipeline":
+        return []
+    recipe: Any = load_recipe(source, "run").recipe
+    named = [stage.recipe for stage in recipe.stages.values() if stage.recipe is not None]
+    return sorted({name for name in named if name.endswith((".yaml", ".yml"))})
 
 
 @app.command()

@@ -141,7 +141,7 @@ def _files(name: str, source: str, size: Size, steps: int) -> dict[str, str]:
         f"  batch_tokens: {max(4096, size.batch_tokens // 8)}\n  micro_batch_tokens: {size.micro_batch_tokens}\n",
         "eval.yaml": f"# Facts the model was asked, in trained and in new phrasings.\nrecipe: 1\nname: {name}\neval:\n"
         "  untrained: true\n  tasks:\n"
-        f"    seen_facts: {{kind: questions, path: runs/{name}/synth/questions.jsonl, limit: 500}}\n",
+        f"    seen_facts: {{kind: questions, path: runs/{name}/synth/questions.jsonl, val: 0.05, limit: 500}}\n",
         "push.yaml": f"# A folder for transformers and Ollama.\nrecipe: 1\nname: {name}\n"
         f"push:\n  to: dir:runs/{name}/model\n",
         "pipeline.yaml": _pipeline(name),

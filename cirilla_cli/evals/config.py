@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from cirilla_cli.config import FilePath, Paths, Section
+from cirilla_cli.units import Fraction
 
 
 class TextTaskConfig(Section):
@@ -23,6 +24,8 @@ class QuestionsTaskConfig(Section):
     kind: Literal["questions"] = "questions"
     path: FilePath
     """A question set (.jsonl): question, answers, seen, split_key."""
+    val: Fraction = 0.0
+    """The share of split keys that fine-tuning held out (its data.val): questions on those count as held_out, not seen."""
     limit: PositiveInt | None = None
     """Ask only the first so many; null for all."""
     max_new_tokens: PositiveInt = 48

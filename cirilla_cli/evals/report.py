@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cirilla_cli.evals.run import Scores
 
-_GROUPS = ("seen", "unseen")
+_GROUPS = ("seen", "unseen", "held_out")
 
 
 def table(scores: "Scores") -> str:

@@ -55,6 +55,7 @@ def write_folder(loaded: Loaded, folder: Path, config: PushConfig, *, scores: Pa
     tensors = cast_weights(loaded, getattr(torch, config.dtype))
     lineage = _write_texts(loaded, folder, config, scores)
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    (folder / WEIGHTS).chmod(0o644)  # safetensors lets only the owner read
     return _write_lineage(loaded, folder, config, lineage, {})
 
 

@@ -46,7 +46,9 @@ def toy(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for folder in ("corpus", "notes"):
         Path(folder).mkdir()
     shutil.copy(made / "documents.jsonl", "corpus")
-    Path("notes/one.txt").write_text("A note that is long enough to be kept as a document of its own.", encoding="utf-8")
+    Path("notes/one.txt").write_text(
+        "A note that is long enough to be kept as a document of its own.", encoding="utf-8"
+    )
     return tmp_path
 
 
@@ -237,7 +239,19 @@ def test_runs_lists_what_lies_there(lab: Path) -> None:
 
 
 def test_cleaning_keeps_the_last_and_the_best_and_a_dry_run_keeps_all(lab: Path) -> None:
-    assert call("pretrain", "tiny.yaml", "train.steps=4", "checkpoint.every=1", "checkpoint.keep=4", "--out", "runs/many", "-q").code == 0
+    assert (
+        call(
+            "pretrain",
+            "tiny.yaml",
+            "train.steps=4",
+            "checkpoint.every=1",
+            "checkpoint.keep=4",
+            "--out",
+            "runs/many",
+            "-q",
+        ).code
+        == 0
+    )
     Path("runs/many/checkpoints/.step-000009.tmp").mkdir()
     all_of_them = sorted(path.name for path in Path("runs/many/checkpoints").iterdir())
     index = json.loads(Path("runs/many/checkpoints/index.json").read_text(encoding="utf-8"))

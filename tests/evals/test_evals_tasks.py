@@ -20,7 +20,7 @@ from cirilla_cli.evals.stats import ratio_interval, wilson
 from cirilla_cli.evals.subject import ModelSubject
 from cirilla_cli.evals.tasks.exact import Hopeless
 from cirilla_cli.evals.tasks.preferences import PreferencesTask
-from cirilla_cli.evals.tasks.questions import ChoicesTask, QuestionsTask
+from cirilla_cli.evals.tasks.questions import ChoicesTask, QuestionsTask, grouped
 from cirilla_cli.evals.tasks.reasoning import ReasoningTask, SeenQuestions, unseen
 from cirilla_cli.verify.gym_worker import GymScorer
 
@@ -318,3 +318,13 @@ def test_intervals_are_those_of_the_textbook() -> None:
     sigma = (sum((v - mean) ** 2 for v in values) / len(values)) ** 0.5 / len(values) ** 0.5
     assert interval == pytest.approx([mean - 1.96 * sigma, mean + 1.96 * sigma], abs=0.03)
     assert ratio_interval([1.0], [1.0]) is None
+
+
+def test_questions_on_pages_that_training_held_out_are_a_group_of_their_own() -> None:
+    pages = [f"page {n}" for n in range(200)]
+    questions = [Question(question=f"What of {p}?", answers=("x",), seen=True, split_key=p) for p in pages]
+    groups = dict(grouped(questions, 0.25))
+    kept_out = {p for p in pages if held_out(p, frac=0.25)}
+    assert {q.split_key for q in groups["held_out"]} == kept_out
+    assert {q.split_key for q in groups["seen"]} == set(pages) - kept_out
+    assert 20 < len(kept_out) < 80

@@ -97,7 +97,7 @@ def test_diff_lists_every_key_that_differs(write: Write, good: str) -> None:
         ("eval", "eval.tasks.a.limit", ["(kind questions)", "(kind choices)"]),
         ("eval", "eval.tasks", ["kind reasoning_gym"]),
         (None, "stages.x.with", ["Overrides by dotted key"]),
-        (None, "seed", ["a whole number, at least 0; default 0"]),
+        (None, "seed", ["a whole number, at least 0 and at most 4294967295; default 0"]),
     ],
 )
 def test_explain_says_what_a_key_takes(verb: str | None, key: str, said: list[str]) -> None:

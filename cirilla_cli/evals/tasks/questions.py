@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from cirilla_cli.data.jsonl import read_records
-from cirilla_cli.data.rows import Question
+from cirilla_cli.data.rows import Question, held_out
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.evals.base import Ask, Subject, user_turn
 from cirilla_cli.evals.config import ChoicesTaskConfig, QuestionsTaskConfig
@@ -22,8 +22,8 @@ class QuestionsTask:
 
     kind = "questions"
 
-    def __init__(self, questions: Sequence[Question], most_new: int = 48) -> None:
-        self.questions, self.most_new = list(questions), most_new
+    def __init__(self, questions: Sequence[Question], most_new: int = 48, val: float = 0.0) -> None:
+        self.questions, self.most_new, self.val = list(questions), most_new, val
 
     @classmethod
     def read(cls, config: QuestionsTaskConfig) -> "QuestionsTask":
@@ -32,14 +32,14 @@ class QuestionsTask:
         Raises:
             CirillaError: missing, malformed or empty.
         """
-        return cls(_read(config.path, config.limit), config.max_new_tokens)
+        return cls(_read(config.path, config.limit), config.max_new_tokens, config.val)
 
     def score(self, subject: Subject) -> dict[str, Any]:
-        """``seen`` and ``unseen``, each: n, correct, accuracy, interval, facts, pages, and a few wrong answers."""
+        """``seen``, ``unseen`` and ``held_out``, each: n, correct, accuracy, interval, facts, pages, some wrong answers."""
         asks = [Ask(user_turn(q.question), self.most_new, Hopeless(q.answers)) for q in self.questions]
         said = subject.answers(asks)
         right = [matches(answer, q.answers) for answer, q in zip(said, self.questions, strict=True)]
-        return _by_group(self.questions, right, lambda wrong: self._examples(subject, wrong))
+        return _by_group(self.questions, right, lambda wrong: self._examples(subject, wrong), self.val)
 
     def _examples(self, subject: Subject, wrong: Sequence[Question]) -> list[dict[str, Any]]:
         """A few wrong answers, asked for again because hopeless ones were not heard to their end."""
@@ -87,7 +87,7 @@ class ChoicesTask:
         numbers = _by_group(
             self.questions, right, lambda wrong: [_choice_example(q, chosen[id(q)]) for q in wrong[:SHOWN]]
         )
-        for name, group in _groups(self.questions):
+        for name, group in grouped(self.questions):
             if name in numbers:
                 numbers[name]["chance"] = round(sum(map(_chance, group)) / len(group), 6)
         return numbers
@@ -100,19 +100,25 @@ def _read(path: Path, limit: int | None) -> list[Question]:
     return questions
 
 
-def _groups(questions: Sequence[Question]) -> list[tuple[str, list[Question]]]:
-    return [(name, [q for q in questions if q.seen == seen]) for name, seen in (("seen", True), ("unseen", False))]
+def grouped(questions: Sequence[Question], val: float = 0.0) -> list[tuple[str, list[Question]]]:
+    """Questions by what training knew of them; whatever is asked of a held-out page was not seen."""
+    groups: dict[str, list[Question]] = {"seen": [], "unseen": [], "held_out": []}
+    for question in questions:
+        known = "seen" if question.seen else "unseen"
+        groups["held_out" if held_out(question.split_key, frac=val) else known].append(question)
+    return list(groups.items())
 
 
 def _by_group(
     questions: Sequence[Question],
     right: Sequence[bool],
     examples: Callable[[list[Question]], list[dict[str, Any]]],
+    val: float = 0.0,
 ) -> dict[str, Any]:
-    """Numbers of the seen and of the unseen questions, never in one; a group without questions is left out."""
+    """Numbers of each group of questions, never of two in one; a group without questions is left out."""
     ok = {id(q): answer for q, answer in zip(questions, right, strict=True)}
     numbers: dict[str, Any] = {}
-    for name, group in _groups(questions):
+    for name, group in grouped(questions, val):
         if group:
             numbers[name] = {
                 **share(sum(ok[id(q)] for q in group), len(group)),
