@@ -211,8 +211,13 @@ def is_defined(dotted: str) -> bool:
     path = ROOT.joinpath(*dotted.split("."))
     if path.is_dir() or path.with_suffix(".py").is_file():
         return True
-    above = next((f for f in (path.parent.with_suffix(".py"), path.parent / "__init__.py") if f.is_file()), None)
-    return above is not None and re.search(rf"^(def |class )?{path.name}\b", above.read_text("utf-8"), re.M) is not None
+    door = path.parent / "__init__.py"
+    above = next((f for f in (path.parent.with_suffix(".py"), door) if f.is_file()), None)
+    if above is None:
+        return False
+    # A package lists what it hands out by name.
+    listed = rf'|^    "{path.name}"' if above == door else ""
+    return re.search(rf"^(def |class )?{path.name}\b{listed}", above.read_text(encoding="utf-8"), re.M) is not None
 
 
 def test_every_python_block_imports_what_exists() -> None:

@@ -85,7 +85,9 @@ def test_the_wheel_holds_nothing_else(wheel: Path) -> None:
 
 def listed(package: Path, elsewhere: Path) -> list[dict[str, str]]:
     """`recipe list --json` by the package in ``package``, from a folder that is neither."""
-    run = "import cirilla_cli, sys; sys.stderr.write(cirilla_cli.__file__); sys.argv=['cirilla','recipe','list','--json']; from cirilla_cli.cli.app import main; main()"
+    run = "import cirilla_cli, sys; sys.stderr.write(cirilla_cli.__file__)\n"
+    run += "sys.argv = ['cirilla', 'recipe', 'list', '--json']\n"
+    run += "from cirilla_cli.cli.app import main; main()"
     environment = {**os.environ, "PYTHONPATH": str(package)}
     done = subprocess.run([sys.executable, "-c", run], cwd=elsewhere, env=environment, capture_output=True, text=True)
     assert done.stderr == str(package / "cirilla_cli/__init__.py")

@@ -1,4 +1,4 @@
-"""Every built-in recipe: it loads, its stages resolve, its model is built, it trains; a new one is tested by existing."""
+"""Every built-in recipe loads, resolves, builds its model and trains; a new one is tested by existing."""
 
 import json
 import os
@@ -35,7 +35,7 @@ FILES = [pytest.param(path, id=f"{path.parent.name}-{path.stem}") for path in so
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Documents, samples, pairs, shards, and a tiny run to start from; the working directory of the tests that ask for it."""
+    """Documents, samples, pairs, shards and a tiny run to start from; the working directory while it is in use."""
     folder, before = tmp_path_factory.mktemp("data"), Path.cwd()
     os.chdir(folder)
     good("scrape", "quickstart", "--limit", "8", "--out", "documents.jsonl", "-q")

@@ -96,7 +96,7 @@ def _placed(error: CirillaError, name: str, pipeline: Resolved) -> CirillaError:
         place = origin(given[1]) if given else Origin()
         return f"{place}: stage `{name}`{text[given.end() :]}" if given and place.file else f"stage `{name}`: {text}"
 
-    wheres = [w if w.file else replace(w, file=origin(w.key).file, line=origin(w.key).line) for w in error.where]
+    wheres = [w if w.line else replace(w, file=origin(w.key).file, line=origin(w.key).line) for w in error.where]
     return CirillaError("\n".join(map(line, str(error).splitlines())), hint=error.hint, where=wheres)
 
 

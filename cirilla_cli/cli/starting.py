@@ -60,7 +60,7 @@ def init_project(
     source = _source(wiki, dump, files, contact)
     size, seconds = _budget(budget)
     steps = max(50, round(seconds * size.flops / (6 * _parameters(size)) / size.batch_tokens))
-    for file, text in _files(folder.name, source, size, steps).items():
+    for file, text in _files(folder.name, source, size, steps, has_facts=files is None).items():
         write_text(folder / file, text)
     _show(folder, size, steps, seconds, as_json)
 
@@ -114,13 +114,14 @@ def _d_ff(size: Size) -> int:
     return round(size.d_model * 8 / 3 / 64) * 64
 
 
-def _files(name: str, source: str, size: Size, steps: int) -> dict[str, str]:
-    return {
+def _files(name: str, source: str, size: Size, steps: int, *, has_facts: bool) -> dict[str, str]:
+    """The recipes by file name; a corpus without labelled facts gets no alignment."""
+    files = {
         "scrape.yaml": f"# The corpus.\nrecipe: 1\nname: {name}\nscrape:\n  source: {source}\n",
         "synth.yaml": f"# Questions and answers from the pages, by rules.\nrecipe: 1\nname: {name}\nsynth:\n"
         "  source: {kind: fandom, phrasings: 6}\n",
         "tokenize.yaml": f"# Tokenizer and shards.\nrecipe: 1\nname: {name}\ntokenize:\n"
-        f"  tokenizer: {{kind: sentencepiece, vocab_size: {size.vocab}}}\n  val: 3%\n",
+        f"  tokenizer: {{kind: sentencepiece, vocab_size: {size.vocab}}}\n  val: 10%\n",
         "pretrain.yaml": f"# The model reads the pages.\nrecipe: 1\nname: {name}\nextends: base/pretrain\n"
         f"model:\n  kind: decoder\n  d_model: {size.d_model}\n"
         f"  n_layers: {size.n_layers}\n  context_length: {size.context}\n"
@@ -134,6 +135,19 @@ def _files(name: str, source: str, size: Size, steps: int) -> dict[str, str]:
         f"data:\n  path: [runs/{name}/synth/samples.jsonl]\n  val: 5%\n"
         f"optim: {{lr: 3e-4}}\ntrain:\n  epochs: 4\n  batch_tokens: {max(4096, size.batch_tokens // 4)}\n"
         f"  micro_batch_tokens: {size.micro_batch_tokens}\n",
+        "eval.yaml": f"# How well the model knows the corpus.\nrecipe: 1\nname: {name}\neval:\n"
+        "  untrained: true\n  tasks:\n"
+        f"    corpus: {{kind: text, path: runs/{name}/scrape/documents.jsonl, max_documents: 100}}\n",
+        "push.yaml": f"# A folder for transformers and Ollama.\nrecipe: 1\nname: {name}\n"
+        f"push:\n  to: dir:runs/{name}/model\n",
+        "pipeline.yaml": _pipeline(name) + (_ALIGNED if has_facts else _PLAIN),
+    }  # fmt: skip
+    return {**files, **_fact_files(name, size)} if has_facts else files
+
+
+def _fact_files(name: str, size: Size) -> dict[str, str]:
+    """What only a wiki with labelled facts can use."""
+    return {
         "dpo.yaml": f"# The model learns to prefer right answers.\nrecipe: 1\nname: {name}\nextends: base/dpo\n"
         f"model: {{kind: checkpoint, path: runs/{name}/sft}}\n"
         f"data:\n  path: [runs/{name}/synth/samples.jsonl]\n  val: 20%\n"
@@ -142,9 +156,6 @@ def _files(name: str, source: str, size: Size, steps: int) -> dict[str, str]:
         "eval.yaml": f"# Facts the model was asked, in trained and in new phrasings.\nrecipe: 1\nname: {name}\neval:\n"
         "  untrained: true\n  tasks:\n"
         f"    seen_facts: {{kind: questions, path: runs/{name}/synth/questions.jsonl, val: 0.05, limit: 500}}\n",
-        "push.yaml": f"# A folder for transformers and Ollama.\nrecipe: 1\nname: {name}\n"
-        f"push:\n  to: dir:runs/{name}/model\n",
-        "pipeline.yaml": _pipeline(name),
     }  # fmt: skip
 
 
@@ -171,21 +182,37 @@ stages:
     verb: sft
     recipe: sft.yaml
     with: {{model.path: "{{pretrain}}", data.path: ["{{synth}}/samples.jsonl"]}}
-  dpo:
+"""
+
+
+_ALIGNED = """  dpo:
     verb: dpo
     recipe: dpo.yaml
-    with: {{model.path: "{{sft}}", data.path: ["{{synth}}/samples.jsonl"]}}
+    with: {model.path: "{sft}", data.path: ["{synth}/samples.jsonl"]}
   eval:
     verb: eval
     recipe: eval.yaml
     with:
-      eval.model: "{{dpo}}"
-      eval.compare: {{before: "{{sft}}"}}
-      eval.tasks.seen_facts.path: "{{synth}}/questions.jsonl"
+      eval.model: "{dpo}"
+      eval.compare: {before: "{sft}"}
+      eval.tasks.seen_facts.path: "{synth}/questions.jsonl"
   push:
     verb: push
     recipe: push.yaml
-    with: {{push.model: "{{dpo}}", push.scores: "{{eval}}/scores.json", push.to: "dir:{{push}}/model"}}
+    with: {push.model: "{dpo}", push.scores: "{eval}/scores.json", push.to: "dir:{push}/model"}
+"""
+
+_PLAIN = """  # Plain text has no labelled facts, so there are no pairs to align with and no question set.
+  eval:
+    verb: eval
+    recipe: eval.yaml
+    with:
+      eval.model: "{sft}"
+      eval.tasks.corpus.path: ["{scrape}/documents.jsonl"]
+  push:
+    verb: push
+    recipe: push.yaml
+    with: {push.model: "{sft}", push.scores: "{eval}/scores.json", push.to: "dir:{push}/model"}
 """
 
 

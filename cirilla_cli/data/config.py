@@ -20,7 +20,7 @@ class SentencePieceConfig(Section):
     vocab_size: PositiveCount = 8192
     """Pieces wanted; a tiny corpus may not hold that many, the number reached is reported."""
     sample_bytes: PositiveCount = 100_000_000
-    """Most text used for training, taken evenly over the inputs."""
+    """Most characters used for training, from the first inputs on."""
 
     def build(self, texts: "Iterable[str]") -> "Tokenizer":
         """The tokenizer, trained on ``texts``."""

@@ -162,7 +162,7 @@ class TrainConfig(Section):
     max_grad_norm: PositiveFloat | None = 1.0
     """Longer gradients are scaled down to this; null leaves them."""
     max_epochs: PositiveFloat | None = None
-    """Refuse to read the data more often than this: beyond about four passes text teaches little (arXiv:2305.16264)."""
+    """Stop after so many passes over the data: beyond about four, text teaches little (arXiv:2305.16264)."""
     early_stopping: EarlyStoppingConfig | None = None
     """Stop on stagnating validation loss; null trains to the end."""
 

@@ -25,7 +25,7 @@ class QuestionsTaskConfig(Section):
     path: FilePath
     """A question set (.jsonl): question, answers, seen, split_key."""
     val: Fraction = 0.0
-    """The share of split keys that fine-tuning held out (its data.val): questions on those count as held_out, not seen."""
+    """Share of split keys that fine-tuning held out (its data.val): questions on those are held_out, not seen."""
     limit: PositiveInt | None = None
     """Ask only the first so many; null for all."""
     max_new_tokens: PositiveInt = 48

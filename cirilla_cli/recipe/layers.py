@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cirilla_cli.errors import CirillaError
+from cirilla_cli.errors import CirillaError, Where
 from cirilla_cli.recipe import builtin
 from cirilla_cli.recipe.merge import merge
 from cirilla_cli.recipe.near import nearest
@@ -32,7 +32,8 @@ def read_text(path: Path) -> str:
         raise CirillaError(f"no recipe at `{path}`{remedy}", hint="cirilla recipe list") from None
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
-        raise CirillaError(f"{shown(path)}:{line}: not UTF-8 text; save the file as UTF-8") from None
+        where = [Where(shown(path), line, expected="UTF-8 text")]
+        raise CirillaError(f"{shown(path)}:{line}: not UTF-8 text; save the file as UTF-8", where=where) from None
     except OSError as error:
         raise CirillaError(f"cannot read `{path}`: {error.strerror}") from None
 

@@ -55,7 +55,7 @@ class HubSource:
         if self.config.text_key not in row:
             raise CirillaError(
                 f"{self.config.path}: has no column `{self.config.text_key}`",
-                hint=f"source.text_key=...; there are: {', '.join(map(str, row))}",
+                hint=f"scrape.source.text_key=...; there are: {', '.join(map(str, row))}",
             )
         text = row[self.config.text_key]
         if not isinstance(text, str) or len(text.strip()) < max(self.min_chars, 1):

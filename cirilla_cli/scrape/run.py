@@ -92,7 +92,7 @@ def _say_terms(license: License | None, tally: Tally, progress: Progress) -> Non
     if tally.unlicensed:
         progress.say(
             f"no licence is known for {tally.unlicensed} of {tally.documents} documents; "
-            "state it with license.name='...' license.url='...'"
+            "state it with scrape.license.name='...' scrape.license.url='...'"
         )
     if license is not None and _RESTRICTED.search(license.name):
         progress.say(

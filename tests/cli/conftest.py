@@ -15,7 +15,7 @@ from program import RECIPE, good  # noqa: E402
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder with documents, samples, a tokenizer with shards, a pretrained and a fine-tuned model; not to be changed."""
+    """Documents, samples, a tokenizer with shards, a pretrained and a fine-tuned model; not to be changed."""
     folder = tmp_path_factory.mktemp("made")
     before = Path.cwd()
     os.chdir(folder)

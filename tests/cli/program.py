@@ -15,7 +15,8 @@ RECIPE = """\
 # A model for tests.
 recipe: 1
 extends: base/pretrain
-model: {kind: decoder, d_model: 32, n_layers: 1, context_length: 64, mixers: {A: {kind: attention, n_heads: 2}}, mlp: {kind: swiglu, d_ff: 64}}
+model: {kind: decoder, d_model: 32, n_layers: 1, context_length: 64,
+  mixers: {A: {kind: attention, n_heads: 2}}, mlp: {kind: swiglu, d_ff: 64}}
 data: {sources: {wiki: {path: tok}}}
 train: {steps: 2, batch_tokens: 256}
 eval: null

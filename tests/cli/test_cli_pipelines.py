@@ -172,7 +172,8 @@ def shrink(folder: Path) -> None:
         "pretrain": {
             "model": {
                 "kind": "decoder", "d_model": 32, "n_layers": 1, "context_length": 128,
-                "mixers": {"A": {"kind": "attention", "n_heads": 2, "qk_norm": True}}, "mlp": {"kind": "swiglu", "d_ff": 64},
+                "mixers": {"A": {"kind": "attention", "n_heads": 2, "qk_norm": True}},
+                "mlp": {"kind": "swiglu", "d_ff": 64},
             },
             "train": {"steps": 2, "batch_tokens": 256, "max_epochs": 40, "early_stopping": {"patience": 3}},
         },

@@ -132,14 +132,17 @@ def test_the_data_verbs_make_one_pipe(lab: Path) -> None:
     assert err == "recipe: default (synth)\nrecipe: default (tokenize)\n" or err == "recipe: default (tokenize)\n"
 
 
-@pytest.mark.parametrize("commands", [
-    ("cirilla scrape quickstart --out - -q", "head -1"),
-    ("cirilla scrape quickstart --out - -q", "cirilla synth --source fandom - --out - -q", "head -1"),
-    ("cirilla scrape quickstart --out - -q --json", "cirilla synth --source fandom - --out - -q --json", "head -1"),
-    ("cirilla recipe schema", "head -c 1"),
-    ("cirilla recipe list --json", "head -c 1"),
-    ("cirilla --help", "head -1"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "commands",
+    [
+        ("cirilla scrape quickstart --out - -q", "head -1"),
+        ("cirilla scrape quickstart --out - -q", "cirilla synth --source fandom - --out - -q", "head -1"),
+        ("cirilla scrape quickstart --out - -q --json", "cirilla synth --source fandom - --out - -q --json", "head -1"),
+        ("cirilla recipe schema", "head -c 1"),
+        ("cirilla recipe list --json", "head -c 1"),
+        ("cirilla --help", "head -1"),
+    ],
+)
 def test_a_pipe_that_closes_early_is_no_error(commands: tuple[str, ...], lab: Path) -> None:
     statuses, out, err = pipeline(*commands)
     assert statuses == [0] * len(commands)
@@ -192,14 +195,27 @@ def test_ids_in_give_ids_out_without_a_tokenizer(lab: Path) -> None:
     assert several.code == 0
 
 
-@pytest.mark.parametrize("words", [
-    "scrape quickstart --limit 2 --out new", "synth documents.jsonl --out new",
-    "tokenize documents.jsonl tokenize.tokenizer.vocab_size=400 --out new", "pretrain tiny.yaml --out runs/pre",
-    "pretrain tiny.yaml --dry-run", "eval runs/sft --text documents.jsonl --out new", "generate runs/sft -p x -n 1",
-    "push runs/sft --to dir:new", "push runs/sft --to dir:new --dry-run", "runs", "recipe list", "recipe show tiny.yaml",
-    "recipe check tiny.yaml", "recipe diff quickstart/sft quickstart/dpo --verb sft", "init new --files documents.jsonl",
-    "run quickstart --dry-run",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "words",
+    [
+        "scrape quickstart --limit 2 --out new",
+        "synth documents.jsonl --out new",
+        "tokenize documents.jsonl tokenize.tokenizer.vocab_size=400 --out new",
+        "pretrain tiny.yaml --out runs/pre",
+        "pretrain tiny.yaml --dry-run",
+        "eval runs/sft --text documents.jsonl --out new",
+        "generate runs/sft -p x -n 1",
+        "push runs/sft --to dir:new",
+        "push runs/sft --to dir:new --dry-run",
+        "runs",
+        "recipe list",
+        "recipe show tiny.yaml",
+        "recipe check tiny.yaml",
+        "recipe diff quickstart/sft quickstart/dpo --verb sft",
+        "init new --files documents.jsonl",
+        "run quickstart --dry-run",
+    ],
+)
 def test_json_is_one_value_on_one_line(words: str, lab: Path) -> None:
     done = call(*words.split(), "--json")
     assert done.code == 0, done

@@ -35,7 +35,7 @@ class QuestionsTask:
         return cls(_read(config.path, config.limit), config.max_new_tokens, config.val)
 
     def score(self, subject: Subject) -> dict[str, Any]:
-        """``seen``, ``unseen`` and ``held_out``, each: n, correct, accuracy, interval, facts, pages, some wrong answers."""
+        """``seen``, ``unseen``, ``held_out``, each: n, correct, accuracy, interval, facts, pages, wrong answers."""
         asks = [Ask(user_turn(q.question), self.most_new, Hopeless(q.answers)) for q in self.questions]
         said = subject.answers(asks)
         right = [matches(answer, q.answers) for answer, q in zip(said, self.questions, strict=True)]
