@@ -78,7 +78,7 @@ def check_terms(host: str, permission: str | None) -> None:
     raise CirillaError(
         f"{host}: its terms forbid automated access without written permission ({terms})",
         hint=f"take the wiki's XML dump, linked at https://{host}/wiki/Special:Statistics, and run "
-        "cirilla scrape --dump FILE; or state your permission: scrape.source.permission='who granted it, and where'",
+        "cirilla scrape --dump FILE; or state your permission: --permission 'who granted it, and where'",
     )
 
 
@@ -115,7 +115,7 @@ class Robots:
         if self._reason is None:
             raise CirillaError(
                 f"{self._host}: robots.txt forbids {urlsplit(addresses[0]).path}",
-                hint="use the wiki's XML dump (--dump FILE), or state a permission: scrape.source.permission='who granted it'",
+                hint="use the wiki's XML dump (--dump FILE), or state a permission: --permission 'who granted it, and where'",
             )
         self._progress.say(f"{self._host}: robots.txt keeps crawlers off the API; going on by: {self._reason}")
         return addresses
