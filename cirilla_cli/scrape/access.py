@@ -115,7 +115,7 @@ class Robots:
         if self._reason is None:
             raise CirillaError(
                 f"{self._host}: robots.txt forbids {urlsplit(addresses[0]).path}",
-                hint="use the wiki's XML dump (--dump FILE), or state a permission: --permission 'who granted it, and where'",
+                hint="use the wiki's XML dump (--dump FILE), or state a permission: --permission 'who and where'",
             )
         self._progress.say(f"{self._host}: robots.txt keeps crawlers off the API; going on by: {self._reason}")
         return addresses
