@@ -22,14 +22,14 @@ name: real
 extends: base/pretrain
 model:
   kind: decoder
-  d_model: 256
-  n_layers: 6
-  context_length: 512
+  d_model: 192
+  n_layers: 4
+  context_length: 384
   mixers: {A: {kind: attention, n_heads: 4, n_kv_heads: 2, qk_norm: true}}
-  mlp: {kind: swiglu, d_ff: 704}
+  mlp: {kind: swiglu, d_ff: 512}
   dropout: 0.1
 data: {sources: {pages: {path: tokens}}}
-train: {steps: 150, batch_tokens: 8192, early_stopping: {patience: 3}}
+train: {steps: 120, batch_tokens: 3072, early_stopping: {patience: 4}}
 eval: {every: 10%, prompts: ["Geralt of Rivia"]}
 """
 SFT = """recipe: 1
@@ -37,7 +37,7 @@ name: real
 extends: base/sft
 model: {kind: checkpoint, path: pretrain, dropout: 0.1}
 data: {path: instruct.jsonl, val: 10%}
-train: {steps: 60, batch_tokens: 4096}
+train: {steps: 60, batch_tokens: 3072}
 optim: {lr: 5e-4}
 eval: {every: 25%, prompts: ["Who trained Eskel?"]}
 """
@@ -47,7 +47,7 @@ extends: base/dpo
 model: {kind: checkpoint, path: sft}
 data: {path: pairs.jsonl, val: 15%}
 objective: {beta: 0.1, sft_weight: 0.1}
-train: {steps: 40, batch_tokens: 8192}
+train: {steps: 24, batch_tokens: 6144}
 optim: {lr: 1e-4}
 eval: {every: 50%}
 """
