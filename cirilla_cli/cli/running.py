@@ -112,7 +112,7 @@ def _answers(stages: list[Stage], most: int = 3) -> str:
         path = Path(stage.resolved.out) / "answers.jsonl"
         if stage.verb == "generate" and path.is_file():
             rows = [row.data for row in read_rows(path, Complaints())][:most]
-            lines = [f"  {row['prompt']}\n  > {' '.join(row['text'].split())}" for row in rows]
+            lines = [f"  {' '.join(row['prompt'].split())}\n  > {' '.join(row['text'].split())}" for row in rows]
             return "Three questions\n" + "\n".join(lines)
     return ""
 
