@@ -11,7 +11,7 @@ ENV PATH=/opt/cirilla/bin:$PATH
 WORKDIR /src
 # From what changes least to what changes most: torch, the other dependencies, this project.
 COPY constraints.txt ./
-RUN pip install --no-cache-dir ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} -c constraints.txt torch
+RUN pip install --no-cache-dir ${TORCH_INDEX:+--index-url "$TORCH_INDEX" --extra-index-url https://pypi.org/simple} -c constraints.txt torch
 COPY pyproject.toml README.md LICENSE ./
 RUN mkdir -p cirilla_cli recipes && touch cirilla_cli/__init__.py && pip install --no-cache-dir -c constraints.txt . && pip uninstall --yes cirilla-cli
 COPY cirilla_cli cirilla_cli

@@ -131,5 +131,5 @@ def _retry_after(response: requests.Response) -> float:
     try:
         return max(0.0, float(value))
     except ValueError:
-        moment = email.utils.parsedate_to_datetime(value) if value else None
-        return max(0.0, moment.timestamp() - time.time()) if moment else 0.0
+        parts = email.utils.parsedate_tz(value)
+        return max(0.0, email.utils.mktime_tz(parts) - time.time()) if parts else 0.0

@@ -52,6 +52,10 @@ def parse_span(value: Any) -> Any:
     """A part of a run: ``"1%"`` stays a fraction (float), ``100`` or ``"2k"`` a number of steps (int)."""
     if isinstance(value, str) and value.strip().endswith("%"):
         return float(parse_fraction(value))
+    if isinstance(value, float):
+        if value > 1:
+            raise ValueError("must be a whole number of steps, or a share of the run such as 0.01 or 1%")
+        return value
     return parse_count(value)
 
 

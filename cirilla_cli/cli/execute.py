@@ -115,9 +115,8 @@ def enough_memory() -> Iterator[None]:
 
 def load(where: str | None, device: str, dtype: str, progress: Progress) -> "Loaded":
     """The model a verb names, or the newest under runs/, which is said."""
-    import torch
-
     from cirilla_cli.compat import device_problem, pick_device
+    from cirilla_cli.infer.run import dtype_of
     from cirilla_cli.loading import load_model, newest_model
 
     if problem := device_problem(device):
@@ -126,9 +125,7 @@ def load(where: str | None, device: str, dtype: str, progress: Progress) -> "Loa
     if where is None:
         where = str(newest_model())
         progress.say(f"model: {where}")
-    wanted = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}.get(dtype)
-    chosen = wanted or (torch.bfloat16 if picked.type == "cuda" else torch.float32)
-    return load_model(where, device=str(picked), dtype=chosen, progress=progress)
+    return load_model(where, device=str(picked), dtype=dtype_of(dtype, picked), progress=progress)
 
 
 def evaluate(resolved: Resolved, progress: Progress, control: Control) -> Any:

@@ -5,20 +5,23 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from cirilla_cli.cli.words import Reading
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.fs import newest
 
 RUNS = Path("runs")
 
 
-def training_inputs(verb: str, *, given: bool) -> dict[str, Any]:
-    """Overrides that name data (unless the call did) and the model to start from."""
+def training_inputs(verb: str, reading: Reading) -> dict[str, Any]:
+    """Overrides that name data and the model to start from, each unless the call did."""
     found: dict[str, Any] = {}
+    given = bool(reading.inputs) or any(override.startswith("data.") for override in reading.overrides)
+    has_model = any(override.startswith("model.") for override in reading.overrides)
     if verb == "pretrain" and not given:
         found["data.sources.wiki.path"] = _said("data", _tokenized())
-    if verb != "pretrain":
-        if not given:
-            found["data.path"] = [_said("data", _samples("chat" if verb == "sft" else "preference"))]
+    if verb != "pretrain" and not given:
+        found["data.path"] = [_said("data", _samples("chat" if verb == "sft" else "preference"))]
+    if verb != "pretrain" and not has_model:
         found["model.path"] = _said("model", _run_of("pretrain" if verb == "sft" else "sft"))
     return found
 

@@ -199,13 +199,17 @@ def train_verb(verb: str, words: Sequence[str], flags: Flags) -> None:
     reading = read_words(words, verb)
     extra: dict[str, Any] = {}
     if verb == "pretrain":
-        extra |= {f"data.sources.{_name(path)}.path": path for path in reading.inputs}
+        # The built-in recipe's one source is called wiki; a call's first input takes its place.
+        names = [_name(path) for path in reading.inputs]
+        if reading.recipe is None and names:
+            names[0] = "wiki"
+        extra |= {f"data.sources.{name}.path": path for name, path in zip(names, reading.inputs, strict=True)}
     elif reading.inputs:
         extra["data.path"] = reading.inputs
     if reading.recipe is None:
         from cirilla_cli.cli.newest import training_inputs
 
-        extra = {**training_inputs(verb, given=bool(reading.inputs)), **extra}
+        extra = {**training_inputs(verb, reading), **extra}
     resolved = _resolve(verb, reading, "quickstart", extra, flags)
     if flags.dry_run:
         _shown(resolved, flags)

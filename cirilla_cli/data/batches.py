@@ -165,6 +165,7 @@ class _Bins:
     def __init__(self, lengths: Sequence[int], cut: Cut) -> None:
         self.cut = cut
         self.bins = pack(lengths, cut.context_length)
+        self._last: tuple[int, NDArray[np.int64]] | None = None
 
     def rows_of_step(self, index: int) -> list[int]:
         first, n = index * self.cut.rows_per_step, len(self.bins)
@@ -175,7 +176,9 @@ class _Bins:
         return rows
 
     def _order(self, epoch: int) -> NDArray[np.int64]:
-        return shuffled(len(self.bins), seed=self.cut.seed, epoch=epoch)
+        if self._last is None or self._last[0] != epoch:
+            self._last = epoch, shuffled(len(self.bins), seed=self.cut.seed, epoch=epoch)
+        return self._last[1]
 
 
 class Conversations:

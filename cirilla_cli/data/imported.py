@@ -1,7 +1,6 @@
 """Tokenizers of downloaded models: `tokenizer.json` with the model's own chat template."""
 
 import hashlib
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -31,6 +30,11 @@ class ImportedTokenizer:
             self._tokenizer: Any = Tokenizer.from_file(str(folder / "tokenizer.json"))
         except Exception as error:  # noqa: BLE001 - the library raises bare Exception for every malformed file
             raise CirillaError(f"{folder / 'tokenizer.json'}: not a tokenizer: {error}") from None
+        # What the file says of cutting and filling is for other uses; here nothing may be lost.
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        # Kept in memory: a run's own old checkpoint, where these may stand, is removed while the run goes on.
+        self._files = {name: (folder / name).read_bytes() for name in _FILES if (folder / name).is_file()}
         # Text is encoded with control tokens off, so that nobody's text can contain one.
         self._tokenizer.encode_special_tokens = True
         self._config = _json(folder / "tokenizer_config.json")
@@ -106,12 +110,10 @@ class ImportedTokenizer:
         return Rendered(list(encoding.ids), trained)
 
     def save(self, folder: Path) -> None:
-        """Copy the files the tokenizer came with."""
+        """Write the files the tokenizer came with."""
         folder.mkdir(parents=True, exist_ok=True)
-        for name in _FILES:
-            source = self.folder / name
-            if source.is_file() and source.resolve() != (folder / name).resolve():
-                shutil.copyfile(source, folder / name)
+        for name, content in self._files.items():
+            (folder / name).write_bytes(content)
         if self.template and "chat_template" not in self._config:
             (folder / "chat_template.jinja").write_text(self.template, encoding="utf-8")
 

@@ -42,7 +42,6 @@ class TokenizeReport:
     bytes_per_token: float
     unused_ids: int
     round_trip_failures: int
-    truncated: int = 0
     rows: int = 0
     licenses: dict[str, int] = field(default_factory=dict)
 
@@ -87,8 +86,10 @@ def _spooled(path: Path, out: Path) -> Path:
 
 def _tokenizer(config: TokenizeConfig, paths: Sequence[Path], out: Path, progress: Progress) -> Tokenizer:
     folder = out / "tokenizer"
-    every = [*paths, *config.tokenizer_inputs]
-    made_from = content_hash(config.tokenizer.model_dump(mode="json"), [hash_path(path) for path in every])
+    # The special texts first: a large corpus alone would use up what a tokenizer reads.
+    every = [*config.tokenizer_inputs, *paths]
+    loaded = [config.tokenizer.path] if isinstance(config.tokenizer, LoadTokenizerConfig) else []
+    made_from = content_hash(config.tokenizer.model_dump(mode="json"), [hash_path(path) for path in [*every, *loaded]])
     marker = folder / "made_from.json"
     if marker.is_file() and read_json(marker) == made_from:
         return load_tokenizer(folder)

@@ -154,7 +154,8 @@ class Log(Quiet):
 
     config: LogConfig
     out: Path
-    flops_per_token: float
+    flops_per_step: float
+    """Matrix products of all tokens of a step's rows, trained on or not."""
     rate: float | None
     """Floating-point operations per second of the machine's matrix product, for MFU."""
     _written: int = field(default=0, init=False)
@@ -167,7 +168,7 @@ class Log(Quiet):
         """Write a line when it is due, and whenever something was evaluated."""
         metrics["peak_memory_bytes"] = peak_memory(trainer.device)
         if self.rate:
-            metrics["mfu"] = round(self.flops_per_token * metrics["tokens_per_second"] / self.rate, 4)
+            metrics["mfu"] = round(self.flops_per_step / metrics["step_seconds"] / self.rate, 4)
         if "val_loss" in metrics or due(metrics["step"], self.config.every, trainer.steps):
             self._write(metrics)
 

@@ -18,7 +18,8 @@ def cut_back(path: Path, step: int) -> None:
     if not path.is_file():
         return
     repair_tail(path)
-    lines = path.read_text(encoding="utf-8").splitlines()
+    # Only at line ends: samples may hold other characters that splitlines() takes for one.
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
     kept = [line for line in lines if json.loads(line)["step"] <= step]
     if len(kept) < len(lines):
         write_text(path, "".join(line + "\n" for line in kept))
@@ -31,7 +32,7 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
         return []
     text = path.read_text(encoding="utf-8")
     whole = text[: text.rfind("\n") + 1]
-    return [json.loads(line) for line in whole.splitlines()]
+    return [json.loads(line) for line in whole.split("\n")[:-1]]
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:

@@ -22,6 +22,7 @@ from cirilla_cli.data.config import (
     DataSection,
     PackedTextConfig,
     PreferencesConfig,
+    TextSourceConfig,
     TokenizerSection,
 )
 from cirilla_cli.data.tokenizer import Tokenizer
@@ -37,6 +38,7 @@ from cirilla_cli.engine.config import (
     PrecisionConfig,
     ScheduleSection,
     TrainConfig,
+    WSDConfig,
 )
 from cirilla_cli.engine.hooks import (
     Evaluate,
@@ -136,14 +138,16 @@ def _train(job: Job, progress: Progress, *, restart: bool, insist: bool) -> Trai
     if insist and newest is None:
         raise CirillaError(f"{job.out}: no checkpoint to resume from", hint="leave --resume out to begin")
     started = time.perf_counter()
-    with Interrupts() as interrupts:
-        trainer, prepared = _build(job, lock, newest, interrupts, progress)
-        begun = trainer.state.step
-        done = trainer.state.stopped_early or begun >= trainer.steps
-        if done:
-            trainer.stop = "it is done already"
-        elif begun:
-            progress.say(f"continuing {job.out} after step {begun} of {trainer.steps}")
+    interrupts = Interrupts()
+    trainer, prepared = _build(job, lock, newest, interrupts, progress)
+    begun = trainer.state.step
+    done = trainer.state.stopped_early or begun >= trainer.steps
+    if done:
+        trainer.stop = "it is done already"
+    elif begun:
+        progress.say(f"continuing {job.out} after step {begun} of {trainer.steps}")
+    # Only while there is something to save: before, Ctrl-C simply ends the program.
+    with interrupts:
         metrics = trainer.fit()
     if trainer.stop and not done:
         progress.say(f"stopped at step {trainer.state.step}: {trainer.stop}")
@@ -306,6 +310,7 @@ def _source(job: Job, prepared: Prepared, cut: Cut, progress: Progress) -> tuple
                 )
                 for name, source in sources.items()
             ]  # fmt: skip
+            _check_weights(job, sources)
             _not_empty(min(mix.train.n_tokens for mix in mixes))
             rows = sum(max(1, mix.train.n_tokens // cut.context_length) for mix in mixes)
             steps = _steps(job, rows, cut, progress)
@@ -325,6 +330,20 @@ def _source(job: Job, prepared: Prepared, cut: Cut, progress: Progress) -> tuple
         )
     _not_empty(source.rows_per_epoch)
     return _steps(job, source.rows_per_epoch, cut, progress), source
+
+
+def _check_weights(job: Job, sources: Mapping[str, TextSourceConfig]) -> None:
+    """Raises: CirillaError: weights that can have no effect, or that leave nothing to read."""
+    late = [name for name, source in sources.items() if source.decay_weight is not None]
+    if late and not isinstance(job.schedule, WSDConfig):
+        raise CirillaError(
+            f"`data.sources.{late[0]}.decay_weight` is given, but only schedule kind wsd has a decay phase",
+            hint="schedule.kind=wsd, or leave decay_weight out",
+        )
+    if not any(source.weight for source in sources.values()):
+        raise CirillaError(
+            "every `weight` in `data.sources` is 0: there is nothing to read", hint="give one source a weight"
+        )
 
 
 def _not_empty(size: int) -> None:
@@ -413,7 +432,7 @@ def _hooks(
         ShowSamples(evaluation, prepared.tokenizer, job.out, job.verb != "pretrain", progress)
         if evaluation and evaluation.prompts else None,
         StopEarly(early) if early else None,
-        Log(job.log, job.out, flops, rate),
+        Log(job.log, job.out, flops * cut.rows_per_step * cut.context_length, rate),
         _tensorboard(job) if job.log.tensorboard else None,
         ShowProgress(progress, job.verb),
         SaveCheckpoints(

@@ -39,7 +39,7 @@ class GenerateConfig(SamplingConfig):
     batch: PositiveInt = 8
     """Prompts continued at the same time."""
     dtype: Literal["auto", "float32", "bfloat16", "float64"] = "auto"
-    """Number format of weights and computation; auto is the fastest the device has."""
+    """Number format of weights and computation; auto is bfloat16 on GPUs that multiply it, else float32."""
     seed: NonNegativeInt | None = None
     """Of the random choices; the same seed gives the same text. Null takes the recipe's."""
     prompts: Texts = ()

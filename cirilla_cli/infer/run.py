@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from cirilla_cli.checkpoint import Loaded
+from cirilla_cli.compat import has_fast_bfloat16
 from cirilla_cli.data.rows import Message
 from cirilla_cli.errors import CirillaError, Where
 from cirilla_cli.infer.config import GenerateConfig
@@ -46,9 +47,10 @@ class Answer:
 
 
 def dtype_of(name: str, device: torch.device) -> torch.dtype:
-    """The number format a recipe names; ``auto`` is bfloat16 on CUDA and float32 elsewhere."""
+    """The number format a recipe names; ``auto`` is bfloat16 on GPUs that multiply it, else float32."""
     named = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
-    return named.get(name) or (torch.bfloat16 if device.type == "cuda" else torch.float32)
+    half = device.type == "cuda" and has_fast_bfloat16(device)
+    return named.get(name) or (torch.bfloat16 if half else torch.float32)
 
 
 def wants_chat(loaded: Loaded) -> bool:

@@ -34,10 +34,12 @@ def attend(
     if mask_BTS is not None and q_BTNH.dtype == torch.bfloat16 and q_BTNH.device.type == "cpu":
         return _by_products(q_BTNH, k_BSKH, v_BSKH, mask_BTS)
     on_cuda = q_BTNH.device.type == "cuda"
-    if on_cuda and mask_BTS is not None and groups > 1:
-        # With a mask the memory-efficient kernel is the only fused one, and it wants equal heads.
+    half = q_BTNH.dtype in (torch.float16, torch.bfloat16)
+    if on_cuda and groups > 1 and (mask_BTS is not None or not half):
+        # With a mask, or in float32, the memory-efficient kernel is the only fused one, and it wants equal heads.
         k_BSKH, v_BSKH, groups = k_BSKH.repeat_interleave(groups, 2), v_BSKH.repeat_interleave(groups, 2), 1
-    with sdpa_kernel(_FUSED) if on_cuda else nullcontext():
+    # No fused kernel computes in float64, which is for tests.
+    with sdpa_kernel(_FUSED) if on_cuda and q_BTNH.dtype != torch.float64 else nullcontext():
         out_BNTH = F.scaled_dot_product_attention(
             q_BTNH.transpose(1, 2),
             k_BSKH.transpose(1, 2),
