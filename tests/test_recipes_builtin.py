@@ -318,12 +318,12 @@ def test_witcher_from_base_goes_all_the_way_from_a_small_open_model(
         f"data.sources.wiki.path={documents}",
         *small,
     )
-    good("sft", "witcher-from-base", str(samples), "model.path=runs/witcher-from-base-pretrain", *small)
-    good("dpo", "witcher-from-base", str(samples), "model.path=runs/witcher-from-base-sft", *small)
-    good("push", "runs/witcher-from-base-dpo", "--to", "dir:pushed", "-q")
+    good("sft", "witcher-from-base", str(samples), "model.path=runs/witcher-from-base/pretrain", *small)
+    good("dpo", "witcher-from-base", str(samples), "model.path=runs/witcher-from-base/sft", *small)
+    good("push", "runs/witcher-from-base/dpo", "--to", "dir:pushed", "-q")
 
     asked = ["--prompt", "Who is Geralt?", "--chat", "-t", "0", "-n", "8", "--dtype", "float32", "--json"]
-    ours = json.loads(good("generate", "runs/witcher-from-base-dpo", *asked).out)
+    ours = json.loads(good("generate", "runs/witcher-from-base/dpo", *asked).out)
     assert ours["prompt_tokens"][:1] == [1], "the checkpoint's own template and tokenizer"
     assert json.loads(good("generate", "pushed", *asked).out)["tokens"] == ours["tokens"]
 

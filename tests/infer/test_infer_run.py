@@ -178,7 +178,8 @@ def test_only_models_tuned_on_chats_get_the_hint(load: Callable[..., Loaded]) ->
     assert not wants_chat(load(verb="sft", tokenizer=False))
 
 
-def test_auto_is_the_fast_format_of_the_device() -> None:
+def test_auto_is_bfloat16_only_where_a_gpu_multiplies_it() -> None:
     assert dtype_of("auto", torch.device("cpu")) == torch.float32
-    assert dtype_of("auto", torch.device("cuda")) == torch.bfloat16
+    can = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    assert dtype_of("auto", torch.device("cuda")) == (torch.bfloat16 if can else torch.float32)
     assert dtype_of("float64", torch.device("cuda")) == torch.float64
