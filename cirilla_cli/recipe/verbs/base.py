@@ -20,7 +20,7 @@ class Recipe(Section):
     """The scalars at the top of every recipe."""
 
     recipe: Literal[1]
-    """Version of the recipe language; always 1 for now."""
+    """Version of the recipe language; always 1."""
     extends: Texts = ()
     """Recipes this one builds on, merged left to right: files relative to this one, or built-in names (base/sft)."""
     name: Annotated[str, AfterValidator(_is_name)] | None = None
