@@ -1,6 +1,5 @@
 """Arguments and options that verbs share, each declared once."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -38,4 +37,3 @@ Fresh = Annotated[bool, typer.Option("--fresh", help="Start over instead of cont
 Resume = Annotated[
     bool, typer.Option("--resume", help="Insist on continuing: fail where there is nothing to continue.")
 ]
-File = Path

@@ -131,6 +131,7 @@ def train(job: Job, progress: Progress, *, restart: bool = False, insist: bool =
 def _train(job: Job, progress: Progress, *, restart: bool, insist: bool) -> TrainReport:
     if problem := device_problem(job.device):
         raise CirillaError(f"`device` is {job.device!r}: {problem}", hint="device=cpu, or leave it out")
+    _keep_base(job)
     if restart:
         forget(job.out)
     lock = check_same_run(job.out, job.resolved)
@@ -156,6 +157,17 @@ def _train(job: Job, progress: Progress, *, restart: bool, insist: bool) -> Trai
     if not (done and (job.out / "report.json").is_file()):
         write_json(job.out / "report.json", {key: value for key, value in report.__dict__.items() if key != "out"})
     return report
+
+
+def _keep_base(job: Job) -> None:
+    """Raises: CirillaError: the run would write over the model it starts from."""
+    if isinstance(job.model, CheckpointConfig):
+        base, out = Path(job.model.path).resolve(), job.out.resolve()
+        if base == out or out / "checkpoints" in base.parents:
+            raise CirillaError(
+                f"`out` is {str(job.out)!r}, where the model to start from lies: {job.model.path}",
+                hint="--out names another folder",
+            )
 
 
 def forget(out: Path) -> None:

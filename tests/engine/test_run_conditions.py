@@ -18,6 +18,7 @@ from cirilla_cli.engine.config import (
 )
 from cirilla_cli.engine.run import TrainReport, train
 from cirilla_cli.errors import CirillaError
+from cirilla_cli.model.config import CheckpointConfig
 from cirilla_cli.progress import Silent
 
 BATCH = {"batch_tokens": 256, "micro_batch_tokens": 128}
@@ -92,3 +93,14 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32(
     run(restart=True, train=lasting, optim=AdamWConfig(lr=1e-2))
     assert [loss for _, loss in tiny.curve(out)] != exact
     assert tiny.curve(out)[0][1] == pytest.approx(exact[0], rel=1e-2)
+
+
+def test_a_run_never_writes_over_the_model_it_starts_from(
+    run: Callable[..., TrainReport], out: Path, tiny: ModuleType, data: Path
+) -> None:
+    train(tiny.job("pretrain", out, data, train=TrainConfig(steps=2, **BATCH)), Silent())
+    before = sorted((path, path.stat().st_size) for path in out.rglob("*") if path.is_file())
+    again = tiny.job("pretrain", out, data, model=CheckpointConfig(path=str(out)), train=TrainConfig(steps=2, **BATCH))
+    with pytest.raises(CirillaError, match="where the model to start from lies"):
+        train(again, Silent(), restart=True)
+    assert sorted((path, path.stat().st_size) for path in out.rglob("*") if path.is_file()) == before
