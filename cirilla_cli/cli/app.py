@@ -4,6 +4,7 @@ Nothing heavy is imported here or by the modules of verbs: each imports what it 
 """
 
 import errno
+import gc
 import os
 import sys
 from typing import Annotated, Any, NoReturn
@@ -96,6 +97,8 @@ app.add_typer(recipes.app, name="recipe")
 def main() -> None:
     """Entry point: a `CirillaError` is one message and its exit status; anything else is a bug with its traceback."""
     as_json = "--json" in sys.argv
+    # Imports make much that stays: looking through it for garbage costs a tenth of a short command. Work turns it on.
+    gc.disable()
     try:
         # Typer prints usage errors itself only in its standalone mode; a machine gets them as it gets all others.
         _leave(app(standalone_mode=not as_json) or 0)

@@ -1,6 +1,7 @@
 """What reaches the terminal: progress and messages on stderr, results on stdout."""
 
 import contextlib
+import gc
 import json
 import sys
 import time
@@ -17,7 +18,8 @@ from cirilla_cli.units import show_bytes, show_count, show_seconds
 
 @contextlib.contextmanager
 def progress_for(*, quiet: bool, verbose: bool = False) -> Iterator[Progress]:
-    """A listener for a command: live where stderr is a terminal, a line now and then elsewhere."""
+    """A listener for a command that works: live where stderr is a terminal, a line now and then elsewhere."""
+    gc.enable()
     if quiet:
         yield Silent()
     elif sys.stderr.isatty() and not verbose:
