@@ -248,7 +248,8 @@ def _fill(
         tokenizer.save(folder)
     files = {file.name: {"bytes": file.stat().st_size, "sha256": hash_file(file)} for file in sorted(folder.iterdir())}
     for name in files:
-        with (folder / name).open("rb") as handle:
+        # Windows syncs only what is open for writing.
+        with (folder / name).open("r+b") as handle:
             os.fsync(handle.fileno())
     manifest = {"version": VERSION, "cirilla": __version__, "torch": torch.__version__, "files": files}
     write_json(folder / "MANIFEST.json", manifest)

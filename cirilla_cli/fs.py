@@ -100,7 +100,7 @@ def hash_path(path: Path) -> str:
         return hash_file(path)
     digest = hashlib.sha256()
     for file in sorted(p for p in path.rglob("*") if p.is_file()):
-        digest.update(f"{file.relative_to(path).as_posix()}\0{hash_file(file)}\n".encode())
+        digest.update(os.fsencode(f"{file.relative_to(path).as_posix()}\0{hash_file(file)}\n"))
     return digest.hexdigest()
 
 
@@ -114,14 +114,28 @@ def files_below(folder: Path) -> list[Path]:
     """Every file below ``folder``, in the order of their paths.
 
     Raises:
-        CirillaError: a folder in it cannot be read; `Path.rglob` would pass it over without a word.
+        CirillaError: a folder in it cannot be read (`Path.rglob` would pass it over without a word), or the name of a
+            file is not UTF-8, so that it could stand in no row and no report.
     """
 
     def refuse(error: OSError) -> None:
         raise CirillaError(f"{error.filename}: cannot be read: {error.strerror}")
 
     found = (Path(at) / name for at, _, names in os.walk(folder, onerror=refuse) for name in names)
-    return sorted(path for path in found if path.is_file())
+    files = sorted(path for path in found if path.is_file())
+    for path in files:
+        if not is_text(str(path)):
+            raise CirillaError(f"{str(path)!r}: the file's name is not UTF-8", hint="rename it")
+    return files
+
+
+def is_text(word: str) -> bool:
+    """Whether ``word`` can be written as UTF-8; bytes of a name or an argument that cannot come as half surrogates."""
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def newest(paths: Iterable[Path]) -> Path | None:

@@ -65,17 +65,31 @@ class Client:
         return self._ask("POST", url, check, json=body)
 
     def get_text(self, url: str) -> str | None:
-        """The text at ``url``, or None where the answer is not 200 (robots.txt)."""
-        try:
-            response = self._send("GET", url, {})
-        except requests.RequestException:
-            return None
-        return response.text if response.status_code == 200 else None
+        """The text at ``url``, or None where the host says that there is none for us (HTTP 400 to 499).
 
-    def _ask(self, method: str, url: str, check: Callable[[Any], float | None] | None, **kwargs: Any) -> Any:
+        Raises:
+            BotChallenge: the host wants a browser.
+            ServiceError: nobody knows: no answer, or a server that fails, within ``max_tries`` and ``patience_s``.
+        """
+        try:
+            text: str = self._ask("GET", url, None, lambda response: response.text)
+        except BadStatus as error:
+            if error.status >= 500:
+                raise
+            return None
+        return text
+
+    def _ask(
+        self,
+        method: str,
+        url: str,
+        check: Callable[[Any], float | None] | None,
+        read: Callable[[requests.Response], Any] = requests.Response.json,
+        **kwargs: Any,
+    ) -> Any:
         waited, why = 0.0, ""
         for attempt in range(self.max_tries):
-            wait, why, answer = self._once(method, url, check, kwargs)
+            wait, why, answer = self._once(method, url, check, read, kwargs)
             if wait is None:
                 return answer
             wait = wait or min(2.0**attempt, 60.0)
@@ -86,7 +100,12 @@ class Client:
         raise ServiceError(f"{url}: {why}; gave up after {attempt + 1} tries and {waited:.0f} s of waiting")
 
     def _once(
-        self, method: str, url: str, check: Callable[[Any], float | None] | None, kwargs: dict[str, Any]
+        self,
+        method: str,
+        url: str,
+        check: Callable[[Any], float | None] | None,
+        read: Callable[[requests.Response], Any],
+        kwargs: dict[str, Any],
     ) -> tuple[float | None, str, Any]:
         """(seconds to wait before the next try, or None when done; why; the answer). 0 seconds: back off."""
         try:
@@ -96,7 +115,7 @@ class Client:
                 return _retry_after(response), f"HTTP {response.status_code}", None
             if response.status_code >= 400:
                 raise BadStatus(url, response.status_code, response.text)
-            answer = response.json()
+            answer = read(response)
         except (requests.ConnectionError, requests.Timeout) as error:
             return 0.0, f"no answer ({type(error).__name__})", None
         except requests.exceptions.JSONDecodeError:

@@ -1,13 +1,12 @@
 """One door for every MODEL: a run, a checkpoint, a Hugging Face folder, or a name on the Hub."""
 
-import json
 from pathlib import Path
 
 import torch
 
 from cirilla_cli.checkpoint import Checkpoint, Loaded, load_checkpoint
 from cirilla_cli.errors import CirillaError
-from cirilla_cli.fs import newest, read_json
+from cirilla_cli.fs import newest, read_object
 from cirilla_cli.hub.names import is_hub_name
 from cirilla_cli.hub.read import read_folder
 from cirilla_cli.progress import Progress
@@ -73,12 +72,11 @@ def _preferred(folder: Path) -> Checkpoint | None:
     """What `index.json` calls the default, where that is complete."""
     path = folder / "index.json"
     try:
-        index = read_json(path) if path.is_file() else {}
-    except json.JSONDecodeError:
-        index = {}
-    entry = index.get(index.get("default", "last"))
-    # The best one may be told with its loss, the last one is a bare name.
-    name = f"step-{entry['step']:06d}" if isinstance(entry, dict) else entry
+        index = read_object(path) if path.is_file() else {}
+    except CirillaError:
+        # Damaged; the checkpoints themselves still say which is the newest.
+        return None
+    name = index.get(index.get("default", "last"))
     return Checkpoint.at(folder / name) if isinstance(name, str) else None
 
 

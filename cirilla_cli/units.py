@@ -49,14 +49,17 @@ def parse_fraction(value: Any) -> Any:
 
 
 def parse_span(value: Any) -> Any:
-    """A part of a run: ``"1%"`` stays a fraction (float), ``100`` or ``"2k"`` a number of steps (int)."""
-    if isinstance(value, str) and value.strip().endswith("%"):
-        return float(parse_fraction(value))
-    if isinstance(value, float):
-        if value > 1:
-            raise ValueError("must be a whole number of steps, or a share of the run such as 0.01 or 1%")
-        return value
-    return parse_count(value)
+    """A part of a run: ``"1%"`` and ``1.0`` are a share (float), ``1``, ``100`` and ``"2k"`` a number of steps (int).
+
+    Text means what it would mean without quotes: ``"1.0"`` is the whole run, ``"1"`` one step.
+    """
+    if isinstance(value, str):
+        match = _NUMBER.match(value)
+        as_share = match is not None and (match[2] == "%" or not (match[2] or re.fullmatch(r"[-+]?[\d_]+", match[1])))
+        value = parse_fraction(value) if as_share else parse_count(value)
+    if isinstance(value, float) and value > 1:
+        raise ValueError("must be a whole number of steps, or a share of the run such as 0.01 or 1%")
+    return value
 
 
 def _schema(kind: str, unit: str) -> WithJsonSchema:

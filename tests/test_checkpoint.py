@@ -1,5 +1,7 @@
 """Checkpoints are whole or not there, and nothing that happens to a write costs the last good one."""
 
+import os
+import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -145,6 +147,22 @@ def test_pruning_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
         "step-000004",
         "step-000005",
     ]
+
+
+def test_every_file_is_synced_by_a_handle_that_may_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows refuses to sync what is open for reading alone."""
+    fcntl = pytest.importorskip("fcntl")
+    synced, sync = {}, os.fsync
+
+    def note(handle: int) -> None:
+        sync(handle)
+        if stat.S_ISREG(os.fstat(handle).st_mode):
+            synced[os.fstat(handle).st_ino] = fcntl.fcntl(handle, fcntl.F_GETFL) & os.O_ACCMODE
+
+    monkeypatch.setattr(os, "fsync", note)
+    saved = save(tmp_path, 1)
+    assert {path.stat().st_ino for path in saved.path.iterdir()} <= synced.keys()
+    assert os.O_RDONLY not in synced.values()
 
 
 def test_steps_are_ordered_as_numbers(tmp_path: Path) -> None:

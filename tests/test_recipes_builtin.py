@@ -204,9 +204,10 @@ def test_a_copy_checks_and_what_is_shown_loads_again(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    name, verb = path.parent.name, "run" if path.stem == "pipeline" else path.stem
-    if name == "base" or not any((one["name"], one["verb"]) == (name, verb) for one in list_recipes()):
+    name = path.parent.name
+    if name == "base":
         return
+    (verb,) = (one["verb"] for one in list_recipes() if Path(one["path"]) == path)
     assert call("recipe", "copy", f"{name}/{path.stem}", "mine.yaml").out.startswith("mine.yaml\n")
     assert Path("mine.yaml").read_bytes() == path.read_bytes()
     checked = call("recipe", "check", "mine.yaml")
@@ -214,10 +215,54 @@ def test_a_copy_checks_and_what_is_shown_loads_again(
     shown = call("recipe", "show", f"{name}/{path.stem}")
     assert shown.code == 0
     Path("shown.yaml").write_text(shown.out, encoding="utf-8")
-    assert load_recipe("shown.yaml", verb).data == load_recipe(name, verb).data
+    assert load_recipe("shown.yaml", verb).data == load_recipe(f"{name}/{path.stem}", verb).data
     why = call("recipe", "show", f"{name}/{path.stem}", "--why").out
     assert f"{path.name}:" in why
     assert yaml.safe_load(why) == yaml.safe_load(shown.out)
+
+
+def test_every_file_is_listed_and_further_parts_stand_below_their_parent() -> None:
+    listed = list_recipes()
+    assert sorted(one["path"] for one in listed) == sorted(
+        map(str, set(ROOT.glob("*/*.yaml")) - set(ROOT.glob("base/*")))
+    )
+    rows = [(one["name"], one["verb"]) for one in listed]
+    for part, verb in (("quickstart/tasks", "synth"), ("witcher-16gb/corpus", "scrape")):
+        at = rows.index((part, verb))
+        assert rows[at - 1] == (part.partition("/")[0], "run")
+    printed = [line.split()[:2] for line in call("recipe", "list").out.splitlines()]
+    assert ["quickstart/tasks", "synth"] in printed
+
+
+def test_a_part_is_named_wherever_a_recipe_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    part = load_recipe("quickstart/tasks", "synth")
+    assert "a good recipe for `cirilla synth`" in call("recipe", "check", "quickstart/tasks").out
+    assert call("recipe", "diff", "quickstart/tasks", "quickstart/tasks").out == "no difference\n"
+    assert json.loads(call("synth", "quickstart/tasks", "--dry-run", "--json", "-q").out)["recipe"] == part.data
+    Path("mine.yaml").write_text("recipe: 1\nextends: quickstart/tasks\nname: mine\n", encoding="utf-8")
+    assert load_recipe("mine.yaml", "synth").data["synth"] == part.data["synth"]
+    Path("p.yaml").write_text(
+        "recipe: 1\nstages:\n  tasks: {verb: synth, recipe: quickstart/tasks}\n", encoding="utf-8"
+    )
+    (stage,) = resolve_stages(load_recipe("p.yaml", "run"))
+    assert stage.resolved.path == part.path
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (
+            "recipe show quickstart/taks",
+            "no built-in recipe is called `quickstart/taks`; did you mean `quickstart/tasks`",
+        ),
+        ("recipe check quickstart/tasks --verb sft", "this is a recipe for `cirilla synth`, not for `cirilla sft`"),
+        ("recipe show quickstart", "quickstart/pipeline, quickstart/tasks"),
+    ],
+)
+def test_a_part_that_is_not_meant_is_said(words: str, says: str) -> None:
+    done = call(*words.split())
+    assert (done.code, says in done.err) == (1, True), done
 
 
 def test_copying_a_pipeline_brings_the_recipes_it_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

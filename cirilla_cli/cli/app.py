@@ -5,6 +5,7 @@ Nothing heavy is imported here or by the modules of verbs: each imports what it 
 
 import errno
 import gc
+import io
 import os
 import sys
 from typing import Annotated, Any, NoReturn
@@ -14,8 +15,8 @@ from typer.core import TyperGroup
 
 from cirilla_cli import __version__
 from cirilla_cli.cli import data, project, recipes, train, use
-from cirilla_cli.errors import CirillaError, UsageError
-from cirilla_cli.fs import NO_ROOM
+from cirilla_cli.errors import CirillaError, UsageError, Where
+from cirilla_cli.fs import NO_ROOM, is_text
 
 _WRONG_CALL: type[Exception] = typer.BadParameter.__mro__[1]
 """What Typer raises for an unknown flag or a value of the wrong type; its own name is not public."""
@@ -99,7 +100,11 @@ def main() -> None:
     as_json = "--json" in sys.argv
     # Imports make much that stays: looking through it for garbage costs a tenth of a short command. Work turns it on.
     gc.disable()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Names of files may hold bytes that are not text: shown as escapes, as they are on standard error.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
+        _check_text(sys.argv[1:])
         # Typer prints usage errors itself only in its standalone mode; a machine gets them as it gets all others.
         _leave(app(standalone_mode=not as_json) or 0)
     except CirillaError as error:
@@ -111,6 +116,20 @@ def main() -> None:
         if error.errno not in _REFUSED:
             raise
         _refuse(CirillaError(f"{error.filename or 'the system'}: {error.strerror}"), as_json)
+
+
+def _check_text(words: list[str]) -> None:
+    """Raises: CirillaError: naming each argument that is not text, which no recipe, row or prompt can hold."""
+    wheres = []
+    for number, word in enumerate(words):
+        if not is_text(word):
+            # `--key=value` and `key=value` name themselves, a value may follow its flag, all others are counted.
+            before = words[number - 1] if number and words[number - 1].startswith("-") else f"argument {number + 1}"
+            wheres.append(Where(key=word.partition("=")[0] if "=" in word else before, expected="UTF-8 text"))
+    if wheres:
+        # The values are not repeated: one may be a key to a service.
+        lines = [f"`{where.key}` holds bytes that are not UTF-8 text" for where in wheres]
+        raise CirillaError("\n".join(lines), hint="the terminal or the script may use another encoding", where=wheres)
 
 
 def _refuse(error: CirillaError, as_json: bool) -> NoReturn:

@@ -73,8 +73,22 @@ def tokenize(resolved: Resolved, progress: Progress, control: Control) -> Any:
 
 def train(resolved: Resolved, progress: Progress, control: Control) -> Any:
     """A run directory at the recipe's `out`."""
-    from cirilla_cli.engine.run import Job
     from cirilla_cli.engine.run import train as area
+
+    with enough_memory():
+        return area(_job(resolved), progress, restart=control.fresh, insist=control.resume)
+
+
+def plan(resolved: Resolved, progress: Progress, control: Control) -> Any:
+    """What `train` would do, and what it would refuse; nothing is written."""
+    from cirilla_cli.engine.run import plan as area
+
+    with enough_memory():
+        return area(_job(resolved), progress, restart=control.fresh, insist=control.resume)
+
+
+def _job(resolved: Resolved) -> Any:
+    from cirilla_cli.engine.run import Job
     from cirilla_cli.recipe.explain import show
 
     recipe: Any = resolved.recipe
@@ -83,12 +97,10 @@ def train(resolved: Resolved, progress: Progress, control: Control) -> Any:
         "eval", "log", "seed", "device",
     )  # fmt: skip
     texts = {"recipe.yaml": resolved.path.read_text(encoding="utf-8"), "resolved.yaml": show(resolved)}
-    job = Job(
+    return Job(
         verb=resolved.verb, out=Path(resolved.out), resolved=resolved.data, texts=texts,
         **{name: getattr(recipe, name) for name in sections},
     )  # fmt: skip
-    with enough_memory():
-        return area(job, progress, restart=control.fresh, insist=control.resume)
 
 
 @contextlib.contextmanager

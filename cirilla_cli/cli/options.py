@@ -1,6 +1,10 @@
-"""Arguments and options that verbs share, each declared once."""
+"""Arguments and options that verbs share, each declared once, and how a verb takes several of them as a group."""
 
-from typing import Annotated
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Annotated, Any
 
 import typer
 
@@ -21,19 +25,79 @@ ModelWords = Annotated[
         show_default=False,
     ),
 ]
-Out = Annotated[
-    str | None, typer.Option("--out", "-o", metavar="PATH", help="Where the result goes; the same as out=PATH.")
-]
-Device = Annotated[
-    str | None, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda or mps; the same as device=NAME.")
-]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, also when it fails.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
-Verbose = Annotated[
-    bool, typer.Option("--verbose", "-v", help="Say more: every line of progress, tracebacks of bugs in full.")
-]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, show the resolved recipe, and stop.")]
-Fresh = Annotated[bool, typer.Option("--fresh", help="Start over instead of continuing what is there.")]
-Resume = Annotated[
-    bool, typer.Option("--resume", help="Insist on continuing: fail where there is nothing to continue.")
-]
+
+
+def option(*names: str, default: Any = None, **shown: Any) -> Any:
+    """A field of a group of options: its names on the command line, and how the help shows it."""
+    return field(default=default, metadata={"typer": typer.Option(default, *names, **shown)})
+
+
+@dataclass(frozen=True)
+class Flags:
+    """The options that most verbs share."""
+
+    out: str | None = option("--out", "-o", metavar="PATH", help="Where the result goes; the same as out=PATH.")
+    device: str | None = option("--device", metavar="NAME", help="auto, cpu, cuda or mps; the same as device=NAME.")
+    json: Json = False
+    quiet: bool = option("--quiet", "-q", default=False, help="No progress on stderr.")
+    verbose: bool = option(
+        "--verbose",
+        "-v",
+        default=False,
+        help="A line for every step of progress; default: a live bar, or a line in 10 s.",
+    )
+    dry_run: DryRun = False
+    fresh: bool = option("--fresh", default=False, help="Start over instead of continuing what is there.")
+    resume: bool = option(
+        "--resume", default=False, help="Insist on continuing: fail where there is nothing to continue."
+    )
+
+
+_EVERYWHERE = frozenset({"json", "quiet", "verbose", "dry_run"})
+
+
+@dataclass(frozen=True)
+class Group:
+    """Options of one verb that belong together; None leaves a value to the recipe."""
+
+    def given(self) -> dict[str, Any]:
+        """What the call gave, by name."""
+        return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None}
+
+
+def takes(*flags: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Makes a command of a function: of each parameter that is a dataclass, the fields become the command's options.
+
+    Args:
+        flags: the fields of `Flags` that the verb takes besides those that all take.
+    """
+
+    def decorate(verb: Callable[..., None]) -> Callable[..., None]:
+        groups: dict[str, tuple[Any, list[str]]] = {}
+        options: list[inspect.Parameter] = []
+        for parameter in inspect.signature(verb).parameters.values():
+            group = parameter.annotation
+            if not is_dataclass(group):
+                options.append(parameter.replace(kind=parameter.KEYWORD_ONLY))
+                continue
+            taken = [f for f in fields(group) if group is not Flags or f.name in _EVERYWHERE.union(flags)]
+            groups[parameter.name] = group, [f.name for f in taken]
+            options += [
+                inspect.Parameter(
+                    f.name, parameter.KEYWORD_ONLY, default=f.metadata.get("typer", f.default), annotation=f.type
+                )
+                for f in taken
+            ]
+
+        @functools.wraps(verb)
+        def command(**given: Any) -> None:
+            for name, (group, names) in groups.items():
+                given[name] = group(**{option: given.pop(option) for option in names})
+            verb(**given)
+
+        command.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
+        return command
+
+    return decorate

@@ -16,8 +16,9 @@ from pydantic import BaseModel
 from cirilla_cli import __version__
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.fs import hash_json, hash_path, read_json, write_json
-from cirilla_cli.progress import Progress
+from cirilla_cli.progress import Progress, Silent
 from cirilla_cli.recipe.load import Resolved, load_recipe
+from cirilla_cli.recipe.schema import TRAIN_VERBS
 from cirilla_cli.recipe.tree import Origin
 
 _REFERENCE = re.compile(r"\{([\w-]+)\}")
@@ -143,7 +144,7 @@ def _needs(name: str, stage: Any) -> tuple[str, ...]:
 
 def run_pipeline(pipeline: Resolved, progress: Progress, *, fresh: bool) -> PipelineReport:
     """Run what is not up to date; interrupted stages continue."""
-    from cirilla_cli.cli.execute import RUNNERS, Control, forget
+    from cirilla_cli.cli.execute import RUNNERS, Control, forget, plan
 
     started = time.perf_counter()
     stages = resolve_stages(pipeline)
@@ -160,6 +161,9 @@ def run_pipeline(pipeline: Resolved, progress: Progress, *, fresh: bool) -> Pipe
         progress.say(f"[{number}/{len(stages)}] {stage.name}")
         begun = time.perf_counter()
         if fresh or before.get("hash", key) != key:
+            if stage.verb in TRAIN_VERBS and out.is_dir():
+                # What would refuse the new run must not cost the earlier one.
+                plan(stage.resolved, Silent(), Control(fresh=True))
             # First the mark, then what it vouched for: killed in between, the stage does not continue
             # another recipe's work.
             (out / MARK).unlink(missing_ok=True)

@@ -1,43 +1,43 @@
 """`cirilla run`, `init`, `runs`: whole pipelines, new projects, and what lies under runs/."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cirilla_cli.cli.options import DryRun, Fresh, Json, Out, Quiet, Verbose, Words
+from cirilla_cli.cli.options import DryRun, Flags, Group, Json, Words, option, takes
 
 
-def run(
-    words: Words = None,
-    out: Out = None,
-    json_: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-    dry_run: DryRun = False,
-    fresh: Fresh = False,
-) -> None:
+@takes("out", "fresh")
+def run(words: Words = None, *, flags: Flags) -> None:
     """Run a pipeline: every stage that is not up to date; interrupted ones continue.
 
     Example: cirilla run quickstart
     """
     from cirilla_cli.cli.running import run_verb
-    from cirilla_cli.cli.verbs import Flags
 
-    run_verb(words or [], Flags(out=out, json=json_, quiet=quiet, verbose=verbose, dry_run=dry_run, fresh=fresh))
+    run_verb(words or [], flags)
 
 
+@dataclass(frozen=True)
+class Plan(Group):
+    """What a project is made from, and for which machine."""
+
+    wiki: str | None = option("--wiki", metavar="URL", help="A MediaWiki's address or api.php.")
+    dump: Path | None = option("--dump", metavar="FILE", help="A MediaWiki XML export.")
+    files: Path | None = option("--files", metavar="DIR", help="A folder of text files.")
+    budget: str = option(
+        "--budget", metavar="CARD[,TIME]", default="cpu", help="cpu, or memory and time such as 16GiB,8h."
+    )
+    contact: str | None = option("--contact", metavar="MAIL", help="Who a wiki can write to (with --wiki).")
+
+
+@takes()
 def init(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Folder to make; also the name of the runs.")],
-    wiki: Annotated[str | None, typer.Option("--wiki", metavar="URL", help="A MediaWiki's address or api.php.")] = None,
-    dump: Annotated[Path | None, typer.Option("--dump", metavar="FILE", help="A MediaWiki XML export.")] = None,
-    files: Annotated[Path | None, typer.Option("--files", metavar="DIR", help="A folder of text files.")] = None,
-    budget: Annotated[
-        str, typer.Option("--budget", metavar="CARD[,TIME]", help="cpu, or memory and time such as 16GiB,8h.")
-    ] = "cpu",
-    contact: Annotated[
-        str | None, typer.Option("--contact", metavar="MAIL", help="Who a wiki can write to (with --wiki).")
-    ] = None,
+    *,
+    plan: Plan,
     json_: Json = False,
 ) -> None:
     """A folder with a pipeline and its recipes, ready to run.
@@ -46,7 +46,7 @@ def init(
     """
     from cirilla_cli.cli.starting import init_project
 
-    init_project(name, wiki=wiki, dump=dump, files=files, budget=budget, contact=contact, as_json=json_)
+    init_project(name, **vars(plan), as_json=json_)
 
 
 def runs(

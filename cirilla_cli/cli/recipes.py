@@ -13,7 +13,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )  # fmt: skip
 
-Name = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or NAME/VERB or NAME of a built-in one.")]
+Name = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A recipe file, or a built-in one: NAME, NAME/VERB or NAME/PART.")
+]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides.", show_default=False)]
 Verb = Annotated[
     str | None, typer.Option("--verb", metavar="VERB", help="Which verb it is for, where the file does not say.")

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cirilla_cli.cli.options import Flags
 from cirilla_cli.cli.pipeline import PipelineReport, Stage, resolve_stages, run_pipeline
 from cirilla_cli.cli.places import check_out
 from cirilla_cli.cli.render import progress_for, show_json
-from cirilla_cli.cli.verbs import Flags
 from cirilla_cli.cli.words import read_words
 from cirilla_cli.data.jsonl import Complaints, read_rows
 from cirilla_cli.errors import CirillaError

@@ -2,39 +2,19 @@
 
 from collections.abc import Callable
 
-from cirilla_cli.cli.options import Device, DryRun, Fresh, Json, Out, Quiet, Resume, Verbose, Words
+from cirilla_cli.cli.options import Flags, Words, takes
 
 
 def _command(verb: str, about: str) -> Callable[..., None]:
     """A training verb: all of them take the same words and options."""
 
-    def command(
-        words: Words = None,
-        out: Out = None,
-        device: Device = None,
-        json_: Json = False,
-        quiet: Quiet = False,
-        verbose: Verbose = False,
-        dry_run: DryRun = False,
-        fresh: Fresh = False,
-        resume: Resume = False,
-    ) -> None:
-        from cirilla_cli.cli.verbs import Flags, train_verb
+    def command(words: Words = None, *, flags: Flags) -> None:
+        from cirilla_cli.cli.verbs import train_verb
 
-        flags = Flags(
-            out=out,
-            device=device,
-            json=json_,
-            quiet=quiet,
-            verbose=verbose,
-            dry_run=dry_run,
-            fresh=fresh,
-            resume=resume,
-        )
         train_verb(verb, words or [], flags)
 
     command.__doc__ = about
-    return command
+    return takes("out", "device", "fresh", "resume")(command)
 
 
 pretrain = _command(

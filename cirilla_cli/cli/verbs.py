@@ -3,30 +3,17 @@
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
+from cirilla_cli.cli.options import Flags
 from cirilla_cli.cli.places import check_out
 from cirilla_cli.cli.render import plain, progress_for, show_json
 from cirilla_cli.cli.words import Reading, read_words
 from cirilla_cli.errors import CirillaError, UsageError, Where
 from cirilla_cli.recipe.load import Resolved, load_recipe
 from cirilla_cli.units import show_bytes, show_count, show_seconds
-
-
-@dataclass(frozen=True)
-class Flags:
-    """The options that most verbs share."""
-
-    out: str | None = None
-    device: str | None = None
-    json: bool = False
-    quiet: bool = False
-    verbose: bool = False
-    dry_run: bool = False
-    fresh: bool = False
-    resume: bool = False
 
 
 def _value(value: Any) -> str:
@@ -199,10 +186,7 @@ def train_verb(verb: str, words: Sequence[str], flags: Flags) -> None:
     reading = read_words(words, verb)
     extra: dict[str, Any] = {}
     if verb == "pretrain":
-        # The built-in recipe's one source is called wiki; a call's first input takes its place.
-        names = [_name(path) for path in reading.inputs]
-        if reading.recipe is None and names:
-            names[0] = "wiki"
+        names = _names(reading)
         extra |= {f"data.sources.{name}.path": path for name, path in zip(names, reading.inputs, strict=True)}
     elif reading.inputs:
         extra["data.path"] = reading.inputs
@@ -212,15 +196,42 @@ def train_verb(verb: str, words: Sequence[str], flags: Flags) -> None:
         extra = {**training_inputs(verb, reading), **extra}
     resolved = _resolve(verb, reading, "quickstart", extra, flags)
     if flags.dry_run:
-        _shown(resolved, flags)
+        _planned(resolved, flags)
         return
     report = _run(resolved, flags)
     _finish(resolved, report, flags, _trained(report))
 
 
-def _name(path: str) -> str:
-    """A source's name, from its path."""
-    return "".join(c if c.isalnum() or c in "_-" else "_" for c in Path(path).stem) or "text"
+def _planned(resolved: Resolved, flags: Flags) -> None:
+    """The recipe and, as comments under it, what training it would do.
+
+    Raises:
+        CirillaError: the run would be refused; the recipe has been shown by then, except under `--json`.
+    """
+    from cirilla_cli.cli.execute import Control, plan
+
+    if not flags.json:
+        _shown(resolved, flags)
+    with progress_for(quiet=flags.quiet or flags.json, verbose=flags.verbose) as progress:
+        planned = plan(resolved, progress, Control(flags.fresh, flags.resume))
+    if flags.json:
+        show_json({"recipe": resolved.data, "hash": resolved.hash, "plan": plain(planned)})
+        return
+    print("".join(f"# {line}\n" for line in planned.lines()), end="")
+
+
+def _names(reading: Reading) -> list[str]:
+    """A name for each input as a source, from its path; no two are the same.
+
+    The built-in recipe's one source is called wiki: without a recipe, a call's first input takes its place.
+    """
+    names: list[str] = []
+    for path in reading.inputs:
+        own = "".join(c if c.isalnum() or c in "_-" else "_" for c in Path(path).stem) or "text"
+        name = own if reading.recipe or names else "wiki"
+        more = (f"{name}_{i}" for i in count(2))
+        names.append(next(free for free in chain([name], more) if free not in names))
+    return names
 
 
 def _trained(report: Any) -> str:

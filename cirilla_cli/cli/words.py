@@ -8,7 +8,6 @@ from pathlib import Path
 
 from cirilla_cli.errors import CirillaError
 
-_HUB = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
 _KEY = re.compile(r"^[A-Za-z_][\w.\-]*=")
 
 
@@ -28,6 +27,7 @@ def read_words(words: Sequence[str], verb: str) -> Reading:
     Raises:
         CirillaError: a word is nothing known (with what was tried), or two recipes are named.
     """
+    from cirilla_cli.hub.names import is_hub_name
     from cirilla_cli.recipe import builtin
 
     reading, unknown = Reading(), []
@@ -38,7 +38,7 @@ def read_words(words: Sequence[str], verb: str) -> Reading:
             _take_path(word, reading)
         elif word.endswith((".yaml", ".yml")) or (not _exists(word) and builtin.has(word, verb)):
             _take_recipe(word, reading)
-        elif _exists(word) or _HUB.match(word):
+        elif _exists(word) or is_hub_name(word):
             reading.inputs.append(word)
         else:
             unknown.append(_tried(word, verb))

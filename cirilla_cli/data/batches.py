@@ -271,7 +271,7 @@ class Preferences:
         self._bins = _Bins(self._train.lengths, cut)
         self._val_bins = pack(self._val.lengths, cut.context_length)
         self.rows_per_epoch = len(self._bins.bins)
-        self.dropped = self._train.dropped
+        self.truncated, self.dropped = self._train.truncated, self._train.dropped
         self.n_pairs, self.n_val_pairs = len(self._train.lengths), len(self._val.lengths)
         self._reference = np.full((self.n_pairs, 2), np.nan, dtype=np.float32)
         self._val_reference = np.full((self.n_val_pairs, 2), np.nan, dtype=np.float32)
@@ -328,13 +328,14 @@ class _Pairs:
         self._shards, self._context = shards, context_length
         self._items: list[tuple[int, int]] = []
         self.lengths: list[int] = []
-        self.dropped = 0
+        self.truncated = self.dropped = 0
         for s, shard in enumerate(shards):
             for i in range(0, shard.n_documents - 1, 2):
                 parts = [self._cut(shard, i), self._cut(shard, i + 1)]
                 if any(not counted[1:].any() for _, counted in parts):
                     self.dropped += 1
                     continue
+                self.truncated += not self._fits(shard, i)
                 self._items.append((s, i))
                 self.lengths.append(sum(len(ids) - 1 for ids, _ in parts))
 
@@ -344,6 +345,9 @@ class _Pairs:
         return [self._cut(self._shards[s], i), self._cut(self._shards[s], i + 1)]
 
     def _cut(self, shard: TokenShards, i: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        fits = int(shard.lengths[i | 1] + shard.lengths[i & ~1]) - 2 <= self._context
-        most = int(shard.lengths[i]) if fits else self._context // 2 + 1
+        most = int(shard.lengths[i]) if self._fits(shard, i) else self._context // 2 + 1
         return shard.document(i)[:most].astype(np.int64), shard.counted(i)[:most]
+
+    def _fits(self, shard: TokenShards, i: int) -> bool:
+        """Whether the pair that document ``i`` belongs to stands in one row uncut."""
+        return int(shard.lengths[i | 1] + shard.lengths[i & ~1]) - 2 <= self._context

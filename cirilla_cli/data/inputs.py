@@ -29,7 +29,7 @@ def read_inputs(paths: Iterable[Path]) -> Iterator[Document | Sample]:
     """
     complaints = Complaints()
     for path in paths:
-        for file in _files(path):
+        for file in input_files(path):
             if file.suffix.lower() in TEXT_SUFFIXES:
                 document = _read_text(file, complaints)
                 if document is not None:
@@ -42,7 +42,12 @@ def read_inputs(paths: Iterable[Path]) -> Iterator[Document | Sample]:
     complaints.raise_if_any()
 
 
-def _files(path: Path) -> Iterator[Path]:
+def input_files(path: Path) -> Iterator[Path]:
+    """The files that `read_inputs` reads for one path.
+
+    Raises:
+        CirillaError: there are none.
+    """
     if path == STDIO or path.is_file():
         yield path
         return

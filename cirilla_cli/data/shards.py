@@ -4,10 +4,14 @@ rows --encode--> {split}-00000.bin   little-endian ids, header-less
                  {split}-00000.idx.npy   uint64 document ends
                  {split}-00000.mask   one byte a token, for chats and preferences
                  index.json   written last: its existence means the rest is whole
+
+Every file is hashed once, when it is written, and `index.json` keeps the hashes. Opening shards compares sizes alone:
+reading gigabytes at each start would cost more than it finds. A run that goes on reads those files again whose size
+or time of change is not what it was when the run began, and only those (`ShardIndex.altered`).
 """
 
 import bisect
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -16,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cirilla_cli.errors import CirillaError
-from cirilla_cli.fs import atomic_write, hash_file, read_object
+from cirilla_cli.fs import atomic_write, hash_file, hash_json, read_object
 
 VERSION = 1
 Kind = Literal["text", "chat", "preference"]
@@ -39,6 +43,26 @@ class ShardInfo:
     trained: int
     documents: int
     sha256: str
+    """Of the ids."""
+    ends_sha256: str | None = None
+    """Of the document ends; None in indexes that were written before these were recorded."""
+    mask_sha256: str | None = None
+    """Of the mask; None where every token is trained on."""
+
+    @property
+    def ends(self) -> str:
+        """The file of document ends."""
+        return f"{self.file[:-4]}.idx.npy"
+
+    @property
+    def mask(self) -> str:
+        """The file that says which tokens are trained on, where there is one."""
+        return f"{self.file[:-4]}.mask"
+
+    def hashes(self) -> Iterator[tuple[str, str]]:
+        """Each file that was hashed, and its SHA-256."""
+        recorded = (self.file, self.sha256), (self.ends, self.ends_sha256), (self.mask, self.mask_sha256)
+        return ((name, digest) for name, digest in recorded if digest is not None)
 
 
 def write_shard(folder: Path, name: str, documents: Sequence[Encoded], vocab_size: int) -> ShardInfo:
@@ -46,7 +70,7 @@ def write_shard(folder: Path, name: str, documents: Sequence[Encoded], vocab_siz
     kind = np.dtype("<u2") if vocab_size <= 65_536 else np.dtype("<u4")
     ids = np.concatenate([np.asarray(d.ids, dtype=kind) for d in documents]) if documents else np.zeros(0, kind)
     masks = [d.trained for d in documents]
-    trained = len(ids)
+    trained, mask_sha256 = len(ids), None
     with atomic_write(folder / f"{name}.bin") as file:
         file.write(ids.tobytes())
     with atomic_write(folder / f"{name}.idx.npy") as file:
@@ -61,7 +85,11 @@ def write_shard(folder: Path, name: str, documents: Sequence[Encoded], vocab_siz
         trained = int(flat.sum())
         with atomic_write(folder / f"{name}.mask") as file:
             file.write(flat.tobytes())
-    return ShardInfo(f"{name}.bin", len(ids), trained, len(documents), hash_file(folder / f"{name}.bin"))
+        mask_sha256 = hash_file(folder / f"{name}.mask")
+    return ShardInfo(
+        f"{name}.bin", len(ids), trained, len(documents), hash_file(folder / f"{name}.bin"),
+        hash_file(folder / f"{name}.idx.npy"), mask_sha256,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +109,34 @@ class ShardIndex:
         """As plain JSON."""
         return asdict(self)
 
+    def fingerprint(self) -> str:
+        """SHA-256 of what the shards hold: their hashes and the tokenizer's, not where the rows came from."""
+        splits = {name: [asdict(info) for info in infos] for name, infos in self.splits.items()}
+        return hash_json([self.kind, self.dtype, self.vocab_size, self.tokenizer_hash, splits])
+
+    def stamps(self, folder: Path) -> dict[str, list[int]]:
+        """Size and time of change, in nanoseconds, of every file of the shards in ``folder``."""
+        return {name: _stamp(folder / name) for name, _ in self._hashes()}
+
+    def altered(self, folder: Path, stamps: Mapping[str, Any]) -> list[Path]:
+        """Files whose bytes are not those recorded; only those whose stamp differs from ``stamps`` are read.
+
+        What keeps size and time of change while it changes is not noticed; copying or touching costs one reading.
+        """
+        suspects = [
+            (folder / name, digest) for name, digest in self._hashes() if _stamp(folder / name) != stamps.get(name)
+        ]
+        return [path for path, digest in suspects if hash_file(path) != digest]
+
+    def _hashes(self) -> Iterator[tuple[str, str]]:
+        return (pair for infos in self.splits.values() for info in infos for pair in info.hashes())
+
     @classmethod
     def read(cls, folder: Path) -> Self:
         """The index of a folder.
 
         Raises:
-            CirillaError: there is none, or another version wrote it.
+            CirillaError: there is none, it is damaged, or another version wrote it.
         """
         path = folder / "index.json"
         if not path.is_file():
@@ -97,8 +147,11 @@ class ShardIndex:
         data = read_object(path)
         if data.get("version") != VERSION:
             raise CirillaError(f"{path}: shard format version {data.get('version')}, this program reads {VERSION}")
-        splits = {name: [ShardInfo(**shard) for shard in shards] for name, shards in data["splits"].items()}
-        return cls(**{**data, "splits": splits})
+        try:
+            splits = {name: [ShardInfo(**shard) for shard in shards] for name, shards in data["splits"].items()}
+            return cls(**{**data, "splits": splits})
+        except (AttributeError, KeyError, TypeError):
+            raise _damaged(f"{path}: keys are missing or strange") from None
 
 
 class TokenShards:
@@ -109,11 +162,9 @@ class TokenShards:
         self.folder, self.split = folder, split
         infos = self.index.splits.get(split, [])
         self._ids = [_map(folder / info.file, np.dtype(self.index.dtype), info) for info in infos]
-        self._ends = [_ends(folder / f"{info.file[:-4]}.idx.npy", info) for info in infos]
-        masks = [folder / f"{info.file[:-4]}.mask" for info in infos]
+        self._ends = [_ends(folder / info.ends, info) for info in infos]
         self._masks = [
-            _map(mask, np.dtype(np.uint8), info) if mask.is_file() or info.trained < info.tokens else None
-            for mask, info in zip(masks, infos, strict=True)
+            _map(folder / info.mask, np.dtype(np.uint8), info) if _masked(folder, info) else None for info in infos
         ]
         self._first = np.cumsum([0, *(info.documents for info in infos)]).tolist()
         self.n_documents = self._first[-1]
@@ -160,6 +211,21 @@ class TokenShards:
         local = i - self._first[shard]
         ends = self._ends[shard]
         return shard, slice(int(ends[local - 1]) if local else 0, int(ends[local]))
+
+
+def _stamp(path: Path) -> list[int]:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        raise _damaged(f"{path}: missing") from None
+    return [found.st_size, found.st_mtime_ns]
+
+
+def _masked(folder: Path, info: ShardInfo) -> bool:
+    """Whether a shard has a mask: as its index recorded it, so that a stray file is none."""
+    if info.ends_sha256 is None:
+        return (folder / info.mask).is_file() or info.trained < info.tokens
+    return info.mask_sha256 is not None
 
 
 def _ends(path: Path, info: ShardInfo) -> NDArray[np.uint64]:

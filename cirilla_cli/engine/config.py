@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from cirilla_cli.engine.objectives.dpo import DPO
 
 
+LOGITS_BYTES = 268_435_456
+"""Most memory for logits at once where nothing else is said."""
+
+
 class CrossEntropyConfig(Section):
     """Cross-entropy of the next token: pretraining, and fine-tuning where the data says which tokens count."""
 
@@ -24,12 +28,12 @@ class CrossEntropyConfig(Section):
     z_loss: NonNegativeFloat = 0.0
     """Weight of the squared log-partition, 1e-4 keeps logits from drifting (arXiv:2204.02311, section 5)."""
 
-    def build(self) -> "CrossEntropy":
+    def build(self, *, logits_bytes: int = LOGITS_BYTES) -> "CrossEntropy":
         """The objective, with these settings: cross-entropy of the next token."""
 
         from cirilla_cli.engine.objectives.cross_entropy import CrossEntropy
 
-        return CrossEntropy(self)
+        return CrossEntropy(self, logits_bytes=logits_bytes)
 
 
 class DPOConfig(Section):
@@ -43,12 +47,12 @@ class DPOConfig(Section):
     sft_weight: NonNegativeFloat = 0.0
     """Weight of the chosen answers' cross-entropy per token, which keeps them from becoming less likely too."""
 
-    def build(self) -> "DPO":
+    def build(self, *, logits_bytes: int = LOGITS_BYTES) -> "DPO":
         """The objective, with these settings: direct preference optimization."""
 
         from cirilla_cli.engine.objectives.dpo import DPO
 
-        return DPO(self)
+        return DPO(self, logits_bytes=logits_bytes)
 
 
 ObjectiveSection = Annotated[CrossEntropyConfig | DPOConfig, Field(discriminator="kind")]
@@ -109,11 +113,11 @@ class _Schedule(Section):
 
 
 class CosineConfig(_Schedule):
-    """Rise, then half a cosine down to `min_frac` at the last step."""
+    """Rise, then half a cosine down towards `min_frac`, which the step after the last would have."""
 
     kind: Literal["cosine"] = "cosine"
     min_frac: Fraction = 0.1
-    """Share of the peak left at the end."""
+    """Share of the peak that the curve ends in, so that the last step still learns where it is 0."""
 
 
 class WSDConfig(_Schedule):
@@ -125,7 +129,7 @@ class WSDConfig(_Schedule):
     shape: Literal["linear", "sqrt"] = "linear"
     """Straight down, or 1 - sqrt(t), which falls faster at first."""
     min_frac: Fraction = 0.0
-    """Share of the peak left at the end."""
+    """Share of the peak that the decay ends in, at the step after the last, so that the last step still learns."""
 
 
 class ConstantConfig(_Schedule):
@@ -158,7 +162,8 @@ class TrainConfig(Section):
     batch_tokens: PositiveCount = 32768
     """Tokens of one optimizer step, rounded down to whole rows of the context length (one at least)."""
     micro_batch_tokens: PositiveCount | None = None
-    """Tokens of one forward pass; null for the whole batch. The gradient does not depend on it."""
+    """Tokens of one forward pass; null for the whole batch. Without dropout the gradient does not depend on it, apart
+    from rounding; with dropout each pass draws its own masks."""
     max_grad_norm: PositiveFloat | None = 1.0
     """Longer gradients are scaled down to this; null leaves them."""
     max_epochs: PositiveFloat | None = None
@@ -184,7 +189,7 @@ class PrecisionConfig(Section):
 class MemoryConfig(Section):
     """What is traded for memory."""
 
-    logits_bytes: Bytes = 268_435_456
+    logits_bytes: Bytes = LOGITS_BYTES
     """Most memory for logits at once; the loss is computed in chunks of this size."""
 
 

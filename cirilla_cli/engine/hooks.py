@@ -48,8 +48,6 @@ class Evaluate(Quiet):
     """Validation terms under names that begin with ``val_``; ``val_loss`` is the plain loss, without smoothing."""
 
     config: EvaluationConfig
-    main: str
-    """The term that is the loss of this objective: nll or dpo."""
 
     def on_start(self, trainer: Trainer) -> None:
         """Measure the model as it comes in, once."""
@@ -62,13 +60,12 @@ class Evaluate(Quiet):
             return
         values = self._measure(trainer)
         metrics.update({f"val_{name}": value for name, value in values.items()})
-        if self.main not in values:
+        if trainer.objective.main not in values:
             return
-        loss, state = values[self.main], trainer.state
+        loss, state = values[trainer.objective.main], trainer.state
         metrics["val_loss"] = loss
-        state.evaluations_without_gain += 1
         if state.best_loss is None or loss < state.best_loss:
-            state.best_loss, state.best_step, state.evaluations_without_gain = loss, state.step, 0
+            state.best_loss, state.best_step = loss, state.step
             metrics["best"] = True
 
     def _measure(self, trainer: Trainer) -> dict[str, float]:

@@ -1,119 +1,28 @@
-"""Builds what a training recipe says, then fits: pretrain, sft and dpo alike.
+"""What the command line asks of the engine: train a job, say what training it would do, forget a run."""
 
-Job --tokenizer, shards--> BatchSource --+
-Job --fresh, loaded or resumed--> Decoder, optimizer, state --+--> Trainer.fit --> run directory
-"""
-
-import math
-import shutil
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
-
-from cirilla_cli.checkpoint import Checkpoint, Loaded, newest_sound, no_room
-from cirilla_cli.compat import device_problem, pick_device
-from cirilla_cli.data.batches import BatchSource, Conversations, Cut, Mix, PackedText, Preferences
-from cirilla_cli.data.config import (
-    ConversationsConfig,
-    DataSection,
-    PackedTextConfig,
-    PreferencesConfig,
-    TextSourceConfig,
-    TokenizerSection,
-)
-from cirilla_cli.data.tokenizer import Tokenizer
-from cirilla_cli.engine.config import (
-    CheckpointingConfig,
-    CrossEntropyConfig,
-    DPOConfig,
-    EvaluationConfig,
-    LogConfig,
-    MemoryConfig,
-    ObjectiveSection,
-    OptimSection,
-    PrecisionConfig,
-    ScheduleSection,
-    TrainConfig,
-    WSDConfig,
-)
-from cirilla_cli.engine.hooks import (
-    Evaluate,
-    Log,
-    SaveCheckpoints,
-    ShowProgress,
-    ShowSamples,
-    StopEarly,
-    TensorBoard,
-    order,
-)
+from cirilla_cli.checkpoint import newest_sound, no_room
+from cirilla_cli.engine.build import build, open_inputs
+from cirilla_cli.engine.fresh import forget, start_over
 from cirilla_cli.engine.interrupt import Interrupts
-from cirilla_cli.engine.lock import check_same_run, write_lock
-from cirilla_cli.engine.metrics import matmul_rate
-from cirilla_cli.engine.objectives.cross_entropy import CrossEntropy
-from cirilla_cli.engine.objectives.dpo import DPO
-from cirilla_cli.engine.precision import compute_dtype, forward_of
-from cirilla_cli.engine.reference import attach_reference, check_first_loss
+from cirilla_cli.engine.job import Job, check_job
+from cirilla_cli.engine.lock import check_same_run
+from cirilla_cli.engine.plan import Plan, check_resumable, plan
 from cirilla_cli.engine.report import TrainReport, report_of
-from cirilla_cli.engine.schedule import Schedule
-from cirilla_cli.engine.shards import Prepared, prepare
-from cirilla_cli.engine.trainer import Trainer, TrainState
-from cirilla_cli.errors import CirillaError, missing_extra
-from cirilla_cli.fs import NO_ROOM, write_json, write_text
-from cirilla_cli.loading import load_model
-from cirilla_cli.model.config import CheckpointConfig, DecoderConfig, ModelSection
-from cirilla_cli.model.count import parameters, train_flops_per_token
-from cirilla_cli.model.decoder import Decoder
-from cirilla_cli.model.init import fresh
+from cirilla_cli.engine.trainer import Trainer
+from cirilla_cli.fs import NO_ROOM, write_json
 from cirilla_cli.progress import Progress
-from cirilla_cli.units import show_count
 
-_OWN = (
-    "checkpoints",
-    "metrics.jsonl",
-    "samples.jsonl",
-    "lock.json",
-    "curves.png",
-    "shards",
-    "tensorboard",
-    "report.json",
-)
-
-
-@dataclass(frozen=True)
-class Job:
-    """One training run, as its recipe says."""
-
-    verb: str
-    out: Path
-    model: ModelSection
-    tokenizer: TokenizerSection | None
-    data: DataSection
-    objective: ObjectiveSection
-    train: TrainConfig
-    optim: OptimSection
-    schedule: ScheduleSection
-    precision: PrecisionConfig
-    memory: MemoryConfig
-    checkpoint: CheckpointingConfig
-    eval: EvaluationConfig | None
-    log: LogConfig
-    seed: int
-    device: str
-    resolved: Mapping[str, Any]
-    """The whole recipe as plain data: what must be the same for a run to be continued."""
-    texts: Mapping[str, str]
-    """Files that travel with every checkpoint: recipe.yaml, resolved.yaml."""
+__all__ = ["Job", "Plan", "TrainReport", "forget", "plan", "train"]
 
 
 def train(job: Job, progress: Progress, *, restart: bool = False, insist: bool = False) -> TrainReport:
     """Run ``job``, or continue it where an earlier sitting ended.
 
     Args:
-        restart: forget what the run directory holds (`--fresh`).
+        restart: forget what the run directory holds (`--fresh`), once the new run is known to begin.
         insist: refuse to begin anew (`--resume`).
 
     Raises:
@@ -129,20 +38,22 @@ def train(job: Job, progress: Progress, *, restart: bool = False, insist: bool =
 
 
 def _train(job: Job, progress: Progress, *, restart: bool, insist: bool) -> TrainReport:
-    if problem := device_problem(job.device):
-        raise CirillaError(f"`device` is {job.device!r}: {problem}", hint="device=cpu, or leave it out")
-    _keep_base(job)
-    if restart:
-        forget(job.out)
+    check_job(job)
+    inputs = start_over(job, progress) if restart else None
     lock = check_same_run(job.out, job.resolved)
     newest = newest_sound(job.out, progress)
-    if insist and newest is None:
-        raise CirillaError(f"{job.out}: no checkpoint to resume from", hint="leave --resume out to begin")
+    if insist:
+        check_resumable(job.out, newest)
     started = time.perf_counter()
     interrupts = Interrupts()
-    trainer, prepared = _build(job, lock, newest, interrupts, progress)
+    inputs = inputs or open_inputs(job, newest, job.out / "shards", progress)
+    trainer = build(job, lock, newest, inputs, interrupts, progress)
+    return _fit(job, trainer, interrupts, started, progress)
+
+
+def _fit(job: Job, trainer: Trainer, interrupts: Interrupts, started: float, progress: Progress) -> TrainReport:
     begun = trainer.state.step
-    done = trainer.state.stopped_early or begun >= trainer.steps
+    done = trainer.done
     if done:
         trainer.stop = "it is done already"
     elif begun:
@@ -157,314 +68,3 @@ def _train(job: Job, progress: Progress, *, restart: bool, insist: bool) -> Trai
     if not (done and (job.out / "report.json").is_file()):
         write_json(job.out / "report.json", {key: value for key, value in report.__dict__.items() if key != "out"})
     return report
-
-
-def _keep_base(job: Job) -> None:
-    """Raises: CirillaError: the run would write over the model it starts from."""
-    if isinstance(job.model, CheckpointConfig):
-        base, out = Path(job.model.path).resolve(), job.out.resolve()
-        if base == out or out / "checkpoints" in base.parents:
-            raise CirillaError(
-                f"`out` is {str(job.out)!r}, where the model to start from lies: {job.model.path}",
-                hint="--out names another folder",
-            )
-
-
-def forget(out: Path) -> None:
-    """Remove what a run wrote into ``out``, and nothing else."""
-    for name in _OWN:
-        path = out / name
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-
-
-def _build(
-    job: Job, lock: dict[str, Any] | None, newest: Checkpoint | None, interrupts: Interrupts, progress: Progress
-) -> tuple[Trainer, Prepared]:
-    device = pick_device(job.device)
-    base = _base(job, device, newest, progress)
-    prepared = _data(job, base, newest, progress)
-    model = _model(job, base, prepared, device, newest)
-    dtype = compute_dtype(job.precision, device)
-    if lock is not None:
-        _check_lock(job, lock, prepared, device, dtype, progress)
-    cut = _cut(job, model.config, prepared.tokenizer)
-    steps, source = _source(job, prepared, cut, progress)
-    trainer = Trainer(
-        model=model, objective=_objective(job), source=source, optimizer=job.optim.build(model),
-        schedule=Schedule(job.schedule, steps), steps=steps, seed=job.seed, device=device, dtype=dtype,
-        max_grad_norm=job.train.max_grad_norm,
-    )  # fmt: skip
-    if newest is not None:
-        trainer.state = _state(newest)
-        newest.load_optimizer(trainer.optimizer, model)
-    if isinstance(source, Preferences):
-        _reference(job, trainer, source, base, prepared, progress)
-    trainer.hooks = _hooks(job, trainer, prepared, cut, interrupts, progress)
-    if lock is None:
-        # Only now: a recipe that was refused above may be mended without starting over.
-        write_lock(job.out, job.resolved, prepared.fingerprints(), _where(device, dtype), {})
-        for name, text in job.texts.items():
-            write_text(job.out / name, text)
-    if newest is None:
-        progress.say(_summary(job, trainer, source, cut))
-    return trainer, prepared
-
-
-def _where(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-    from cirilla_cli.engine.lock import machine
-
-    return machine(device, dtype)
-
-
-def _check_lock(
-    job: Job, lock: dict[str, Any], prepared: Prepared, device: torch.device, dtype: torch.dtype, progress: Progress
-) -> None:
-    from cirilla_cli.engine.lock import check_data, say_machine_changes
-
-    check_data(job.out, lock, prepared.fingerprints())
-    say_machine_changes(lock, _where(device, dtype), progress)
-
-
-def _base(job: Job, device: torch.device, newest: Checkpoint | None, progress: Progress) -> Loaded | None:
-    """The model the run starts from; not loaded again where a checkpoint of the run itself goes on."""
-    if isinstance(job.model, DecoderConfig):
-        return None
-    if newest is not None and job.verb != "dpo":
-        return None
-    return load_model(job.model.path, device=str(device), dtype=torch.float32, progress=progress)
-
-
-def _data(job: Job, base: Loaded | None, newest: Checkpoint | None, progress: Progress) -> Prepared:
-    folder = base.path if base is not None else None
-    if folder is None and newest is not None and isinstance(job.model, CheckpointConfig):
-        folder = newest.path
-    if folder is not None and base is not None and base.tokenizer is None:
-        raise CirillaError(f"{folder}: the model has no tokenizer, so no text can be prepared for it")
-    match job.data:
-        case PackedTextConfig(sources=sources):
-            paths = {name: source.path for name, source in sources.items()}
-            kinds: tuple[Any, ...] = ("text", "chat")
-        case ConversationsConfig(path=several):
-            paths, kinds = {f"part{i}": path for i, path in enumerate(several)}, ("chat",)
-        case PreferencesConfig(path=several):
-            paths, kinds = {f"part{i}": path for i, path in enumerate(several)}, ("preference",)
-    if not paths:
-        raise CirillaError("`data` names no source", hint="data.sources.NAME.path=..., or data.path=...")
-    return prepare(
-        paths, kinds, val=job.data.val, section=job.tokenizer, model_folder=folder, out=job.out, progress=progress
-    )
-
-
-def _model(
-    job: Job, base: Loaded | None, prepared: Prepared, device: torch.device, newest: Checkpoint | None
-) -> Decoder:
-    if newest is not None:
-        model = newest.load_model(device, torch.float32)
-    elif isinstance(job.model, DecoderConfig):
-        return _checked(_fresh(job, job.model, prepared, device), prepared)
-    else:
-        assert base is not None
-        model = base.model
-    if isinstance(job.model, CheckpointConfig):
-        _retune(model, job.model)
-    return _checked(model, prepared)
-
-
-def _fresh(job: Job, config: DecoderConfig, prepared: Prepared, device: torch.device) -> Decoder:
-    vocab = config.vocab_size or prepared.tokenizer.vocab_size
-    return fresh(config.model_copy(update={"vocab_size": vocab}), seed=job.seed, device=device)
-
-
-def _retune(model: Decoder, config: CheckpointConfig) -> None:
-    """Give a loaded model the dropout and row length of this run."""
-    changes: dict[str, Any] = {"dropout": config.dropout}
-    if config.context_length is not None:
-        changes["context_length"] = config.context_length
-    model.config = model.config.model_copy(update=changes)
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = config.dropout
-
-
-def _checked(model: Decoder, prepared: Prepared) -> Decoder:
-    if (model.config.vocab_size or 0) < prepared.tokenizer.vocab_size:
-        raise CirillaError(
-            f"`model.vocab_size` is {model.config.vocab_size}, "
-            f"must be at least the tokenizer's {prepared.tokenizer.vocab_size}",
-            hint="leave vocab_size out to take the tokenizer's",
-        )
-    return model
-
-
-def _cut(job: Job, config: DecoderConfig, tokenizer: Tokenizer) -> Cut:
-    rows = max(1, job.train.batch_tokens // config.context_length)
-    micro = job.train.micro_batch_tokens
-    return Cut(
-        context_length=config.context_length,
-        rows_per_step=rows,
-        rows_per_micro_batch=rows if micro is None else min(rows, max(1, micro // config.context_length)),
-        seed=job.seed,
-        pad_id=tokenizer.pad_id,
-    )
-
-
-def _source(job: Job, prepared: Prepared, cut: Cut, progress: Progress) -> tuple[int, BatchSource[Any]]:
-    """How many steps, and the batches of each."""
-    match job.data:
-        case PackedTextConfig(sources=sources):
-            mixes = [
-                Mix(
-                    prepared.split(name, "train"), prepared.split(name, "val"), source.weight,
-                    source.weight if source.decay_weight is None else source.decay_weight,
-                )
-                for name, source in sources.items()
-            ]  # fmt: skip
-            _check_weights(job, sources)
-            _not_empty(min(mix.train.n_tokens for mix in mixes))
-            rows = sum(max(1, mix.train.n_tokens // cut.context_length) for mix in mixes)
-            steps = _steps(job, rows, cut, progress)
-            return steps, PackedText(mixes, cut, steps=steps, decay_start=Schedule(job.schedule, steps).decay_start)
-        case ConversationsConfig():
-            chats = Conversations(prepared.splits("train"), prepared.splits("val"), cut)
-            if chats.truncated:
-                progress.say(
-                    f"{chats.truncated} conversations are longer than {cut.context_length} tokens and were cut"
-                )
-            source: Conversations | Preferences = chats
-        case PreferencesConfig():
-            source = Preferences(prepared.splits("train"), prepared.splits("val"), cut)
-    if source.dropped:
-        progress.say(
-            f"{source.dropped} rows have nothing to learn within {cut.context_length} tokens and were left out"
-        )
-    _not_empty(source.rows_per_epoch)
-    return _steps(job, source.rows_per_epoch, cut, progress), source
-
-
-def _check_weights(job: Job, sources: Mapping[str, TextSourceConfig]) -> None:
-    """Raises: CirillaError: weights that can have no effect, or that leave nothing to read."""
-    late = [name for name, source in sources.items() if source.decay_weight is not None]
-    if late and not isinstance(job.schedule, WSDConfig):
-        raise CirillaError(
-            f"`data.sources.{late[0]}.decay_weight` is given, but only schedule kind wsd has a decay phase",
-            hint="schedule.kind=wsd, or leave decay_weight out",
-        )
-    if not any(source.weight for source in sources.values()):
-        raise CirillaError(
-            "every `weight` in `data.sources` is 0: there is nothing to read", hint="give one source a weight"
-        )
-
-
-def _not_empty(size: int) -> None:
-    if size == 0:
-        raise CirillaError(
-            "the training data, or a source of it, is empty: "
-            "nothing is left after the held-out part and what does not fit",
-            hint="lower `data.val`, raise `model.context_length`, or bring more data",
-        )
-
-
-def _steps(job: Job, rows_per_epoch: int, cut: Cut, progress: Progress) -> int:
-    per_step = cut.rows_per_step
-    if job.train.steps is not None:
-        steps = job.train.steps
-    elif job.train.tokens is not None:
-        steps = math.ceil(job.train.tokens / (per_step * cut.context_length))
-    else:
-        steps = math.ceil((job.train.epochs or 1) * rows_per_epoch / per_step)
-    cap = job.train.max_epochs
-    if cap is not None and steps * per_step > cap * rows_per_epoch:
-        capped = max(1, math.floor(cap * rows_per_epoch / per_step))
-        progress.say(
-            f"{steps} steps would read the data more than {cap:g} times; {capped} steps instead (train.max_epochs)"
-        )
-        return capped
-    return max(1, steps)
-
-
-def _objective(job: Job) -> CrossEntropy | DPO:
-    match job.objective:
-        case CrossEntropyConfig():
-            return CrossEntropy(job.objective, logits_bytes=job.memory.logits_bytes)
-        case DPOConfig():
-            return DPO(job.objective, logits_bytes=job.memory.logits_bytes)
-
-
-def _state(checkpoint: Checkpoint) -> TrainState:
-    saved = checkpoint.state()
-    return TrainState(**{name: saved[name] for name in TrainState.__dataclass_fields__ if name in saved})
-
-
-def _reference(
-    job: Job, trainer: Trainer, source: Preferences, base: Loaded | None, prepared: Prepared, progress: Progress
-) -> None:
-    """Reference values by the starting model, in the training forward; the first loss shows that they fit."""
-    from cirilla_cli.data.rows import content_hash
-    from cirilla_cli.fs import hash_file
-
-    assert isinstance(trainer.objective, DPO)
-    if base is not None:
-        starting = base.model
-    else:
-        assert isinstance(job.model, DecoderConfig)
-        starting = _fresh(job, job.model, prepared, trainer.device)
-    starting.eval()
-    forward = forward_of(starting, trainer.dtype)
-    weights = (
-        hash_file(base.path / "model.safetensors")
-        if base and (base.path / "model.safetensors").is_file()
-        else str(base and base.path)
-    )
-    key = content_hash(
-        weights, prepared.tokenizer.hash, prepared.fingerprints(), source.cut.context_length,
-        source.cut.rows_per_micro_batch, _where(trainer.device, trainer.dtype),
-    )  # fmt: skip
-    path = job.out / "shards" / "reference.safetensors"
-    attach_reference(source, trainer.objective, forward, path, key, trainer.device, progress)
-    check_first_loss(source, trainer.objective, forward, trainer.device)
-
-
-def _hooks(
-    job: Job, trainer: Trainer, prepared: Prepared, cut: Cut, interrupts: Interrupts, progress: Progress
-) -> list[Any]:
-    evaluation, early = job.eval, job.train.early_stopping
-    main = "dpo" if isinstance(trainer.objective, DPO) else "nll"
-    if early is not None and (evaluation is None or not list(trainer.source.validation(1))):
-        raise CirillaError(
-            "`train.early_stopping` needs validation, and there is none",
-            hint="set `data.val` above 0 and keep the eval section, or set train.early_stopping=null",
-        )
-    flops = train_flops_per_token(trainer.model.config, cut.context_length / 2)
-    rate = matmul_rate(trainer.device, trainer.dtype)
-    return order([
-        Evaluate(evaluation, main) if evaluation else None,
-        ShowSamples(evaluation, prepared.tokenizer, job.out, job.verb != "pretrain", progress)
-        if evaluation and evaluation.prompts else None,
-        StopEarly(early) if early else None,
-        Log(job.log, job.out, flops * cut.rows_per_step * cut.context_length, rate),
-        _tensorboard(job) if job.log.tensorboard else None,
-        ShowProgress(progress, job.verb),
-        SaveCheckpoints(
-            job.checkpoint, job.out, prepared.tokenizer, job.texts, interrupts, job.verb, prefer_best=early is not None
-        ),
-    ])  # fmt: skip
-
-
-def _tensorboard(job: Job) -> TensorBoard:
-    from importlib.util import find_spec
-
-    if find_spec("tensorboard") is None:
-        raise missing_extra("tensorboard", "tensorboard")
-    return TensorBoard(job.out, job.log.every)
-
-
-def _summary(job: Job, trainer: Trainer, source: BatchSource[Any], cut: Cut) -> str:
-    rows = trainer.steps * cut.rows_per_step
-    return (
-        f"{job.verb}: {show_count(parameters(trainer.model.config))} parameters, {trainer.steps} steps of "
-        f"{show_count(cut.rows_per_step * cut.context_length)} tokens, {rows / source.rows_per_epoch:.1f} passes over "
-        f"the data, {str(trainer.dtype).removeprefix('torch.')} on {trainer.device.type}"
-    )

@@ -24,7 +24,10 @@ class Schedule:
         return self.steps
 
     def factor(self, step: int) -> float:
-        """Share of the peak rate at ``step``, counted from 0; the first step already learns."""
+        """Share of the peak rate at ``step``, counted from 0.
+
+        Warm-up starts above zero and decay ends, in ``min_frac``, at the step after the last: every step learns.
+        """
         warmup = span_steps(self.config.warmup, self.steps)
         if step < warmup:
             return (step + 1) / (warmup + 1)

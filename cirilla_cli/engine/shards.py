@@ -1,15 +1,15 @@
 """The token shards a run reads: found where they are finished, made where the recipe names rows."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Self
 
 from cirilla_cli.data.config import LoadTokenizerConfig, SentencePieceConfig, TokenizeConfig, TokenizerSection
 from cirilla_cli.data.run import tokenize
 from cirilla_cli.data.shards import Kind, ShardIndex, TokenShards
 from cirilla_cli.data.tokenizer import Tokenizer, load_tokenizer
 from cirilla_cli.errors import CirillaError
-from cirilla_cli.fs import hash_file
 from cirilla_cli.progress import Progress
 
 
@@ -30,7 +30,31 @@ class Prepared:
 
     def fingerprints(self) -> dict[str, str]:
         """What each source holds, for the run's lock."""
-        return {name: hash_file(folder / "index.json") for name, folder in self.folders.items()}
+        return {name: ShardIndex.read(folder).fingerprint() for name, folder in self.folders.items()}
+
+    def stamps(self) -> dict[str, dict[str, list[int]]]:
+        """Size and time of change of each source's files, for the run's lock."""
+        return {name: ShardIndex.read(folder).stamps(folder) for name, folder in self.folders.items()}
+
+    def altered(self, stamps: Mapping[str, Any]) -> list[Path]:
+        """Files that are not what their index recorded, looked for where their stamps are not the given ones."""
+        return [
+            path
+            for name, folder in self.folders.items()
+            for path in ShardIndex.read(folder).altered(folder, _object(stamps.get(name)))
+        ]
+
+    def moved(self, before: Path, now: Path) -> Self:
+        """The same after the folder ``before`` was renamed to ``now``."""
+        places = {
+            name: now / folder.relative_to(before) if folder.is_relative_to(before) else folder
+            for name, folder in self.folders.items()
+        }
+        return replace(self, folders=places)
+
+
+def _object(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def find_shards(path: Path, kinds: tuple[Kind, ...]) -> Path | None:
@@ -49,10 +73,10 @@ def prepare(
     val: float,
     section: TokenizerSection | None,
     model_folder: Path | None,
-    out: Path,
+    made: Path,
     progress: Progress,
 ) -> Prepared:
-    """Shards of every path; rows are tokenized into ``out/shards`` first.
+    """Shards of every path; rows are tokenized into folders of their source's name below ``made`` first.
 
     Args:
         section: the recipe's tokenizer.
@@ -61,24 +85,66 @@ def prepare(
     Raises:
         CirillaError: a path is missing or holds nothing of these kinds, or tokenizers disagree.
     """
+    found = finished(paths, kinds)
+    chosen = tokenizer_folder(section, model_folder, found, progress)
     folders: dict[str, Path] = {}
-    chosen = _given_tokenizer(section, model_folder)
     for name, path in paths.items():
-        found = find_shards(path, kinds) if path.is_dir() else None
-        if found is None:
-            made = out / "shards" / name
-            tokenize(_how(path, chosen, section, val), made, progress)
-            found, chosen = find_shards(made, kinds), chosen or made / "tokenizer"
-            if found is None:
-                raise CirillaError(
-                    f"{path}: holds nothing that can be read as {' or '.join(kinds)}", hint=_HINTS[kinds[0]]
-                )
-        folders[name], chosen = found, chosen or _beside(found)
+        folder = found.get(name)
+        if folder is None:
+            tokenize(_how(path, chosen, section, val), made / name, progress)
+            folder, chosen = find_shards(made / name, kinds), chosen or made / name / "tokenizer"
+            if folder is None:
+                raise nothing_of(kinds, path)
+        folders[name] = folder
     if chosen is None:
-        raise CirillaError("the recipe names no data")
+        raise no_tokenizer(next(iter(found.values())))
+    return opened(folders, chosen)
+
+
+def finished(paths: Mapping[str, Path], kinds: tuple[Kind, ...]) -> dict[str, Path]:
+    """The folders of finished shards among the sources, by name."""
+    found = {name: find_shards(path, kinds) for name, path in paths.items() if path.is_dir()}
+    return {name: folder for name, folder in found.items() if folder is not None}
+
+
+def tokenizer_folder(
+    section: TokenizerSection | None, model_folder: Path | None, found: Mapping[str, Path], progress: Progress
+) -> Path | None:
+    """Where the tokenizer lies: the model's, the one the recipe names, that of finished shards; None: none yet."""
+    if model_folder is not None:
+        return model_folder
+    if isinstance(section, LoadTokenizerConfig):
+        return section.path
+    beside = next(filter(None, map(_beside, found.values())), None)
+    if beside is not None and section is not None:
+        progress.say(
+            f"tokenizer: {beside}, which the token shards were made with; `tokenizer` of the recipe is not used"
+        )
+    return beside
+
+
+def opened(folders: dict[str, Path], chosen: Path) -> Prepared:
+    """Finished shards with their tokenizer.
+
+    Raises:
+        CirillaError: they were made with another one.
+    """
     prepared = Prepared(load_tokenizer(chosen), folders)
     _agree(prepared, chosen)
     return prepared
+
+
+def nothing_of(kinds: tuple[Kind, ...], path: Path) -> CirillaError:
+    """The error for a path whose rows are of other kinds."""
+    return CirillaError(f"{path}: holds nothing that can be read as {' or '.join(kinds)}", hint=_HINTS[kinds[0]])
+
+
+def no_tokenizer(folder: Path) -> CirillaError:
+    """The error for shards whose tokenizer is nowhere to be found."""
+    return CirillaError(
+        f"{folder}: there is no tokenizer beside these shards",
+        hint="tokenizer.kind=load tokenizer.path=... names the one they were made with",
+    )
 
 
 _HINTS = {
@@ -88,25 +154,19 @@ _HINTS = {
 }
 
 
-def _given_tokenizer(section: TokenizerSection | None, model_folder: Path | None) -> Path | None:
-    if model_folder is not None and section is not None:
-        raise CirillaError(
-            "`tokenizer` is given, but the model is a checkpoint that has its own",
-            hint="write `tokenizer: null`, or train a fresh model",
-        )
-    if isinstance(section, LoadTokenizerConfig):
-        return section.path
-    return model_folder
-
-
 def _how(path: Path, chosen: Path | None, section: TokenizerSection | None, val: float) -> TokenizeConfig:
     if chosen is not None:
         return TokenizeConfig(inputs=(path,), tokenizer=LoadTokenizerConfig(path=chosen), val=val)
     if isinstance(section, SentencePieceConfig):
         return TokenizeConfig(inputs=(path,), tokenizer=section, val=val)
+    raise untokenized(path)
+
+
+def untokenized(path: Path) -> CirillaError:
+    """The error for rows, or a path that is not there, where nothing says how to tokenize them."""
     if not path.exists():
-        raise CirillaError(f"{path}: no such file or folder")
-    raise CirillaError(
+        return CirillaError(f"{path}: no such file or folder")
+    return CirillaError(
         f"{path}: rows must be tokenized, and the recipe names no tokenizer",
         hint="set `tokenizer: {kind: sentencepiece, vocab_size: 8192}`, or name the output of `cirilla tokenize`",
     )

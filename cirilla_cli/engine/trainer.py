@@ -34,6 +34,7 @@ class TrainState:
     """Lowest validation loss so far."""
     best_step: int | None = None
     evaluations_without_gain: int = 0
+    """As early stopping counts them; 0 without it."""
     loss_to_beat: float | None = None
     """Validation loss that early stopping measures improvement from."""
     stopped_early: bool = False
@@ -76,6 +77,11 @@ class Trainer:
     hooks: Sequence[Hook] = ()
     stop: str | None = None
     """Why to end before ``steps``."""
+
+    @property
+    def done(self) -> bool:
+        """Whether there is nothing left to do."""
+        return self.state.stopped_early or self.state.step >= self.steps
 
     def fit(self) -> Metrics:
         """Train from wherever ``state`` stands to ``steps``; returns the last step's metrics."""

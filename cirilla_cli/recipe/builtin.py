@@ -1,4 +1,8 @@
-"""The recipes that come with cirilla: `NAME/VERB.yaml`, `NAME/pipeline.yaml`, and `base/VERB.yaml` to be extended."""
+"""The recipes that come with cirilla: `NAME/VERB.yaml`, `NAME/pipeline.yaml`, and `base/VERB.yaml` to be extended.
+
+A folder may hold further parts, which stages of its pipeline name. `NAME/PART` is one file of a folder, whatever its
+verb.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,7 +10,7 @@ from typing import TypedDict
 
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.recipe.near import nearest
-from cirilla_cli.recipe.schema import VERBS
+from cirilla_cli.recipe.schema import VERBS, verb_of
 
 ROOTS = (Path(__file__).parent / "builtin", Path(__file__).parents[2] / "recipes")
 """Where built-in recipes stand: in an installed package, in a checkout."""
@@ -28,6 +32,9 @@ def stem(verb: str) -> str:
     return "pipeline" if verb == "run" else verb
 
 
+_STEMS = {stem(verb): verb for verb in VERBS}
+
+
 def _root() -> Path:
     return next((root for root in ROOTS if root.is_dir()), ROOTS[-1])
 
@@ -37,12 +44,29 @@ def _names() -> list[str]:
     return sorted(path.name for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
 
 
-def _files() -> Iterator[tuple[str, str, Path]]:
+def _files() -> Iterator[tuple[str, Path]]:
+    """Every folder's recipes with its name: those called after verbs in the order of a model's life, then its parts."""
     for name in _names():
-        for verb in VERBS:
-            path = _root() / name / f"{stem(verb)}.yaml"
-            if path.is_file():
-                yield name, verb, path
+        files = sorted((_root() / name).glob("*.yaml"))
+        yield from ((name, path) for path in sorted(files, key=lambda path: [*_STEMS, path.stem].index(path.stem)))
+
+
+def _verb(path: Path) -> str | None:
+    """The verb that a file is called after, else the one that its sections belong to."""
+    if path.stem in _STEMS:
+        return _STEMS[path.stem]
+    from cirilla_cli.recipe.layers import Layers
+
+    return verb_of(Layers().read(path).plain())
+
+
+def _called(name: str) -> dict[str | None, Path]:
+    """The files that a name stands for, by verb: NAME for those called after verbs, NAME/PART for that one."""
+    return {
+        _verb(path): path
+        for folder, path in _files()
+        if name == f"{folder}/{path.stem}" or (name == folder and path.stem in _STEMS)
+    }
 
 
 def about_file(path: Path) -> str:
@@ -57,46 +81,50 @@ def about_file(path: Path) -> str:
 
 
 def list_recipes() -> list[Listed]:
-    """Every built-in recipe that can be run, by name, then in the order of a model's life."""
+    """Every built-in recipe that can be run, by name, then in the order of a model's life; parts last, as NAME/PART."""
     return [
-        {"name": name, "verb": verb, "path": str(path), "about": about_file(path)}
-        for name, verb, path in _files()
+        {
+            "name": name if path.stem in _STEMS else f"{name}/{path.stem}",
+            "verb": _verb(path) or "",
+            "path": str(path),
+            "about": about_file(path),
+        }
+        for name, path in _files()
         if name != _BASE
     ]
 
 
 def has(name: str, verb: str) -> bool:
-    """Whether there is a built-in recipe of that name for that verb."""
-    return any((name, verb) == (n, v) for n, v, _ in _files())
+    """Whether NAME or NAME/PART is a built-in recipe for that verb."""
+    return verb in _called(name)
 
 
 def find(name: str, verb: str) -> Path:
-    """The file of a built-in recipe.
+    """The file of a built-in recipe, called NAME or NAME/PART.
 
     Raises:
         CirillaError: there is none of that name, or none for that verb.
     """
-    by_verb = {v: path for n, v, path in _files() if n == name}
+    by_verb = _called(name)
     if verb in by_verb:
         return by_verb[verb]
     if by_verb:
-        message = f"the built-in recipe `{name}` has none for `cirilla {verb}`; it has {', '.join(by_verb)}"
+        message = f"the built-in recipe `{name}` has none for `cirilla {verb}`; it has {', '.join(map(str, by_verb))}"
         raise CirillaError(message, hint=f"cirilla {next(iter(by_verb))} {name}")
-    names = [n for n in _names() if n != _BASE and any(n == m for m, _, _ in _files())]
-    close = nearest(name, names)
+    names = sorted({folder for folder, _ in _files()} - {_BASE})
+    close = nearest(name, [*names, *part_names()] if "/" in name else names)
     known = f"did you mean `{close}`?" if close else f"there are {', '.join(names) or 'none'}"
     raise CirillaError(f"no built-in recipe is called `{name}`; {known}", hint="cirilla recipe list")
 
 
 def find_part(reference: str) -> Path | None:
-    """The file of ``NAME/VERB``, the spelling `extends` uses, or None if there is none."""
-    name, _, file = reference.partition("/")
-    return next((path for n, v, path in _files() if n == name and stem(v) == file), None)
+    """The file of ``NAME/PART``, the spelling `extends` uses, or None if there is none."""
+    return next((path for name, path in _files() if reference == f"{name}/{path.stem}"), None)
 
 
 def part_names() -> list[str]:
     """Everything `find_part` finds."""
-    return [f"{name}/{stem(verb)}" for name, verb, _ in _files()]
+    return [f"{name}/{path.stem}" for name, path in _files()]
 
 
 def bundled(reference: str) -> Path:

@@ -107,7 +107,7 @@ def locate(path_or_name: str | Path, verb: str | None) -> Path:
         return builtin.find(text, verb)
     verbs = [v for v in VERBS if builtin.has(text, v)]
     if len(verbs) > 1:
-        choices = ", ".join(f"{text}/{builtin.stem(v)}" for v in verbs)
+        choices = ", ".join(part for part in builtin.part_names() if part.startswith(f"{text}/"))
         raise CirillaError(f"the built-in recipe `{text}` has several files", hint=f"name one of {choices}")
     return builtin.find(text, verbs[0] if verbs else "run")
 

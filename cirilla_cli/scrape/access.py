@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 from urllib.parse import urlsplit
 from urllib.robotparser import RobotFileParser
 
-from cirilla_cli.errors import CirillaError
+from cirilla_cli.errors import CirillaError, ServiceError
 from cirilla_cli.http import Client
 from cirilla_cli.progress import Progress
 from cirilla_cli.scrape.config import MediaWikiConfig
@@ -90,18 +90,35 @@ def _listed(host: str, table: dict[str, str]) -> str | None:
 
 
 class Robots:
-    """What robots.txt of the host of ``address`` allows; reading it also sets the client's pace to its Crawl-delay."""
+    """What robots.txt of the host of ``address`` allows; reading it also sets the client's pace to its Crawl-delay.
+
+    Raises:
+        ServiceError: robots.txt cannot be reached, which forbids everything (RFC 9309, 2.3.1.4), and neither a
+            permission nor the host's API rules allow it.
+    """
 
     def __init__(self, client: Client, address: str, permission: str | None, progress: Progress) -> None:
         parts = urlsplit(address)
         self._host, self._rules = parts.hostname or "", RobotFileParser()
         self._reason = permission or _listed(self._host, _API_PERMITTED)
         self._progress = progress
-        text = client.get_text(f"{parts.scheme}://{parts.netloc}/robots.txt")
+        text = self._read(client, f"{parts.scheme}://{parts.netloc}/robots.txt")
         self._rules.parse((text or "").splitlines())
         delay = self._rules.crawl_delay("cirilla")
         if delay is not None:
             client.pause_s = max(client.pause_s, float(delay))
+
+    def _read(self, client: Client, address: str) -> str | None:
+        try:
+            return client.get_text(address)
+        except ServiceError as error:
+            if self._reason is None:
+                raise ServiceError(
+                    f"{error}; as long as nobody knows what robots.txt forbids, nothing may be fetched",
+                    hint="try again later, or use the wiki's XML dump (--dump FILE)",
+                ) from None
+            self._progress.say(f"{error}; going on by: {self._reason}")
+            return None
 
     def allowed(self, addresses: list[str]) -> list[str]:
         """Those of ``addresses`` that may be asked: by robots.txt, a stated permission, or the host's API rules.

@@ -6,7 +6,7 @@ from urllib.parse import urljoin, urlsplit
 
 from cirilla_cli.data.rows import License
 from cirilla_cli.errors import ServiceError
-from cirilla_cli.http import Client
+from cirilla_cli.http import BotChallenge, Client
 from cirilla_cli.scrape.access import Robots
 from cirilla_cli.scrape.page import Site
 
@@ -132,12 +132,22 @@ def find_api(client: Client, address: str, robots: Robots) -> str:
     candidates = [urljoin(below, "api.php"), urljoin(root, "w/api.php"), urljoin(root, "api.php")]
     candidates = robots.allowed(list(dict.fromkeys(candidates)))
     for candidate in candidates:
-        text = client.get_text(f"{candidate}?action=query&meta=siteinfo&format=json")
-        if text is not None and text.lstrip().startswith("{"):
+        if _is_api(client, candidate):
             return candidate
     # None answered: ask one again in earnest, so that its own words (a challenge, a refusal) reach the user.
     Api(client, candidates[0]).ask(action="query", meta="siteinfo")
     return candidates[0]
+
+
+def _is_api(client: Client, address: str) -> bool:
+    """Whether an api.php answers there. Raises: BotChallenge: which every other address would answer too."""
+    try:
+        text = client.get_text(f"{address}?action=query&meta=siteinfo&format=json")
+    except BotChallenge:
+        raise
+    except ServiceError:
+        return False
+    return text is not None and text.lstrip().startswith("{")
 
 
 def read_site(api: Api) -> tuple[Site, str]:

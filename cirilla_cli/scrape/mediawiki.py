@@ -30,11 +30,11 @@ def connect(config: MediaWikiConfig, client: Client, progress: Progress) -> tupl
     """The wiki's API and what the wiki says of itself, after asking robots.txt.
 
     Raises:
-        CirillaError: the wiki may not be fetched from. ServiceError: it does not answer.
+        CirillaError: the wiki may not be fetched from. ServiceError: it, or its robots.txt, does not answer.
     """
-    robots = Robots(client, config.api, config.permission, progress)
     # A wrong address or a host that is down should be said soon; patience is for a wiki that has answered before.
     patience, client.max_tries = client.max_tries, min(client.max_tries, _FIRST_TRIES)
+    robots = Robots(client, config.api, config.permission, progress)
     api = Api(client, find_api(client, config.api, robots))
     site, host = read_site(api)
     client.max_tries = patience

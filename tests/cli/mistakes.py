@@ -102,6 +102,32 @@ CASES = {
     "a binary file to scrape": case("scrape --files e --out new", "1 not UTF-8", e__x_txt=BINARY),
     "a binary file to evaluate": case("eval runs/sft --text x.txt --out new", "x.txt: not UTF-8", x_txt=BINARY),
     "a binary file of prompts": case("generate runs/sft --prompt-file x.txt", "x.txt:2: not UTF-8", x_txt=BINARY),
+    "a prompt in another encoding": case(
+        f"{SOME} --prompt Yennefer\udce9", "`--prompt` holds bytes that are not UTF-8"
+    ),
+    "half a surrogate pair for a prompt": case("generate runs/sft --prompt=\ud800", "`--prompt` holds bytes"),
+    "a system turn in another encoding": case(f"{SOME} --system \udce9", "`--system` holds bytes"),
+    "a stop string in another encoding": case(f"{SOME} --stop \udce9", "`--stop` holds bytes"),
+    "a model in another encoding": case("generate runs/\udce9 -p x", "`argument 2` holds bytes"),
+    "a place in another encoding": case("pretrain tiny.yaml -o o\udce9", "`-o` holds bytes"),
+    "an override in another encoding": case("pretrain tiny.yaml name=o\udce9", "`name` holds bytes"),
+    "a source in another encoding": case(
+        "scrape --dump \udce9.xml --category \udce9", "`--dump` holds", "`--category`"
+    ),
+    "a teacher in another encoding": case("synth --teacher ollama:\udce9", "`--teacher` holds bytes"),
+    "a text in another encoding to evaluate": case("eval runs/sft --text \udce9", "`--text` holds bytes"),
+    "a destination in another encoding": case("push runs/sft --to dir:\udce9", "`--to` holds bytes"),
+    "a project in another encoding": case("init \udce9 --files documents.jsonl", "`argument 2` holds bytes"),
+    "runs in another encoding": case("runs \udce9", "`argument 2` holds bytes"),
+    "a recipe in another encoding": case("recipe check \udce9.yaml", "`argument 3` holds bytes"),
+    "a key in another encoding": case("recipe explain \udce9", "`argument 3` holds bytes"),
+    "a verb in another encoding": case("\udce9", "`argument 1` holds bytes"),
+    "a file's name in another encoding to tokenize": case(
+        "tokenize e --out new", "'e/\\udce9.txt': the file's name is not", **{"e__\udce9_txt": "x"}
+    ),
+    "a file's name in another encoding to scrape": case(
+        "scrape --files e --out new", "'e/\\udce9.txt': the file's name", **{"e__\udce9_txt": "x"}
+    ),
     "binary prompts on standard input": case("generate runs/sft", "<stdin>:2: not UTF-8", stdin=b"Geralt\n\xff\n"),
     "a folder for rows": case("tokenize x.jsonl --out new", "x.jsonl: no text or rows", x_jsonl=None),
     "a folder for a dump": case("scrape --dump e --out new", "e: the dump cannot be read: Is a directory", e=None),

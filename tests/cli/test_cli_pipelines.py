@@ -110,6 +110,16 @@ def test_only_what_has_changed_and_what_needs_it_runs_again(toy: Path) -> None:
     assert run("seed=1", "--fresh") == STAGES
 
 
+def test_a_stage_that_would_be_refused_does_not_cost_the_earlier_run(toy: Path) -> None:
+    run()
+    before = weights("runs/toy-run/sft")
+    replace("sft.yaml", "path: [x]}", "path: [x], val: 0.0}")
+    replace("sft.yaml", "steps: 2", "steps: 2, early_stopping: {patience: 1}")
+    done = call("run", "p.yaml")
+    assert (done.code, "early_stopping" in done.err) == (1, True), done
+    assert weights("runs/toy-run/sft") == before
+
+
 def test_a_dry_run_names_every_stage_and_does_nothing(toy: Path) -> None:
     before = sorted(toy.rglob("*"))
     shown = call("run", "p.yaml", "--dry-run")

@@ -1,5 +1,6 @@
 """How the words after a verb are read, one row a rule."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,9 @@ RULES = [
     ("./mine.yaml", "recipe"),
     ("../elsewhere.yaml", "recipe"),
     ("quickstart", "recipe"),
+    ("quickstart/pretrain", "recipe"),
+    ("./quickstart/pretrain", "input"),
+    ("quickstart/tasks", "input"),
     ("witcher-16gb", "input"),
     ("./quickstart", "input"),
     ("rows.jsonl", "input"),
@@ -65,11 +69,21 @@ def test_a_built_in_name_is_a_recipe_only_for_verbs_that_have_one() -> None:
         read_words(["wikipedia-witcher"], "sft")
 
 
+def test_a_part_of_a_built_in_recipe_is_a_recipe_for_its_own_verb() -> None:
+    assert read_words(["quickstart/tasks"], "synth").recipe == "quickstart/tasks"
+    assert read_words(["witcher-16gb/corpus"], "scrape").recipe == "witcher-16gb/corpus"
+    assert read_words(["quickstart/pipeline"], "run").recipe == "quickstart/pipeline"
+    with pytest.raises(CirillaError, match="`quickstart/tasks/x`: no override"):
+        read_words(["quickstart/tasks/x"], "synth")
+    Path("quickstart/tasks").mkdir(parents=True)
+    assert read_words(["quickstart/tasks"], "synth").inputs == ["quickstart/tasks"]
+
+
 def test_the_home_folder_is_written_out() -> None:
     assert read_words(["~/x"], "tokenize").inputs == [str(Path("~/x").expanduser())]
 
 
-@pytest.mark.parametrize("word", ["quikstart", "", "x" * 5000, "no such", "a/b/c", "--", "=", "=5"])
+@pytest.mark.parametrize("word", ["quikstart", "", "x" * 5000, "no such", "a/b/c", "a--b/c", "a/b..c", "--", "=", "=5"])
 def test_anything_else_is_refused_with_what_was_tried(word: str) -> None:
     with pytest.raises(CirillaError) as caught:
         read_words([word], "pretrain")
@@ -103,15 +117,39 @@ def test_two_recipes_are_refused() -> None:
 
 @pytest.mark.parametrize(("given", "code"), [("out=a", 0), ("out=b", 2)])
 def test_out_and_its_short_form_must_agree(given: str, code: int) -> None:
-    done = call("pretrain", "quickstart", "--out", "a", given, "--dry-run", "-q")
+    done = call("scrape", "quickstart", "--out", "a", given, "--dry-run", "-q")
     assert done.code == code
     assert ("`--out a` and `out=b` contradict each other" in done.err) == (code == 2)
 
 
-def test_dry_runs_show_the_recipe_and_the_origin_of_each_value() -> None:
-    done = call("pretrain", "quickstart", "train.steps=7", "--out", "elsewhere", "--dry-run")
+def test_dry_runs_show_the_recipe_and_the_origin_of_each_value(lab: Path) -> None:
+    done = call("pretrain", "tiny.yaml", "train.steps=7", "--out", "elsewhere", "--dry-run")
     assert done.code == 0
     assert "steps: 7  " in done.out
     assert "# override `train.steps=7`" in done.out
     assert "# override `--out elsewhere`" in done.out
     assert not Path("elsewhere").exists()
+
+
+def test_a_dry_run_of_training_says_what_would_happen_in_comments_under_the_recipe(lab: Path) -> None:
+    done = call("pretrain", "tiny.yaml", "--dry-run", "--out", "elsewhere", "-q")
+    told = [line for line in done.out.splitlines() if line.startswith("# ")][-5:]
+    assert [line.split(":")[0] for line in told] == [
+        "# pretrain would begin in elsewhere", "# model", "# data wiki", "# length", "# disk",
+    ]  # fmt: skip
+    assert told[3].startswith("# length: 2 steps of 256 tokens, ")
+    assert json.loads(call("pretrain", "tiny.yaml", "--dry-run", "--json").out)["plan"]["steps"] == 2
+    before = sorted(Path().rglob("*"))
+    words = ("pretrain", "tiny.yaml", "--dry-run", "--out", "runs/pre")
+    assert "# pretrain is done already in runs/pre, at step 2" in call(*words).out
+    assert "# pretrain would forget the run in runs/pre and start over" in call(*words, "--fresh").out
+    assert sorted(Path().rglob("*")) == before
+
+
+def test_a_dry_run_of_what_would_be_refused_shows_the_recipe_and_fails(lab: Path) -> None:
+    done = call("pretrain", "tiny.yaml", "data.sources.wiki.path=nope", "--dry-run")
+    assert (done.code, "nope: no such file or folder" in done.err) == (1, True)
+    assert "path: nope" in done.out
+    done = call("pretrain", "tiny.yaml", "optim.lr=0.5", "--out", "runs/pre", "--dry-run", "--json")
+    assert done.code == 1
+    assert "`optim.lr` was 0.02, is 0.5" in json.loads(done.out)["error"]

@@ -276,3 +276,18 @@ def test_a_batch_keeps_its_kind_on_another_device(make_shards: Make) -> None:
     moved = source.step(0)[0].to(torch.device("meta"))
     assert isinstance(moved, PairBatch)
     assert {getattr(moved, field.name).device.type for field in fields(moved)} == {"meta"}
+
+
+@pytest.mark.parametrize(
+    ("lengths", "cut"),
+    [([(6, 8), (9, 9)], 0), ([(6, 8), (9, 10)], 1), ([(20, 4), (6, 6), (30, 30)], 2), ([(30, 5)], 1)],
+)
+def test_pairs_that_do_not_fit_a_row_are_counted(make_shards: Make, lengths: list[tuple[int, int]], cut: int) -> None:
+    """A row of 16 holds two answers of nine tokens each: the first of each predicts only."""
+    source = Preferences([make_shards(pairs(lengths), kind="preference", per_shard=2)], [], CUT)
+    assert (source.truncated, source.dropped, source.n_pairs) == (cut, 0, len(lengths))
+
+
+def test_pairs_that_lose_their_answers_are_left_out_and_not_counted_as_cut(make_shards: Make) -> None:
+    source = Preferences([make_shards(pairs([(30, 30), (12, 12)], prompt=10), kind="preference", per_shard=2)], [], CUT)
+    assert (source.truncated, source.dropped) == (0, 2)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -272,3 +273,69 @@ def test_no_rows_are_said(
         tokenize(config.model_copy(update={"inputs": (tmp_path / "none.jsonl",)}), tmp_path / "out", Silent())
     with pytest.raises(CirillaError, match="nothing to tokenize"):
         tokenize(config.model_copy(update={"inputs": ()}), tmp_path / "out", Silent())
+
+
+# Hashes of every file
+
+
+def masked(make_shards: Callable[..., TokenShards]) -> TokenShards:
+    return make_shards([([5, 6, 7], [False, True, True]), ([8, 9], [True, False]), ([1], [True]), ([2, 3], [True] * 2)])
+
+
+def test_an_index_records_the_hash_of_every_file(make_shards: Callable[..., TokenShards]) -> None:
+    import hashlib
+
+    folder = masked(make_shards).folder
+    recorded = {name: digest for info in ShardIndex.read(folder).splits["train"] for name, digest in info.hashes()}
+    on_disk = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.iterdir() if p.name != "index.json"}
+    assert recorded == on_disk
+    assert len(recorded) == 6
+
+
+@pytest.mark.parametrize("name", ["train-00000.bin", "train-00001.idx.npy", "train-00001.mask"])
+def test_a_file_that_changed_is_found_by_its_time_and_named_by_its_bytes(
+    name: str, make_shards: Callable[..., TokenShards]
+) -> None:
+    folder = masked(make_shards).folder
+    index = ShardIndex.read(folder)
+    stamps = index.stamps(folder)
+    path, before = folder / name, (folder / name).stat()
+    path.write_bytes(path.read_bytes()[:-1] + b"\x07")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    assert index.altered(folder, stamps) == [path]
+    assert index.altered(folder, {}) == [path]
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert index.altered(folder, stamps) == [], "what keeps size and time is not read"
+
+
+def test_where_rows_came_from_is_no_part_of_what_shards_hold(make_shards: Callable[..., TokenShards]) -> None:
+    index = masked(make_shards).index
+    assert replace(index, sources=[{"path": "elsewhere"}]).fingerprint() == index.fingerprint()
+    other = [replace(info, mask_sha256="0") for info in index.splits["train"]]
+    assert replace(index, splits={"train": other}).fingerprint() != index.fingerprint()
+
+
+def test_indexes_without_the_newer_hashes_are_read(make_shards: Callable[..., TokenShards]) -> None:
+    folder = masked(make_shards).folder
+    path = folder / "index.json"
+    index = json.loads(path.read_text())
+    for info in index["splits"]["train"]:
+        del info["ends_sha256"], info["mask_sha256"]
+    path.write_text(json.dumps(index))
+    assert TokenShards.open(folder).counted(0).tolist() == [False, True, True]
+
+
+def test_a_stray_mask_is_not_read(make_shards: Callable[..., TokenShards]) -> None:
+    folder = make_shards([[5, 6, 7]]).folder
+    (folder / "train-00000.mask").write_bytes(bytes(3))
+    assert TokenShards.open(folder).counted(0).all()
+
+
+@pytest.mark.parametrize("key", ["kind", "splits", "tokenizer_hash"])
+def test_an_index_that_lacks_a_key_is_damaged(key: str, make_shards: Callable[..., TokenShards]) -> None:
+    path = make_shards(DOCUMENTS).folder / "index.json"
+    index = json.loads(path.read_text())
+    del index[key]
+    path.write_text(json.dumps(index))
+    with pytest.raises(CirillaError, match="index.json: keys are missing or strange"):
+        TokenShards.open(path.parent)

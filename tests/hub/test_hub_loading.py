@@ -44,7 +44,7 @@ def test_a_run_gives_its_default_checkpoint(run: Path) -> None:
     assert step_of(run) == 3
     index(run, last="step-000003", best=None, default="last")
     assert step_of(run) == 3
-    index(run, last="step-000003", best={"step": 2, "loss": 1.0}, default="best")
+    index(run, last="step-000003", best="step-000002", default="best")
     assert step_of(run) == 2
     index(run, last="step-000003", best="step-000001", default="best")
     assert step_of(run) == 1
@@ -56,6 +56,12 @@ def test_an_incomplete_default_gives_way_to_the_newest_complete_one(run: Path) -
     assert step_of(run) == 2
     (run / "checkpoints" / "step-000002" / "MANIFEST.json").unlink()
     assert step_of(run) == 1
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"default": 3}', '{"default": "last", "last": {"step": 1}}'])
+def test_a_damaged_index_gives_way_to_the_newest_complete_checkpoint(text: str, run: Path) -> None:
+    (run / "checkpoints" / "index.json").write_text(text)
+    assert step_of(run) == 3
 
 
 def test_a_checkpoint_is_read_with_the_weights_it_was_written_with(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

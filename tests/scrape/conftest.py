@@ -225,6 +225,9 @@ class FakeWiki:
 
     pages: list[FakePage] = field(default_factory=make_pages)
     robots: str = "User-agent: *\nDisallow: /private\n"
+    robots_status: int = 200
+    """0 hangs up without an answer."""
+    robots_delay_s: float = 0.0
     rights: dict[str, str] = field(
         default_factory=lambda: {"text": "CC BY-SA 3.0", "url": "https://creativecommons.org/licenses/by-sa/3.0/"}
     )
@@ -377,7 +380,7 @@ class _Handler(BaseHTTPRequestHandler):
         parts = urlsplit(self.path)
         self.wiki.agents.add(self.headers.get("User-Agent", ""))
         if parts.path == "/robots.txt":
-            return self._send(200, self.wiki.robots.encode(), "text/plain")
+            return self._robots()
         if parts.path != "/w/api.php":
             return self._send(404, b"no such page", "text/plain")
         asked = {key: values[0] for key, values in parse_qs(parts.query).items()}
@@ -388,6 +391,13 @@ class _Handler(BaseHTTPRequestHandler):
             if number in self.wiki.faults:
                 return self._fail(self.wiki.faults[number])
         return self._send(200, json.dumps(self.wiki.answer(asked)).encode(), "application/json")
+
+    def _robots(self) -> None:
+        time.sleep(self.wiki.robots_delay_s)
+        if self.wiki.robots_status == 0:
+            self.close_connection = True
+        else:
+            self._send(self.wiki.robots_status, self.wiki.robots.encode(), "text/plain")
 
     def _fail(self, fault: str) -> None:
         match fault:

@@ -234,6 +234,43 @@ def test_robots_txt_is_honoured(wiki: Any, heard: Any, tmp_path: Path) -> None:
     assert any("the owner, by mail" in text for text in heard.said)
 
 
+UNREACHABLE = {
+    "an error of the server": ({"robots_status": 500}, "HTTP 500"),
+    "a request that is not implemented": ({"robots_status": 501}, "HTTP 501"),
+    "a host that is overloaded": ({"robots_status": 503}, "HTTP 503"),
+    "a connection that breaks": ({"robots_status": 0}, "no answer"),
+    "a host that does not answer in time": ({"robots_delay_s": 0.4}, "no answer"),
+}
+
+
+@pytest.mark.parametrize("name", UNREACHABLE)
+def test_while_robots_txt_cannot_be_reached_nothing_is_fetched(name: str, wiki: Any, heard: Any) -> None:
+    settings, why = UNREACHABLE[name]
+    vars(wiki).update(settings, robots="")
+    config, waits = MediaWikiConfig.model_validate({"api": wiki.api}), list[float]()
+    client = Client("test", sleep=waits.append, timeout_s=0.1 if wiki.robots_delay_s else 30.0)
+    with pytest.raises(ServiceError, match="nothing may be fetched") as caught:
+        connect(config, client, heard)
+    assert f"{wiki.url}/robots.txt: {why}" in str(caught.value)
+    assert "--dump FILE" in str(caught.value.hint)
+    assert (caught.value.exit_code, wiki.asked) == (4, [])
+    assert sum(waits) < 5
+
+
+def test_a_permission_holds_though_robots_txt_cannot_be_reached(wiki: Any, heard: Any) -> None:
+    wiki.robots_status = 503
+    config = MediaWikiConfig.model_validate({"api": wiki.api, "permission": "the owner, by mail"})
+    assert connect(config, Client("test", sleep=lambda _: None), heard)[1].name == "Test Wiki"
+    assert any("robots.txt: HTTP 503" in text and "going on by: the owner" in text for text in heard.said)
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 451])
+def test_a_host_that_refuses_its_robots_txt_has_no_rules(status: int, wiki: Any, heard: Any) -> None:
+    wiki.robots_status, wiki.robots = status, "User-agent: *\nDisallow: /\n"
+    config = MediaWikiConfig.model_validate({"api": wiki.api})
+    assert connect(config, Client("test", sleep=lambda _: None), heard)[1].name == "Test Wiki"
+
+
 def test_the_crawl_delay_of_robots_txt_sets_the_pace(wiki: Any, heard: Any) -> None:
     wiki.robots = "User-agent: *\nCrawl-delay: 3\nAllow: /\n"
     waits: list[float] = []
@@ -266,7 +303,7 @@ def test_the_address_of_a_wiki_leads_to_its_api(wiki: Any, heard: Any, tmp_path:
 def test_a_host_that_is_down_is_said_soon(heard: Any) -> None:
     waits: list[float] = []
     config = MediaWikiConfig.model_validate({"api": "http://127.0.0.1:9/api.php"})
-    with pytest.raises(ServiceError, match="127.0.0.1:9/api.php: no answer"):
+    with pytest.raises(ServiceError, match=r"127.0.0.1:9/robots.txt: no answer"):
         connect(config, Client("test", sleep=waits.append), heard)
     assert sum(waits) < 5
 

@@ -49,11 +49,22 @@ class Driver:
     def __init__(self, process: "subprocess.Popen[str]", data: Path, start: Path) -> None:
         self._process, self._data, self._start = process, data, start
 
-    def begin(self, verb: str, out: Path, *, steps: int, kill_at: int = 0, since: str = "") -> int:
-        """Start a run; returns its process id."""
+    def begin(
+        self,
+        verb: str,
+        out: Path,
+        *,
+        steps: int,
+        kill_at: int = 0,
+        since: str = "",
+        data: Path | None = None,
+        start: Path | None = None,
+    ) -> int:
+        """Start a run, from the shared data and model unless others are named; returns its process id."""
+        start = start or (None if verb == "pretrain" else self._start)
         order = {
-            "verb": verb, "out": str(out), "data": str(self._data), "steps": steps, "kill_at": kill_at,
-            "since": since, "start": None if verb == "pretrain" else str(self._start),
+            "verb": verb, "out": str(out), "data": str(data or self._data), "steps": steps, "kill_at": kill_at,
+            "since": since, "start": start and str(start),
         }  # fmt: skip
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(order) + "\n")
@@ -64,9 +75,9 @@ class Driver:
         """Exit status of the run that was begun last."""
         return int(self._answer()["status"])
 
-    def run(self, verb: str, out: Path, *, steps: int, kill_at: int = 0, since: str = "") -> int:
+    def run(self, verb: str, out: Path, *, steps: int, **order: Any) -> int:
         """A run from beginning to end, however it ends."""
-        self.begin(verb, out, steps=steps, kill_at=kill_at, since=since)
+        self.begin(verb, out, steps=steps, **order)
         return self.wait()
 
     def _answer(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -13,6 +14,10 @@ from typing import Any
 import pytest
 
 from cirilla_cli.checkpoint import Checkpoint
+from cirilla_cli.hub.config import PushConfig
+from cirilla_cli.hub.write import write_folder
+from cirilla_cli.loading import load_model
+from cirilla_cli.progress import Silent
 
 VERBS = ("pretrain", "sft", "dpo")
 STEPS = 24
@@ -103,3 +108,33 @@ def test_a_terminated_run_saves_its_step_and_goes_on(
     assert tiny.metrics(out)[-1]["step"] == stopped
     assert driver.run(verb, out, steps=STEPS) == 0
     _assert_same(tiny, out, straight(verb, STEPS))
+
+
+@pytest.fixture
+def imported(started: Path, memory: Path) -> Path:
+    """A model in Hugging Face's layout whose tokenizer is a `tokenizer.json` that is not ours."""
+    folder = memory / "imported"
+    write_folder(load_model(started, progress=Silent()), folder, PushConfig(to=f"dir:{folder}", dtype="float32"))
+    (folder / "tokenizer.model").unlink()
+    return folder
+
+
+def test_a_run_with_an_imported_tokenizer_outlives_its_base_and_its_first_checkpoint(
+    driver: Any, tiny: ModuleType, data: Path, imported: Path, out: Path
+) -> None:
+    """Rows are encoded by a tokenizer that then lies only in checkpoints, each of which is pruned in its turn."""
+    order = {"steps": STEPS, "data": data / "rows.jsonl", "start": imported}
+    straight = out.with_name("straight-imported")
+    assert driver.run("sft", straight, **order) == 0
+    for least in (4, 12):
+        pid = driver.begin("sft", out, **order)
+        _await_checkpoint(out, least)
+        os.kill(pid, signal.SIGKILL)
+        assert driver.wait() == -signal.SIGKILL
+        assert 2 not in tiny.saved(out), "the first checkpoint was to be pruned by now"
+        shutil.rmtree(imported, ignore_errors=True)
+    assert driver.run("sft", out, **order) == 0
+    _assert_same(tiny, out, straight)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        ours, theirs = (tiny.saved(run)[STEPS] / name for run in (out, straight))
+        assert ours.read_bytes() == theirs.read_bytes()

@@ -37,6 +37,9 @@ class Term:
 class Objective(Protocol[B]):
     """What is minimised."""
 
+    main: str
+    """The term whose mean over held-out data is the validation loss."""
+
     def counts(self, batch: B) -> Mapping[str, float]:
         """How many of each unit a micro-batch holds, from CPU tensors, before the first forward pass."""
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from cirilla_cli.data.batches import IGNORE, TokenBatch
-from cirilla_cli.engine.config import CrossEntropyConfig
+from cirilla_cli.engine.config import LOGITS_BYTES, CrossEntropyConfig
 from cirilla_cli.engine.objectives.base import Forward, Term, accumulate
 from cirilla_cli.model.readout import TokenLoss
 
@@ -16,7 +16,9 @@ class CrossEntropy:
     The term ``nll`` is the plain loss and is what curves and validation show; ``loss`` is what is minimised.
     """
 
-    def __init__(self, config: CrossEntropyConfig, *, logits_bytes: int = 268_435_456) -> None:
+    main = "nll"
+
+    def __init__(self, config: CrossEntropyConfig, *, logits_bytes: int = LOGITS_BYTES) -> None:
         self.smoothing, self.z_weight, self.logits_bytes = config.label_smoothing, config.z_loss, logits_bytes
 
     def counts(self, batch: TokenBatch) -> Mapping[str, float]:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cirilla_cli.data.batches import IGNORE, PADDING, PairBatch
-from cirilla_cli.engine.config import DPOConfig
+from cirilla_cli.engine.config import LOGITS_BYTES, DPOConfig
 from cirilla_cli.engine.objectives.base import Forward, Term, accumulate
 from cirilla_cli.model.readout import TokenLogp
 
@@ -28,7 +28,9 @@ class DPO:
     With ``label_smoothing`` e: (1 - e) times that plus e times the loss of the swapped pair (conservative DPO).
     """
 
-    def __init__(self, config: DPOConfig, *, logits_bytes: int = 268_435_456) -> None:
+    main = "dpo"
+
+    def __init__(self, config: DPOConfig, *, logits_bytes: int = LOGITS_BYTES) -> None:
         self.beta, self.smoothing, self.sft_weight = config.beta, config.label_smoothing, config.sft_weight
         self.logits_bytes = logits_bytes
 

@@ -1,0 +1,247 @@
+"""Builds what a job says: the model, its data, and the trainer with everything that looks on.
+
+Job --tokenizer, shards--> BatchSource --+
+Job --fresh, loaded or resumed--> Decoder, optimizer, state --+--> Trainer
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cirilla_cli.checkpoint import Checkpoint, Loaded
+from cirilla_cli.compat import pick_device
+from cirilla_cli.data.batches import BatchSource, Cut, Preferences
+from cirilla_cli.data.rows import content_hash
+from cirilla_cli.engine.hooks import (
+    Evaluate,
+    Log,
+    SaveCheckpoints,
+    ShowProgress,
+    ShowSamples,
+    StopEarly,
+    TensorBoard,
+    order,
+)
+from cirilla_cli.engine.interrupt import Interrupts
+from cirilla_cli.engine.job import Job
+from cirilla_cli.engine.lock import (
+    Began,
+    check_base,
+    check_data,
+    machine,
+    say_machine_changes,
+    weights_hash,
+    write_lock,
+)
+from cirilla_cli.engine.metrics import matmul_rate
+from cirilla_cli.engine.objectives.dpo import DPO
+from cirilla_cli.engine.precision import compute_dtype, forward_of
+from cirilla_cli.engine.reference import attach_reference, check_first_loss
+from cirilla_cli.engine.schedule import Schedule
+from cirilla_cli.engine.shards import Prepared, prepare
+from cirilla_cli.engine.sources import cut_of, source_of
+from cirilla_cli.engine.trainer import Trainer, TrainState
+from cirilla_cli.errors import CirillaError
+from cirilla_cli.fs import write_text
+from cirilla_cli.loading import load_model
+from cirilla_cli.model.config import CheckpointConfig, DecoderConfig
+from cirilla_cli.model.count import parameters, train_flops_per_token
+from cirilla_cli.model.decoder import Decoder
+from cirilla_cli.model.init import fresh
+from cirilla_cli.progress import Progress
+from cirilla_cli.units import show_count
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run reads."""
+
+    base: Loaded | None
+    """The model it starts from; None for fresh weights, and where a checkpoint of the run itself goes on."""
+    prepared: Prepared
+
+    def began(self, where: dict[str, Any]) -> Began:
+        """What the run's lock remembers of them, on the machine ``where``."""
+        base = None if self.base is None else weights_hash(self.base.path)
+        return Began(self.prepared.fingerprints(), self.prepared.stamps(), base, where)
+
+
+def open_inputs(job: Job, newest: Checkpoint | None, made: Path, progress: Progress) -> Inputs:
+    """The base model and the shards of a run that goes on from ``newest``; rows are tokenized into ``made``.
+
+    Raises:
+        CirillaError: the base or data are missing, damaged, of the wrong kind, or do not fit each other.
+    """
+    base = load_base(job, newest, progress)
+    folder = tokenizer_source(job, base, newest)
+    prepared = prepare(
+        job.paths, job.kinds, val=job.data.val, section=job.tokenizer, model_folder=folder, made=made, progress=progress
+    )
+    return Inputs(base, prepared)
+
+
+def load_base(job: Job, newest: Checkpoint | None, progress: Progress) -> Loaded | None:
+    """The model the run starts from, on the CPU or device of the job; DPO needs it as reference to the end."""
+    if isinstance(job.model, DecoderConfig) or (newest is not None and job.verb != "dpo"):
+        return None
+    base = load_model(job.model.path, device=str(pick_device(job.device)), dtype=torch.float32, progress=progress)
+    if base.tokenizer is None:
+        raise CirillaError(f"{base.path}: the model has no tokenizer, so no text can be prepared for it")
+    return base
+
+
+def tokenizer_source(job: Job, base: Loaded | None, newest: Checkpoint | None) -> Path | None:
+    """The folder with the tokenizer of a model that was not born in this run; None for one that was."""
+    if base is not None:
+        return base.path
+    return newest.path if newest is not None and isinstance(job.model, CheckpointConfig) else None
+
+
+def build(
+    job: Job,
+    lock: dict[str, Any] | None,
+    newest: Checkpoint | None,
+    inputs: Inputs,
+    interrupts: Interrupts,
+    progress: Progress,
+) -> Trainer:
+    """The trainer of a run, as it begins or as ``newest`` left it; a run that begins gets its lock.
+
+    Raises:
+        CirillaError: recipe, data and model do not fit each other, or are not those that the run began with.
+    """
+    device = pick_device(job.device)
+    dtype = compute_dtype(job.precision, device)
+    began = inputs.began(machine(device, dtype))
+    if lock is not None:
+        check_lock(job, lock, inputs, began, progress)
+    model = model_of(job, inputs, device, newest)
+    cut = cut_of(job, model.config.context_length, inputs.prepared.tokenizer.pad_id)
+    steps, source = source_of(job, inputs.prepared, cut, progress)
+    trainer = Trainer(
+        model=model, objective=job.objective.build(logits_bytes=job.memory.logits_bytes), source=source,
+        optimizer=job.optim.build(model), schedule=Schedule(job.schedule, steps), steps=steps, seed=job.seed,
+        device=device, dtype=dtype, max_grad_norm=job.train.max_grad_norm,
+    )  # fmt: skip
+    if newest is not None:
+        trainer.state = _state(newest)
+        newest.load_optimizer(trainer.optimizer, model)
+    if isinstance(trainer.objective, DPO) and isinstance(source, Preferences):
+        _reference(job, trainer, trainer.objective, source, inputs, began, progress)
+    trainer.hooks = _hooks(job, trainer, inputs.prepared, cut, interrupts, progress)
+    if lock is None:
+        # Only now: a recipe that was refused above may be mended without starting over.
+        write_lock(job.out, job.resolved, began)
+        for name, text in job.texts.items():
+            write_text(job.out / name, text)
+    if newest is None:
+        progress.say(_summary(job, trainer, source, cut))
+    return trainer
+
+
+def check_lock(job: Job, lock: dict[str, Any], inputs: Inputs, began: Began, progress: Progress) -> None:
+    """Say what differs from the machine a run began on.
+
+    Raises:
+        CirillaError: its data or the model it starts from are not what they were then.
+    """
+    check_data(job.out, lock, began.data, inputs.prepared.altered(lock["files"]))
+    if inputs.base is not None:
+        check_base(job.out, lock, began.base, inputs.base.path)
+    say_machine_changes(lock, began.machine, progress)
+
+
+def model_of(job: Job, inputs: Inputs, device: torch.device, newest: Checkpoint | None) -> Decoder:
+    """The model that is trained: of the run's newest checkpoint, of the base, or with fresh weights.
+
+    Raises:
+        CirillaError: it embeds fewer ids than the tokenizer has.
+    """
+    if newest is not None:
+        model = newest.load_model(device, torch.float32)
+    elif inputs.base is not None:
+        model = inputs.base.model
+    else:
+        model = _fresh(job, inputs.prepared, device)
+    if isinstance(job.model, CheckpointConfig):
+        model.config = retuned(model.config, job.model)
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = job.model.dropout
+    check_vocabulary(model.config, inputs.prepared.tokenizer.vocab_size)
+    return model
+
+
+def _fresh(job: Job, prepared: Prepared, device: torch.device) -> Decoder:
+    assert isinstance(job.model, DecoderConfig)
+    vocab = job.model.vocab_size or prepared.tokenizer.vocab_size
+    return fresh(job.model.model_copy(update={"vocab_size": vocab}), seed=job.seed, device=device)
+
+
+def retuned(config: DecoderConfig, wanted: CheckpointConfig) -> DecoderConfig:
+    """A loaded model's shape with the dropout and row length of this run."""
+    changes: dict[str, Any] = {"dropout": wanted.dropout}
+    if wanted.context_length is not None:
+        changes["context_length"] = wanted.context_length
+    return config.model_copy(update=changes)
+
+
+def check_vocabulary(config: DecoderConfig, ids: int) -> None:
+    """Raises: CirillaError: the model embeds fewer than ``ids`` ids."""
+    if (config.vocab_size or 0) < ids:
+        raise CirillaError(
+            f"`model.vocab_size` is {config.vocab_size}, must be at least the tokenizer's {ids}",
+            hint="leave vocab_size out to take the tokenizer's",
+        )
+
+
+def _state(checkpoint: Checkpoint) -> TrainState:
+    saved = checkpoint.state()
+    return TrainState(**{name: saved[name] for name in TrainState.__dataclass_fields__ if name in saved})
+
+
+def _reference(
+    job: Job, trainer: Trainer, objective: DPO, source: Preferences, inputs: Inputs, began: Began, progress: Progress
+) -> None:
+    """Reference values by the starting model, in the training forward; the first loss shows that they fit."""
+    starting = _fresh(job, inputs.prepared, trainer.device) if inputs.base is None else inputs.base.model
+    starting.eval()
+    forward = forward_of(starting, trainer.dtype)
+    key = content_hash(
+        began.base, inputs.prepared.tokenizer.hash, began.data, source.cut.context_length,
+        source.cut.rows_per_micro_batch, began.machine,
+    )  # fmt: skip
+    path = job.out / "shards" / "reference.safetensors"
+    attach_reference(source, objective, forward, path, key, trainer.device, progress)
+    check_first_loss(source, objective, forward, trainer.device)
+
+
+def _hooks(
+    job: Job, trainer: Trainer, prepared: Prepared, cut: Cut, interrupts: Interrupts, progress: Progress
+) -> list[Any]:
+    evaluation, early = job.eval, job.train.early_stopping
+    flops = train_flops_per_token(trainer.model.config, cut.context_length / 2)
+    rate = matmul_rate(trainer.device, trainer.dtype)
+    return order([
+        Evaluate(evaluation) if evaluation else None,
+        ShowSamples(evaluation, prepared.tokenizer, job.out, job.verb != "pretrain", progress)
+        if evaluation and evaluation.prompts else None,
+        StopEarly(early) if early else None,
+        Log(job.log, job.out, flops * cut.rows_per_step * cut.context_length, rate),
+        TensorBoard(job.out, job.log.every) if job.log.tensorboard else None,
+        ShowProgress(progress, job.verb),
+        SaveCheckpoints(
+            job.checkpoint, job.out, prepared.tokenizer, job.texts, interrupts, job.verb, prefer_best=early is not None
+        ),
+    ])  # fmt: skip
+
+
+def _summary(job: Job, trainer: Trainer, source: BatchSource[Any], cut: Cut) -> str:
+    rows = trainer.steps * cut.rows_per_step
+    return (
+        f"{job.verb}: {show_count(parameters(trainer.model.config))} parameters, {trainer.steps} steps of "
+        f"{show_count(cut.rows_per_step * cut.context_length)} tokens, {rows / source.rows_per_epoch:.1f} passes over "
+        f"the data, {str(trainer.dtype).removeprefix('torch.')} on {trainer.device.type}"
+    )

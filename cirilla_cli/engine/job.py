@@ -1,0 +1,139 @@
+"""One training run as its recipe says, and what can be said of it before anything is read."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from cirilla_cli.compat import device_problem
+from cirilla_cli.data.config import (
+    ConversationsConfig,
+    DataSection,
+    PackedTextConfig,
+    PreferencesConfig,
+    TextSourceConfig,
+    TokenizerSection,
+)
+from cirilla_cli.data.shards import Kind
+from cirilla_cli.engine.config import (
+    CheckpointingConfig,
+    EvaluationConfig,
+    LogConfig,
+    MemoryConfig,
+    ObjectiveSection,
+    OptimSection,
+    PrecisionConfig,
+    ScheduleSection,
+    TrainConfig,
+    WSDConfig,
+)
+from cirilla_cli.errors import CirillaError, missing_extra
+from cirilla_cli.model.config import CheckpointConfig, ModelSection
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training run, as its recipe says."""
+
+    verb: str
+    out: Path
+    model: ModelSection
+    tokenizer: TokenizerSection | None
+    data: DataSection
+    objective: ObjectiveSection
+    train: TrainConfig
+    optim: OptimSection
+    schedule: ScheduleSection
+    precision: PrecisionConfig
+    memory: MemoryConfig
+    checkpoint: CheckpointingConfig
+    eval: EvaluationConfig | None
+    log: LogConfig
+    seed: int
+    device: str
+    resolved: Mapping[str, Any]
+    """The whole recipe as plain data: what must be the same for a run to be continued."""
+    texts: Mapping[str, str]
+    """Files that travel with every checkpoint: recipe.yaml, resolved.yaml."""
+
+    @property
+    def paths(self) -> dict[str, Path]:
+        """Where the data lie, by the name of their source."""
+        match self.data:
+            case PackedTextConfig(sources=sources):
+                return {name: source.path for name, source in sources.items()}
+            case ConversationsConfig(path=several) | PreferencesConfig(path=several):
+                return {f"part{i}": path for i, path in enumerate(several)}
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """The kinds of rows that can be learned from, the best first."""
+        match self.data:
+            case PackedTextConfig():
+                return "text", "chat"
+            case ConversationsConfig():
+                return ("chat",)
+            case PreferencesConfig():
+                return ("preference",)
+
+
+def check_job(job: Job) -> None:
+    """Raises: CirillaError: the recipe cannot be run here, whatever its data hold."""
+    if problem := device_problem(job.device):
+        raise CirillaError(f"`device` is {job.device!r}: {problem}", hint="device=cpu, or leave it out")
+    if not job.paths:
+        raise CirillaError("`data` names no source", hint="data.sources.NAME.path=..., or data.path=...")
+    if isinstance(job.model, CheckpointConfig):
+        _keep_base(job.out.resolve(), Path(job.model.path).resolve(), job)
+        if job.tokenizer is not None:
+            raise CirillaError(
+                "`tokenizer` is given, but the model is a checkpoint that has its own",
+                hint="write `tokenizer: null`, or train a fresh model",
+            )
+    if isinstance(job.data, PackedTextConfig):
+        _check_weights(job, job.data.sources)
+    if job.train.early_stopping is not None and job.eval is None:
+        raise no_validation()
+    if job.log.tensorboard and find_spec("tensorboard") is None:
+        raise missing_extra("tensorboard", "tensorboard")
+
+
+def no_validation() -> CirillaError:
+    """The error for early stopping that has nothing to go by."""
+    return CirillaError(
+        "`train.early_stopping` needs validation, and there is none",
+        hint="set `data.val` above 0 and keep the eval section, or set train.early_stopping=null",
+    )
+
+
+def _keep_base(out: Path, base: Path, job: Job) -> None:
+    """Raises: CirillaError: the run would write over the model it starts from."""
+    if base == out or base.is_relative_to(out / "checkpoints"):
+        raise CirillaError(
+            f"`out` is {str(job.out)!r}, where the model to start from lies: {base}",
+            hint="--out names another folder",
+        )
+
+
+def _check_weights(job: Job, sources: Mapping[str, TextSourceConfig]) -> None:
+    """Raises: CirillaError: weights that can have no effect, or that leave nothing to read."""
+    late = [name for name, source in sources.items() if source.decay_weight is not None]
+    if late and not isinstance(job.schedule, WSDConfig):
+        raise CirillaError(
+            f"`data.sources.{late[0]}.decay_weight` is given, but only schedule kind wsd has a decay phase",
+            hint="schedule.kind=wsd, or leave decay_weight out",
+        )
+    if not any(source.weight for source in sources.values()):
+        raise CirillaError(
+            "every `weight` in `data.sources` is 0: there is nothing to read", hint="give one source a weight"
+        )
+    if not any(_late_weight(source) for source in sources.values()):
+        raise CirillaError(
+            "every weight in `data.sources` is 0 while the learning rate decays: there is nothing to read",
+            hint="give one source a `decay_weight`",
+        )
+
+
+def _late_weight(source: TextSourceConfig) -> float:
+    return source.weight if source.decay_weight is None else source.decay_weight
