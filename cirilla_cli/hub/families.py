@@ -8,7 +8,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from cirilla_cli.errors import CirillaError, Where
-from cirilla_cli.model.config import AttentionConfig, DecoderConfig, Mixer, RMSNormConfig, SwiGLUConfig
+from cirilla_cli.model.config import AttentionConfig, DecoderConfig, MixerSection
+from cirilla_cli.model.sections import RMSNormConfig, RopeConfig, SwiGLUConfig
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 
@@ -88,7 +89,7 @@ def _decoder(config: Mapping[str, Any], family: Family) -> DecoderConfig:
     )
 
 
-def _mixers(config: Mapping[str, Any], family: Family) -> tuple[dict[str, Mixer], str]:
+def _mixers(config: Mapping[str, Any], family: Family) -> tuple[dict[str, MixerSection], str]:
     """Mixers by letter and their pattern: A alone where all layers are alike, else A sees all and L a window."""
     windows = _windows(config, family)
     distinct = set(windows)
@@ -99,14 +100,14 @@ def _mixers(config: Mapping[str, Any], family: Family) -> tuple[dict[str, Mixer]
     return mixers, "".join(letters[window] for window in windows)
 
 
-def _mixer(config: Mapping[str, Any], family: Family, window: int | None) -> Mixer:
+def _mixer(config: Mapping[str, Any], family: Family, window: int | None) -> MixerSection:
     heads = config["num_attention_heads"]
     return AttentionConfig(
         n_heads=heads,
         n_kv_heads=_value(config, family, "num_key_value_heads") or heads,
         head_dim=_value(config, family, "head_dim") or config["hidden_size"] // heads,
         window=window,
-        rope_theta=_theta(config),
+        rope=RopeConfig(theta=_theta(config)),
         qk_norm=family.qk_norm,
     )
 
@@ -231,10 +232,10 @@ def to_hf(config: DecoderConfig) -> dict[str, Any]:
         "hidden_act": "silu",
         "max_position_embeddings": config.context_length,
         "initializer_range": config.init_std,
-        "rms_norm_eps": config.norm.eps,
+        "rms_norm_eps": _eps(config),
         # transformers 5 reads the first, everything older the second; without it readers fall back to 10000 silently.
-        "rope_parameters": {"rope_type": "default", "rope_theta": mixer.rope_theta},
-        "rope_theta": mixer.rope_theta,
+        "rope_parameters": {"rope_type": "default", "rope_theta": mixer.rope.theta if mixer.rope else None},
+        "rope_theta": mixer.rope.theta if mixer.rope else None,
         "tie_word_embeddings": config.tie_embeddings,
         "use_cache": True,
         "attention_dropout": 0.0,
@@ -258,6 +259,12 @@ def _family_keys(config: DecoderConfig, family: Family) -> dict[str, Any]:
     }
 
 
+def _eps(config: DecoderConfig) -> float:
+    if not isinstance(config.norm, RMSNormConfig):
+        raise _native_only(f"its norm is of kind {config.norm.kind}")
+    return config.norm.eps
+
+
 def _first_window(windows: list[int | None]) -> int:
     """The layer from which on all have a window, for readers that know no layer types; past the last if none has."""
     first = len(windows)
@@ -266,8 +273,8 @@ def _first_window(windows: list[int | None]) -> int:
     return first
 
 
-def _shape(mixer: Mixer, d_model: int) -> tuple[Any, ...]:
-    return mixer.n_heads, mixer.kv_heads, mixer.width(d_model), mixer.rope_theta, mixer.qk_norm
+def _shape(mixer: MixerSection, d_model: int) -> tuple[Any, ...]:
+    return mixer.n_heads, mixer.kv_heads, mixer.width(d_model), mixer.rope, mixer.qk_norm
 
 
 def _listed(windows: set[int | None]) -> str:

@@ -13,11 +13,8 @@ from cirilla_cli.errors import CirillaError
 from cirilla_cli.infer.config import SamplingConfig
 from cirilla_cli.infer.sampler import Sampler
 from cirilla_cli.model.decoder import Decoder
-from cirilla_cli.model.layout import SequenceLayout
+from cirilla_cli.model.layout import PADDING, SequenceLayout
 from cirilla_cli.model.readout import LastLogits
-
-PADDING = -1
-"""Document number of the padding before shorter prompts."""
 
 _WORTH_A_COPY = 0.75
 """Ended rows leave the batch once no more than this share of it is still running: each time the caches are copied."""

@@ -1,36 +1,45 @@
-"""Parameters and floating-point operations of a model, in closed form; torch-free."""
+"""Parameters, floating-point operations and memory of a model, in closed form; torch-free."""
 
-from cirilla_cli.model.config import DecoderConfig, Mixer
+from cirilla_cli.model.config import StackConfig
+from cirilla_cli.model.sections import Count
 
-
-def _attention(mixer: Mixer, d_model: int) -> int:
-    width = mixer.width(d_model)
-    return d_model * width * (2 * mixer.n_heads + 2 * mixer.kv_heads)
-
-
-def matrix_parameters(config: DecoderConfig) -> int:
-    """Weights a token is multiplied with: all matrices of the blocks and the head, not the input embedding."""
-    blocks = sum(_attention(m, config.d_model) + 3 * config.d_model * config.mlp.d_ff for m in config.layer_mixers())
-    return blocks + (config.vocab_size or 0) * config.d_model
+_NORMS = {"pre": 2, "post": 2, "sandwich": 4}
+"""Norms in one block, by placement."""
 
 
-def parameters(config: DecoderConfig) -> int:
+def count(config: StackConfig) -> Count:
+    """What the whole model holds and multiplies; a tied head counts once, the input embedding is no product."""
+    total = Count(0, 0, 0)
+    for mixer, mlp in zip(config.layer_mixers(), config.layer_mlps(), strict=True):
+        total = total.plus(mixer.count(config.d_model, config.norm)).plus(mlp.count(config.d_model))
+    table = (config.vocab_size or 0) * config.d_model
+    positions = config.context_length * config.d_model if config.positions else 0
+    norms = config.norm.parameters(config.d_model) * (_NORMS[config.norm_placement] * config.n_layers + 1)
+    vectors = norms + positions + (0 if config.tie_embeddings else table)
+    return total.plus(Count(table + vectors, table + vectors, table))
+
+
+def parameters(config: StackConfig) -> int:
     """All parameters; a tied head counts once."""
-    norms = config.d_model * (2 * config.n_layers + 1)
-    norms += sum(2 * m.width(config.d_model) for m in config.layer_mixers() if m.qk_norm)
-    embedding = 0 if config.tie_embeddings else (config.vocab_size or 0) * config.d_model
-    return matrix_parameters(config) + norms + embedding
+    return count(config).parameters
 
 
-def forward_flops_per_token(config: DecoderConfig, context: float) -> float:
-    """Matrix products of one token that on average sees ``context`` keys: 2 per weight, 4 per head width and key."""
-    attention = 0.0
-    for mixer in config.layer_mixers():
-        seen = context if mixer.window is None else min(context, mixer.window)
-        attention += 4 * mixer.n_heads * mixer.width(config.d_model) * seen
-    return 2 * matrix_parameters(config) + attention
+def active_parameters(config: StackConfig) -> int:
+    """Those that one token is computed with."""
+    return count(config).active
 
 
-def train_flops_per_token(config: DecoderConfig, context: float) -> float:
+def forward_flops_per_token(config: StackConfig, context: float) -> float:
+    """Products of one token that on average sees ``context`` keys: 2 for each weight, and what the mixers add."""
+    mixing = sum(mixer.mixing_flops(config.d_model, context) for mixer in config.layer_mixers())
+    return 2 * count(config).products + mixing
+
+
+def train_flops_per_token(config: StackConfig, context: float) -> float:
     """Forward and backward: three times the forward products; recomputation is not counted."""
     return 3 * forward_flops_per_token(config, context)
+
+
+def cache_bytes(config: StackConfig, length: int, *, element: int = 2) -> int:
+    """Memory of one row of ``length`` tokens while generating, with numbers of ``element`` bytes."""
+    return element * sum(mixer.cache_elements(config.d_model, length) for mixer in config.layer_mixers())
