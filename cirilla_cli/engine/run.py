@@ -64,7 +64,7 @@ from cirilla_cli.engine.trainer import Trainer, TrainState
 from cirilla_cli.errors import CirillaError, missing_extra
 from cirilla_cli.fs import NO_ROOM, write_json, write_text
 from cirilla_cli.loading import load_model
-from cirilla_cli.model.config import CheckpointConfig, DecoderConfig, ModelSection
+from cirilla_cli.model.config import CheckpointConfig, DecoderConfig, ResolvedModel
 from cirilla_cli.model.count import parameters, train_flops_per_token
 from cirilla_cli.model.decoder import Decoder
 from cirilla_cli.model.init import fresh
@@ -89,7 +89,7 @@ class Job:
 
     verb: str
     out: Path
-    model: ModelSection
+    model: ResolvedModel
     tokenizer: TokenizerSection | None
     data: DataSection
     objective: ObjectiveSection

@@ -178,6 +178,27 @@ class DecoderConfig(StackConfig):
         return Decoder(self)
 
 
+class DialConfig(Section):
+    """A decoder from one number: width, heads, batch and learning rate follow from its depth, each with its source."""
+
+    kind: Literal["dial"] = "dial"
+    depth: PositiveInt
+    """Blocks; the model is 64 times as wide. 4 is a toy of 3M weights, 12 the shape of the smallest GPT-2."""
+    context_length: PositiveCount = 2048
+    """Longest sequence trained on, and the length of a packed row."""
+    vocab_size: PositiveCount | None = None
+    """Rows of the embedding; null takes the tokenizer's."""
+    dropout: Fraction = 0.0
+    """Share of the residual branches' outputs dropped in training."""
+
+    def build(self) -> "Decoder":
+        """The decoder at this setting."""
+
+        from cirilla_cli.model.dial import decoder_of
+
+        return decoder_of(self).build()
+
+
 class CheckpointConfig(Section):
     """Start from weights that exist: a run, a checkpoint, a Hugging Face folder or a Hub name."""
 
@@ -190,4 +211,7 @@ class CheckpointConfig(Section):
     """Dropout while training; checkpoints are stored without."""
 
 
-ModelSection = Annotated[DecoderConfig | CheckpointConfig, Field(discriminator="kind")]
+ModelSection = Annotated[DecoderConfig | DialConfig | CheckpointConfig, Field(discriminator="kind")]
+
+ResolvedModel = DecoderConfig | CheckpointConfig
+"""What can stand there once a dial has been resolved, as reading a recipe does."""
