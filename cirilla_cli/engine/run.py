@@ -33,6 +33,7 @@ from cirilla_cli.engine.config import (
     EvaluationConfig,
     LogConfig,
     MemoryConfig,
+    MultiTokenConfig,
     ObjectiveSection,
     OptimSection,
     PrecisionConfig,
@@ -55,6 +56,7 @@ from cirilla_cli.engine.lock import check_same_run, write_lock
 from cirilla_cli.engine.metrics import matmul_rate
 from cirilla_cli.engine.objectives.cross_entropy import CrossEntropy
 from cirilla_cli.engine.objectives.dpo import DPO
+from cirilla_cli.engine.objectives.multi_token import MultiTokenPrediction
 from cirilla_cli.engine.precision import compute_dtype, forward_of
 from cirilla_cli.engine.reference import attach_reference, check_first_loss
 from cirilla_cli.engine.report import TrainReport, report_of
@@ -385,10 +387,12 @@ def _steps(job: Job, rows_per_epoch: int, cut: Cut, progress: Progress) -> int:
     return max(1, steps)
 
 
-def _objective(job: Job) -> CrossEntropy | DPO:
+def _objective(job: Job) -> CrossEntropy | DPO | MultiTokenPrediction:
     match job.objective:
         case CrossEntropyConfig():
             return CrossEntropy(job.objective, logits_bytes=job.memory.logits_bytes)
+        case MultiTokenConfig():
+            return MultiTokenPrediction(job.objective, logits_bytes=job.memory.logits_bytes)
         case DPOConfig():
             return DPO(job.objective, logits_bytes=job.memory.logits_bytes)
 

@@ -11,8 +11,9 @@ from cirilla_cli.model.block import BLOCKS, Block
 from cirilla_cli.model.cache import LayerCache
 from cirilla_cli.model.config import DecoderConfig, StackConfig
 from cirilla_cli.model.layout import Needs, SequenceLayout
+from cirilla_cli.model.mtp import shifted
 from cirilla_cli.model.parts import Tally
-from cirilla_cli.model.readout import Readout
+from cirilla_cli.model.readout import MultiToken, Readout
 
 Out = TypeVar("Out")
 
@@ -43,13 +44,14 @@ class Trunk(nn.Module):
         layout: SequenceLayout,
         caches: Sequence[LayerCache] | None = None,
         tally: Tally | None = None,
-    ) -> Tensor:
-        """Hidden states ``[B, T, D]`` after the last block, before the final norm."""
-        x_BTD = self.embed(tokens_BT, layout)
+    ) -> tuple[Tensor, Tensor]:
+        """Hidden states ``[B, T, D]`` before the last block, and after it and the final norm."""
+        x_BTD = before_BTD = self.embed(tokens_BT, layout)
         layout = layout.prepared(self.needs, x_BTD.dtype)
         for i, block in enumerate(self.layers):
+            before_BTD = x_BTD
             x_BTD = block(x_BTD, layout, None if caches is None else caches[i], tally)
-        return x_BTD
+        return before_BTD, self.norm(x_BTD)
 
     def embed(self, tokens_BT: Tensor, layout: SequenceLayout) -> Tensor:
         """What enters the first block, ``[B, T, D]``."""
@@ -76,6 +78,7 @@ class Decoder(nn.Module):
         self.config = config
         self.model = Trunk(config, config.vocab_size)
         self.lm_head = None if config.tie_embeddings else nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.mtp = config.mtp.build(config) if config.mtp else None
 
     def forward(
         self,
@@ -95,10 +98,30 @@ class Decoder(nn.Module):
             readout: what becomes of the final hidden states.
             tally: takes the sums that layers leave beside their output, such as balance losses.
         """
-        x_BTD = self.model.norm(self.model(tokens_BT, layout, caches, tally))
-        if self.config.logit_scale != 1.0:
-            x_BTD = x_BTD * self.config.logit_scale
-        return readout(x_BTD, self.head_weight)
+        before_BTD, x_BTD = self.model(tokens_BT, layout, caches, tally)
+        if isinstance(readout, MultiToken):
+            ahead = self._ahead(before_BTD, x_BTD, tokens_BT, layout, tally)
+            return readout.of_all([self._scaled(h) for h in ahead], self.head_weight)
+        return self.read(x_BTD, readout)
+
+    def read(self, final_BTD: Tensor, readout: Readout[Out]) -> Out:
+        """What ``readout`` makes of final hidden states, those of steps ahead too."""
+        return readout(self._scaled(final_BTD), self.head_weight)
+
+    def _ahead(
+        self, before_BTD: Tensor, x_BTD: Tensor, tokens_BT: Tensor, layout: SequenceLayout, tally: Tally | None
+    ) -> list[Tensor]:
+        """Final hidden states of the model and of each of its steps ahead, the true tokens given."""
+        assert self.mtp is not None, "the model predicts no tokens beyond the next"
+        prepared, states = layout.prepared(self.mtp.needs, x_BTD.dtype), [x_BTD]
+        for i in range(len(self.mtp.steps)):
+            ahead_BTD = self.model.embed(shifted(tokens_BT, i + 1, 0), layout)
+            start_BTD = self.mtp.before(before_BTD, states)
+            states.append(self.mtp.step(i)(start_BTD, ahead_BTD, prepared, None, tally))
+        return states
+
+    def _scaled(self, x_BTD: Tensor) -> Tensor:
+        return x_BTD if self.config.logit_scale == 1.0 else x_BTD * self.config.logit_scale
 
     @property
     def head_weight(self) -> Tensor:
