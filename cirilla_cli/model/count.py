@@ -1,5 +1,7 @@
 """Parameters, floating-point operations and memory of a model, in closed form; torch-free."""
 
+from typing import Any
+
 from cirilla_cli.model.config import ClassifierConfig, DecoderConfig, StackConfig
 from cirilla_cli.model.sections import Count
 
@@ -8,7 +10,7 @@ Shape = StackConfig | ClassifierConfig
 _NORMS = {"pre": 2, "post": 2, "sandwich": 4}
 """Norms in one block, by placement."""
 
-_WITHOUT_HEAD = {"decoder": {"mtp": None}, "encoder": {"decoder_bias": False}}
+_WITHOUT_HEAD: dict[str, dict[str, Any]] = {"decoder": {"mtp": None}, "encoder": {"decoder_bias": False}}
 """What a classifier leaves out of the model that it reads with."""
 
 

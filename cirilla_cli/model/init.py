@@ -1,19 +1,29 @@
 """Fresh weights."""
 
 import math
+from typing import Protocol, TypeVar
 
 import torch
-from torch import nn
 
-from cirilla_cli.model.config import DecoderConfig
-from cirilla_cli.model.decoder import Decoder
+from cirilla_cli.model.classifier import Model
 from cirilla_cli.model.parts import OwnInit
+
+M = TypeVar("M", bound=Model, covariant=True)
+
+
+class Shape(Protocol[M]):
+    """A section of a whole model."""
+
+    def build(self) -> M:
+        """The model."""
+        ...
+
 
 _WRITERS = {"o_proj", "out_proj", "down_proj"}
 """Matrices whose output is added to the residual stream."""
 
 
-def initialise(model: Decoder, generator: torch.Generator) -> None:
+def initialise(model: Model, generator: torch.Generator) -> None:
     """Draw every matrix from a normal distribution; norms start at one, biases at zero.
 
     Those that write to the residual stream get 1/sqrt(2 n_layers) of the spread, so that its variance does not grow
@@ -35,17 +45,18 @@ def initialise(model: Decoder, generator: torch.Generator) -> None:
                 module.initialise(generator)
 
 
-def fresh(config: DecoderConfig, *, seed: int, device: torch.device | str = "cpu") -> Decoder:
+def fresh(config: Shape[M], *, seed: int, device: torch.device | str = "cpu") -> M:
     """A new float32 model whose weights depend on nothing but ``config`` and ``seed``."""
     with torch.device("meta"):
         model = config.build()
-    model = model.to_empty(device=device)
+    model.to_empty(device=device)
     initialise(model, torch.Generator().manual_seed(seed))
     return model
 
 
-def empty(config: DecoderConfig, device: torch.device | str = "cpu") -> nn.Module:
+def empty(config: Shape[M], device: torch.device | str = "cpu") -> M:
     """A model whose weights are about to be loaded: allocated, not filled."""
     with torch.device("meta"):
         model = config.build()
-    return model.to_empty(device=device)
+    model.to_empty(device=device)
+    return model
