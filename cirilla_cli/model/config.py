@@ -22,37 +22,21 @@ if TYPE_CHECKING:
     from cirilla_cli.model.decoder import Decoder
     from cirilla_cli.model.encoder import Encoder
     from cirilla_cli.model.mixers.attention import Attention
-    from cirilla_cli.model.mtp import ChainedMTP, ParallelMTP
+    from cirilla_cli.model.mixers.dilated import DilatedAttention
     from cirilla_cli.model.mixers.latent import LatentAttention
     from cirilla_cli.model.mixers.mamba2 import Mamba2
+    from cirilla_cli.model.mtp import ChainedMTP, ParallelMTP
 
 
-class AttentionConfig(Section):
-    """Grouped-query attention: one key/value head for each query head is multi-head, one for all multi-query."""
-
-    kind: Literal["attention"] = "attention"
+class _HeadsConfig(Section):
     n_heads: PositiveInt
     """Query heads."""
     n_kv_heads: PositiveInt | None = None
     """Key/value heads, each shared by n_heads / n_kv_heads query heads; null for as many as query heads."""
     head_dim: PositiveInt | None = None
     """Width of one head; null for d_model / n_heads. n_heads * head_dim need not equal d_model."""
-    window: PositiveInt | None = None
-    """Positions a query sees, itself included; null for all of them."""
     rope: RopeSection | None = RopeConfig()
     """Rotary positions; null for none, as in layers that see the order by other means."""
-    qk_norm: bool = False
-    """Normalise queries and keys per head before rotation, as Qwen3 does; steadies training at high learning rates."""
-    bias: bool = False
-    """Whether the query, key and value matrices have biases."""
-    out_bias: bool = False
-    """Whether the output matrix has a bias."""
-    scale: PositiveFloat | None = None
-    """What scores are multiplied with; null for 1 / sqrt(head_dim)."""
-    softcap: PositiveFloat | None = None
-    """Scores are bounded by softcap * tanh(score / softcap), as in Gemma 2; null leaves them."""
-    causal: bool = True
-    """Whether a query sees only earlier positions; false in encoders, where a window reaches to both sides."""
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:
@@ -81,6 +65,26 @@ class AttentionConfig(Section):
         if self.head_dim is None and (d_model % self.n_heads or (self.rope and self.width(d_model) % 2)):
             return f"d_model ({d_model}) over n_heads ({self.n_heads}) must be a whole, even number; set head_dim"
         return None
+
+
+class AttentionConfig(_HeadsConfig):
+    """Grouped-query attention: one key/value head for each query head is multi-head, one for all multi-query."""
+
+    kind: Literal["attention"] = "attention"
+    window: PositiveInt | None = None
+    """Positions a query sees, itself included; null for all of them."""
+    qk_norm: bool = False
+    """Normalise queries and keys per head before rotation, as Qwen3 does; steadies training at high learning rates."""
+    bias: bool = False
+    """Whether the query, key and value matrices have biases."""
+    out_bias: bool = False
+    """Whether the output matrix has a bias."""
+    scale: PositiveFloat | None = None
+    """What scores are multiplied with; null for 1 / sqrt(head_dim)."""
+    softcap: PositiveFloat | None = None
+    """Scores are bounded by softcap * tanh(score / softcap), as in Gemma 2; null leaves them."""
+    causal: bool = True
+    """Whether a query sees only earlier positions; false in encoders, where a window reaches to both sides."""
 
     def count(self, d_model: int, norm: NormSection) -> Count:
         """Four matrices, their biases, and the norms of queries and keys."""
@@ -272,7 +276,56 @@ class Mamba2Config(Section):
         return Mamba2(self, d_model=d_model)
 
 
-MixerSection = Annotated[AttentionConfig | LatentAttentionConfig | Mamba2Config, Field(discriminator="kind")]
+class DilatedAttentionConfig(_HeadsConfig):
+    """LongNet's attention: near keys all, far ones thinned out, so that cost grows little faster than length."""
+
+    kind: Literal["dilated"] = "dilated"
+    segments: Annotated[tuple[PositiveInt, ...], Field(strict=False, min_length=1)] = (512, 2048, 8192)
+    """Lengths of the segments within which positions see each other, one for each pattern."""
+    dilations: Annotated[tuple[PositiveInt, ...], Field(strict=False, min_length=1)] = (1, 4, 16)
+    """Of each pattern, every how many positions see each other; the first is 1, so that each position sees itself."""
+
+    @model_validator(mode="after")
+    def _patterns_fit(self) -> Self:
+        if len(self.segments) != len(self.dilations):
+            sizes = f"{len(self.segments)} and {len(self.dilations)}"
+            raise ValueError(f"segments and dilations have {sizes} entries: one dilation for each segment")
+        if self.dilations[0] != 1:
+            raise ValueError(f"dilations begins with {self.dilations[0]}, must begin with 1")
+        for length, dilation in self.patterns:
+            if length % dilation:
+                raise ValueError(f"segments: {length} must be a multiple of its dilation {dilation}")
+        return self
+
+    @property
+    def patterns(self) -> tuple[tuple[int, int], ...]:
+        """Segment length and dilation of each pattern."""
+        return tuple(zip(self.segments, self.dilations, strict=True))
+
+    def count(self, d_model: int, norm: NormSection) -> Count:
+        """Four matrices."""
+        return Count.dense(2 * d_model * self.width(d_model) * (self.n_heads + self.kv_heads))
+
+    def mixing_flops(self, d_model: int, context: float) -> float:
+        """FLOPs of one token: of every R positions one takes part, and sees every R-th key of its segment."""
+        keys = sum(min(context, length) / dilation**2 for length, dilation in self.patterns)
+        return 4 * self.n_heads * self.width(d_model) * keys
+
+    def cache_elements(self, d_model: int, length: int) -> int:
+        """Numbers remembered for one row of ``length`` tokens."""
+        return 2 * self.kv_heads * self.width(d_model) * min(length, max(self.segments))
+
+    def build(self, d_model: int, norm: NormSection) -> "DilatedAttention":
+        """A dilated attention layer from and to ``d_model``."""
+
+        from cirilla_cli.model.mixers.dilated import DilatedAttention
+
+        return DilatedAttention(self, d_model=d_model)
+
+
+MixerSection = Annotated[
+    AttentionConfig | DilatedAttentionConfig | LatentAttentionConfig | Mamba2Config, Field(discriminator="kind")
+]
 
 
 class LearnedPositionsConfig(Section):
