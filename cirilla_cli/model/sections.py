@@ -3,12 +3,13 @@
 import math
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
-from pydantic import Field, PositiveFloat
+from pydantic import Field, PositiveFloat, PositiveInt
 
 from cirilla_cli.config import Section
 from cirilla_cli.units import PositiveCount
 
 if TYPE_CHECKING:
+    from cirilla_cli.model.kan import KAN
     from cirilla_cli.model.mlp import Gated, Plain
     from cirilla_cli.model.norms import Derf, DynamicTanh, LayerNorm, RMSNorm
 
@@ -264,4 +265,29 @@ class ReLU2Config(_PlainConfig):
     kind: Literal["relu2"] = "relu2"
 
 
-MLPSection = Annotated[SwiGLUConfig | GeGLUConfig | GELUConfig | ReLU2Config, Field(discriminator="kind")]
+class KANConfig(Section):
+    """Kolmogorov-Arnold feed-forward: a learned curve on every edge (arXiv:2404.19756); many times the weights."""
+
+    kind: Literal["kan"] = "kan"
+    d_ff: PositiveCount
+    """Inner width; an edge has grid + order + 1 numbers, so take it that much narrower."""
+    grid: PositiveInt = 5
+    """Intervals each curve is made of."""
+    order: PositiveInt = 3
+    """Degree of the pieces."""
+    reach: PositiveFloat = 3.0
+    """Curves span -reach to reach; beyond, only the silu part is left."""
+
+    def count(self, d_model: int) -> Count:
+        """Two layers of edges."""
+        return Count.dense(2 * d_model * self.d_ff * (self.grid + self.order + 1))
+
+    def build(self, d_model: int) -> "KAN":
+        """A feed-forward from and to ``d_model``."""
+
+        from cirilla_cli.model.kan import KAN
+
+        return KAN(self, d_model)
+
+
+MLPSection = Annotated[SwiGLUConfig | GeGLUConfig | GELUConfig | ReLU2Config | KANConfig, Field(discriminator="kind")]
