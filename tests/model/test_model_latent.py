@@ -1,7 +1,5 @@
 """Latent attention against transformers, the paper in loops, and its own other form; float64 on the CPU."""
 
-# Shape suffixes: as in cirilla_cli/model/mixers/latent.py.
-
 import math
 import warnings
 from typing import Any, NamedTuple
@@ -421,16 +419,6 @@ def test_the_cache_holds_one_latent_and_one_turned_key_a_position() -> None:
     positions = 8 * T
     assert [cache.nbytes - positions for cache in caches] == [8 * T * (7 + 4)] * 2
     assert all(isinstance(cache, PastCache) for cache in caches)
-
-
-def test_fresh_weights_are_drawn_by_name() -> None:
-    model = fresh(config_of("X", {"X": CONFIGS["biases"]}, n_layers=1, d_model=256), seed=0)
-    weights = {name: p.detach() for name, p in model.named_parameters() if "self_attn" in name}
-    assert float(weights["model.layers.0.self_attn.o_proj.weight"].std()) == pytest.approx(0.02 / math.sqrt(2), rel=0.1)
-    assert float(weights["model.layers.0.self_attn.kv_a_proj_with_mqa.weight"].std()) == pytest.approx(0.02, rel=0.1)
-    for name, weight in weights.items():
-        if weight.ndim == 1:
-            assert (weight == (0.0 if name.endswith("bias") else 1.0)).all(), name
 
 
 @pytest.mark.parametrize(
