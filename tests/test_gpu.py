@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from cirilla_cli.model.config import AttentionConfig, DecoderConfig, SwiGLUConfig
+from cirilla_cli.model.config import AttentionConfig, DecoderConfig
 from cirilla_cli.model.init import fresh
 from cirilla_cli.model.layout import SequenceLayout
 from cirilla_cli.model.readout import LastLogits, TokenLoss
+from cirilla_cli.model.sections import SwiGLUConfig
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 

@@ -101,7 +101,8 @@ def _parameters(size: Size) -> int:
 
 
 def _model(size: Size) -> Any:
-    from cirilla_cli.model.config import AttentionConfig, DecoderConfig, SwiGLUConfig
+    from cirilla_cli.model.config import AttentionConfig, DecoderConfig
+    from cirilla_cli.model.sections import SwiGLUConfig
 
     return DecoderConfig(
         vocab_size=size.vocab, d_model=size.d_model, n_layers=size.n_layers, context_length=size.context,

@@ -14,6 +14,7 @@ from cirilla_cli.checkpoint import Checkpoint, Loaded
 from cirilla_cli.compat import pick_device
 from cirilla_cli.data.batches import BatchSource, Cut, Preferences
 from cirilla_cli.data.rows import content_hash
+from cirilla_cli.engine.config import MultiTokenConfig, ObjectiveSection
 from cirilla_cli.engine.hooks import (
     Evaluate,
     Log,
@@ -171,6 +172,7 @@ def model_of(job: Job, inputs: Inputs, device: torch.device, newest: Checkpoint 
             if isinstance(module, torch.nn.Dropout):
                 module.p = job.model.dropout
     check_vocabulary(model.config, inputs.prepared.tokenizer.vocab_size)
+    check_ahead(job.objective, model.config)
     return model
 
 
@@ -194,6 +196,22 @@ def check_vocabulary(config: DecoderConfig, ids: int) -> None:
         raise CirillaError(
             f"`model.vocab_size` is {config.vocab_size}, must be at least the tokenizer's {ids}",
             hint="leave vocab_size out to take the tokenizer's",
+        )
+
+
+def check_ahead(objective: ObjectiveSection, config: DecoderConfig) -> None:
+    """Raises: CirillaError: the objective looks further ahead than the model predicts, or not as far."""
+    wanted = objective.depth if isinstance(objective, MultiTokenConfig) else 0
+    has = config.mtp.depth if config.mtp else 0
+    if wanted and wanted != has:
+        raise CirillaError(
+            f"`objective.depth` is {wanted}, but the model predicts {has} tokens beyond the next",
+            hint=f"model.mtp={{kind: chained, depth: {wanted}}}",
+        )
+    if has and not wanted:
+        raise CirillaError(
+            f"`model.mtp` predicts {has} tokens beyond the next, and nothing trains them",
+            hint=f"objective={{kind: multi_token, depth: {has}}}, or model.mtp=null",
         )
 
 

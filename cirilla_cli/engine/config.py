@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from cirilla_cli.engine.objectives.cross_entropy import CrossEntropy
     from cirilla_cli.engine.objectives.dpo import DPO
+    from cirilla_cli.engine.objectives.multi_token import MultiTokenPrediction
 
 
 LOGITS_BYTES = 268_435_456
@@ -55,7 +56,24 @@ class DPOConfig(Section):
         return DPO(self, logits_bytes=logits_bytes)
 
 
-ObjectiveSection = Annotated[CrossEntropyConfig | DPOConfig, Field(discriminator="kind")]
+class MultiTokenConfig(Section):
+    """Cross-entropy of the next token and of those after it, for a model with `mtp` (arXiv:2412.19437, section 2.2)."""
+
+    kind: Literal["multi_token"] = "multi_token"
+    depth: PositiveInt = 1
+    """Tokens beyond the next; the same as the model's mtp.depth."""
+    weight: PositiveFloat = 0.3
+    """Weight of the mean of their losses; DeepSeek-V3 took 0.3, and 0.1 towards the end."""
+
+    def build(self, *, logits_bytes: int = LOGITS_BYTES) -> "MultiTokenPrediction":
+        """The objective, with these settings: cross-entropy at several distances."""
+
+        from cirilla_cli.engine.objectives.multi_token import MultiTokenPrediction
+
+        return MultiTokenPrediction(self, logits_bytes=logits_bytes)
+
+
+ObjectiveSection = Annotated[CrossEntropyConfig | DPOConfig | MultiTokenConfig, Field(discriminator="kind")]
 
 
 class AdamWConfig(Section):

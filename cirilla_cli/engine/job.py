@@ -29,7 +29,7 @@ from cirilla_cli.engine.config import (
     WSDConfig,
 )
 from cirilla_cli.errors import CirillaError, missing_extra
-from cirilla_cli.model.config import CheckpointConfig, ModelSection
+from cirilla_cli.model.config import CheckpointConfig, ResolvedModel
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Job:
 
     verb: str
     out: Path
-    model: ModelSection
+    model: ResolvedModel
     tokenizer: TokenizerSection | None
     data: DataSection
     objective: ObjectiveSection

@@ -9,7 +9,15 @@ from typing import Any, Literal
 
 from cirilla_cli.checkpoint import Checkpoint, Loaded, newest_sound
 from cirilla_cli.compat import pick_device
-from cirilla_cli.engine.build import Inputs, check_lock, check_vocabulary, load_base, retuned, tokenizer_source
+from cirilla_cli.engine.build import (
+    Inputs,
+    check_ahead,
+    check_lock,
+    check_vocabulary,
+    load_base,
+    retuned,
+    tokenizer_source,
+)
 from cirilla_cli.engine.fresh import keep_inputs
 from cirilla_cli.engine.job import Job, check_job
 from cirilla_cli.engine.lock import check_same_run, machine
@@ -143,6 +151,7 @@ def _shape(job: Job, base: Loaded | None, newest: Checkpoint | None, seen: Surve
         shape = job.model.model_copy(update={"vocab_size": vocab})
     else:
         return None
+    check_ahead(job.objective, shape)
     if seen.tokenizer is not None:
         check_vocabulary(shape, seen.tokenizer.vocab_size)
     return retuned(shape, job.model) if isinstance(job.model, CheckpointConfig) else shape

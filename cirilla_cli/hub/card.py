@@ -14,6 +14,7 @@ from cirilla_cli.data.jsonl import Complaints, read_rows
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.hub.config import PushConfig
 from cirilla_cli.hub.families import family_of
+from cirilla_cli.hub.families.blocks import windows_of
 from cirilla_cli.hub.lineage import Data, Lineage, Stage
 from cirilla_cli.model.count import parameters
 from cirilla_cli.units import show_count
@@ -257,7 +258,7 @@ def _limits(facts: CardFacts) -> str:
             "- The jinja chat template breaks up turn markers in messages (`<|im_` becomes `<| im_`); the Modelfile's "
             "template does not, because Ollama's template language cannot."
         )
-    window = next((m.window for m in facts.loaded.config.layer_mixers() if m.window is not None), None)
+    window = next((window for window in windows_of(facts.loaded.config) if window is not None), None)
     if window is not None:
         lines.append(
             f"- Attention sees {window} positions in windowed layers. A program that ignores `sliding_window` gives "

@@ -16,6 +16,7 @@ from cirilla_cli.data.rows import Message
 from cirilla_cli.data.tokenizer import Tokenizer
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.fs import read_json
+from cirilla_cli.hub.families.blocks import windows_of
 from cirilla_cli.hub.read import read_folder
 from cirilla_cli.hub.write import cast_weights
 from cirilla_cli.model.decoder import Decoder
@@ -109,7 +110,7 @@ def _published(folder: Path, loaded: Loaded) -> Decoder:
 
 def _prompt(context_length: int, vocab_size: int, loaded: Loaded) -> list[int]:
     """Random ids, more than a window holds where the context allows it."""
-    windows = [m.window for m in loaded.config.layer_mixers() if m.window is not None]
+    windows = [window for window in windows_of(loaded.config) if window is not None]
     length = min(context_length, max([48, *(w + 16 for w in windows)]), 4096)
     return torch.randint(0, vocab_size, (length,), generator=torch.Generator().manual_seed(0)).tolist()
 

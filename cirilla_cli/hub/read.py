@@ -1,23 +1,26 @@
 """Models in Hugging Face's layout: a folder with config.json and safetensors, or a name on the Hub."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from cirilla_cli.checkpoint import Loaded, build_model, read_tensors
+from cirilla_cli.checkpoint import Loaded, build_model, read_tensors, refuse_misfit
 from cirilla_cli.data.tokenizer import Tokenizer, load_tokenizer
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.fs import read_json
-from cirilla_cli.hub.families import from_hf
+from cirilla_cli.hub.families import Family, family_in, from_hf, plan_of, to_disk, to_ours
+from cirilla_cli.hub.families.rules import is_named
 from cirilla_cli.model.config import DecoderConfig
 
 INDEX = "model.safetensors.index.json"
 LINEAGE = "cirilla.json"
 _FLOATS = {torch.float64, torch.float32, torch.bfloat16, torch.float16}
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
+"""Our names."""
 
 
 def read_folder(folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Loaded:
@@ -26,13 +29,14 @@ def read_folder(folder: Path, device: torch.device | str = "cpu", dtype: torch.d
     Raises:
         CirillaError: not such a folder, a model we have no shape for, or weights that are missing, foreign or damaged.
     """
-    config = from_hf(_json_object(folder / "config.json"), folder / "config.json")
+    values = _json_object(folder / "config.json")
+    family, config = family_in(values, folder / "config.json"), from_hf(values, folder / "config.json")
     files = weight_files(folder)
-    tensors = read_tensors(files, device)
-    config = _tie(config, tensors)
-    _drop_buffers(tensors)
+    tensors = _known(family, read_tensors(files, device))
+    config = _tie(family, config, tensors)
     _refuse_numbers(tensors, folder)
-    model = build_model(config, tensors, files[0], device=device, dtype=dtype)
+    own = _translated(family, config, tensors, files[0])
+    model = build_model(config, own, files[0], device=device, dtype=dtype)
     lineage = _json_object(folder / LINEAGE) if (folder / LINEAGE).is_file() else {}
     return Loaded(
         model=model,
@@ -102,21 +106,31 @@ def _json_object(path: Path) -> dict[str, Any]:
     return value
 
 
-def _tie(config: DecoderConfig, tensors: dict[str, Tensor]) -> DecoderConfig:
+def _known(family: Family, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A checkpoint's tensors as if saved with a head, without those that follow from the configuration."""
+    headless = not any(name.startswith(family.prefix) for name in tensors)
+    named = {f"{family.prefix}{n}" if headless and n != _HEAD else n: tensor for n, tensor in tensors.items()}
+    return {name: tensor for name, tensor in named.items() if not is_named(name, family.leftovers)}
+
+
+def _tie(family: Family, config: DecoderConfig, tensors: dict[str, Tensor]) -> DecoderConfig:
     """Settle a tied head that stands on disk all the same: a copy is dropped, a head that differs is one of its own."""
     if not config.tie_embeddings or _HEAD not in tensors:
         return config
-    embedding = tensors.get(_EMBEDDING)
+    embedding = tensors.get(family.disk_name(_EMBEDDING))
     if embedding is not None and not torch.equal(embedding, tensors[_HEAD]):
         return config.model_copy(update={"tie_embeddings": False})
     del tensors[_HEAD]
     return config
 
 
-def _drop_buffers(tensors: dict[str, Tensor]) -> None:
-    """Forget the rotary frequencies that old checkpoints carry; they follow from rope_theta."""
-    for name in [name for name in tensors if name.endswith("rotary_emb.inv_freq")]:
-        del tensors[name]
+def _translated(family: Family, config: DecoderConfig, tensors: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint under our names; ``tensors`` is empty afterwards."""
+    with torch.device("meta"):
+        own = config.build().state_dict()
+    plan = plan_of(family, config, own)
+    refuse_misfit(to_disk(plan, own), tensors, file)
+    return to_ours(plan, tensors)
 
 
 def _refuse_numbers(tensors: dict[str, Tensor], folder: Path) -> None:

@@ -20,14 +20,16 @@ from cirilla_cli.errors import CirillaError
 from cirilla_cli.fs import hash_file, write_json, write_text
 from cirilla_cli.hub.card import CardFacts, find_scores, last_metrics, render_card
 from cirilla_cli.hub.config import PushConfig
-from cirilla_cli.hub.families import to_hf
+from cirilla_cli.hub.families import family_of, plan_of, to_disk, to_hf
 from cirilla_cli.hub.lineage import Lineage, trace
-from cirilla_cli.hub.read import LINEAGE
+from cirilla_cli.hub.read import INDEX, LINEAGE
 
 WEIGHTS = "model.safetensors"
+SHARD_BYTES = 5 * 10**9
+"""Weights in more than this are cut into several files, as other programs expect of large models."""
 _TEMPLATE = "chat_template.jinja"
 _UNHASHED = "0" * 64
-_ST_DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
+_ST_DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 
 _GO_TEMPLATE = """\
 {{- range .Messages }}<|im_start|>{{ .Role }}
@@ -52,10 +54,11 @@ def write_folder(loaded: Loaded, folder: Path, config: PushConfig, *, scores: Pa
     Raises:
         CirillaError: the model has no public architecture, or its weights do not fit ``config.dtype``.
     """
-    tensors = cast_weights(loaded, getattr(torch, config.dtype))
+    tensors = published(loaded, getattr(torch, config.dtype))
     lineage = _write_texts(loaded, folder, config, scores)
-    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-    (folder / WEIGHTS).chmod(0o644)  # safetensors lets only the owner read
+    for name, part in _write_index(tensors, folder).items():
+        save_file({n: tensor.contiguous() for n, tensor in part.items()}, folder / name, metadata={"format": "pt"})
+        (folder / name).chmod(0o644)  # safetensors lets only the owner read
     return _write_lineage(loaded, folder, config, lineage, {})
 
 
@@ -65,19 +68,36 @@ def plan_folder(loaded: Loaded, folder: Path, config: PushConfig, *, scores: Pat
     Raises:
         CirillaError: as `write_folder`.
     """
-    tensors = cast_weights(loaded, getattr(torch, config.dtype))
+    tensors = published(loaded, getattr(torch, config.dtype))
     lineage = _write_texts(loaded, folder, config, scores)
-    weights = Written(WEIGHTS, _safetensors_size(tensors), _UNHASHED)
-    return _write_lineage(loaded, folder, config, lineage, {WEIGHTS: weights})
+    parts = _write_index(tensors, folder)
+    weights = {name: Written(name, _safetensors_size(part), _UNHASHED) for name, part in parts.items()}
+    return _write_lineage(loaded, folder, config, lineage, weights)
+
+
+def published(loaded: Loaded, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The weights as they stand on disk: under the public architecture's names, in its layout.
+
+    Raises:
+        CirillaError: as `write_folder`.
+    """
+    family, tensors = family_of(loaded.config), cast_weights(loaded, dtype)
+    return to_disk(plan_of(family, loaded.config, tensors), tensors)
 
 
 def cast_weights(loaded: Loaded, dtype: torch.dtype) -> dict[str, Tensor]:
-    """The weights as they are published: on the CPU, contiguous, in ``dtype``; a tied head is left out.
+    """The weights as they are published, under our names: on the CPU, in ``dtype``; a tied head is left out.
+
+    Buffers keep their format: they are states such as a router's balance, not weights that tolerate rounding.
 
     Raises:
         CirillaError: a finite weight is too large for ``dtype``.
     """
-    cast = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in loaded.model.state_dict().items()}
+    states = {name for name, _ in loaded.model.named_buffers()}
+    cast = {
+        name: tensor.detach().to("cpu", None if name in states else dtype)
+        for name, tensor in loaded.model.state_dict().items()
+    }
     lost = [name for name, tensor in cast.items() if not bool(torch.isfinite(tensor).all())]
     if lost:
         raise CirillaError(
@@ -199,12 +219,31 @@ def _write_lineage(
     return [files[name] for name in sorted(files)]
 
 
+def _write_index(tensors: Mapping[str, Tensor], folder: Path) -> dict[str, dict[str, Tensor]]:
+    """The tensors by the file they go into, in order; where there are several files, the index is written."""
+    parts: list[dict[str, Tensor]] = [{}]
+    room = SHARD_BYTES
+    for name, tensor in tensors.items():
+        if parts[-1] and tensor.nbytes > room:
+            parts.append({})
+            room = SHARD_BYTES
+        parts[-1][name] = tensor
+        room -= tensor.nbytes
+    if len(parts) == 1:
+        return {WEIGHTS: parts[0]}
+    named = {f"model-{i:05d}-of-{len(parts):05d}.safetensors": part for i, part in enumerate(parts, 1)}
+    total = sum(tensor.nbytes for tensor in tensors.values())
+    where = {name: file for file, part in named.items() for name in part}
+    write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": where})
+    return named
+
+
 def _safetensors_size(tensors: Mapping[str, Tensor]) -> int:
     """Bytes of the file these tensors make: eight for the header's length, the header padded to eight, the data."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
-    # The library lays out by descending width of number, then by name; here all are equally wide.
-    for name in sorted(tensors):
+    # The library lays out by descending width of number, then by name.
+    for name in sorted(tensors, key=lambda n: (-tensors[n].element_size(), n)):
         tensor, start = tensors[name], offset
         offset += tensor.numel() * tensor.element_size()
         spans = [start, offset]

@@ -38,6 +38,8 @@ class GenerateConfig(SamplingConfig):
     """System turn before the prompt; needs chat."""
     batch: PositiveInt = 8
     """Prompts continued at the same time."""
+    draft: bool = False
+    """Draft with the model's own steps ahead (`model.mtp`) and check the drafts in one pass; greedy tokens only."""
     dtype: Literal["auto", "float32", "bfloat16", "float64"] = "auto"
     """Number format of weights and computation; auto is bfloat16 on GPUs that multiply it, else float32."""
     seed: NonNegativeInt | None = None

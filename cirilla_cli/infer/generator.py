@@ -13,11 +13,8 @@ from cirilla_cli.errors import CirillaError
 from cirilla_cli.infer.config import SamplingConfig
 from cirilla_cli.infer.sampler import Sampler
 from cirilla_cli.model.decoder import Decoder
-from cirilla_cli.model.layout import SequenceLayout
+from cirilla_cli.model.layout import PADDING, SequenceLayout
 from cirilla_cli.model.readout import LastLogits
-
-PADDING = -1
-"""Document number of the padding before shorter prompts."""
 
 _WORTH_A_COPY = 0.75
 """Ended rows leave the batch once no more than this share of it is still running: each time the caches are copied."""
@@ -53,6 +50,18 @@ class Continuation:
     """Natural log of each token's probability under the unfiltered distribution at temperature 1."""
     finish_reason: str | None = None
     """stop (an end token, not among ``tokens``), stop_string or length; None while running."""
+
+    def take(self, request: Request, token: int, logprob: float) -> None:
+        """Go on by one token, or end."""
+        if token in request.stop.ids:
+            self.finish_reason = "stop"
+            return
+        self.tokens.append(token)
+        self.logprobs.append(logprob)
+        if request.stop.matches is not None and request.stop.matches(self.tokens):
+            self.finish_reason = "stop_string"
+        elif len(self.tokens) >= request.most_new:
+            self.finish_reason = "length"
 
 
 @torch.inference_mode()
@@ -103,22 +112,10 @@ class _Batch:
         logps = logits_BV.log_softmax(dim=-1).gather(1, chosen_B[:, None])[:, 0].tolist()
         for row, token, logp in zip(self.rows, chosen_B.tolist(), logps, strict=True):
             if self.continuations[row].finish_reason is None:
-                self._take(row, token, logp)
+                self.continuations[row].take(self.requests[row], token, logp)
+                self.history[row].append(token)
         self.next_BT = chosen_B[:, None]
         self._drop_ended()
-
-    def _take(self, row: int, token: int, logp: float) -> None:
-        continuation, request = self.continuations[row], self.requests[row]
-        if token in request.stop.ids:
-            continuation.finish_reason = "stop"
-            return
-        continuation.tokens.append(token)
-        continuation.logprobs.append(logp)
-        self.history[row].append(token)
-        if request.stop.matches is not None and request.stop.matches(continuation.tokens):
-            continuation.finish_reason = "stop_string"
-        elif len(continuation.tokens) >= request.most_new:
-            continuation.finish_reason = "length"
 
     def _drop_ended(self) -> None:
         """Go on without the rows that have ended, once they are many enough to be worth copying the others."""

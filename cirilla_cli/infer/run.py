@@ -1,7 +1,7 @@
 """What `cirilla generate` does: prompts in, answers out, whole or streamed."""
 
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -14,6 +14,7 @@ from cirilla_cli.data.rows import Message
 from cirilla_cli.errors import CirillaError, Where
 from cirilla_cli.infer.config import GenerateConfig
 from cirilla_cli.infer.generator import Continuation, Request, Stop, continue_prompts
+from cirilla_cli.infer.speculative import continue_drafting
 from cirilla_cli.infer.text import TextDecoder, stop_matcher, text_of
 from cirilla_cli.progress import Progress
 
@@ -97,7 +98,7 @@ def stream(config: GenerateConfig, loaded: Loaded, prompt: Prompt) -> Generator[
     started, tokenizer, shown = time.monotonic(), loaded.tokenizer, 0
     decoder = None if tokenizer is None else TextDecoder(tokenizer, config.stop)
     done = Continuation()
-    for (done,) in continue_prompts(loaded.model, [request], config):
+    for (done,) in _way(config)(loaded.model, [request], config):
         for token in done.tokens[shown:]:
             piece = decoder.add(token) if decoder is not None else f"{' ' if shown else ''}{token}"
             shown += 1
@@ -181,13 +182,18 @@ def _answers(
     started = time.monotonic()
     seconds: dict[int, float] = {}
     done: list[Continuation] = []
-    for done in continue_prompts(loaded.model, requests, config):
+    for done in _way(config)(loaded.model, requests, config):
         now = time.monotonic() - started
         for i, continuation in enumerate(done):
             if continuation.finish_reason is not None:
                 seconds.setdefault(i, now)
     for i, continuation in enumerate(done):
         yield _answer(config, loaded, prompts[i], requests[i], continuation, seconds[i])
+
+
+def _way(config: GenerateConfig) -> Callable[..., Iterator[list[Continuation]]]:
+    """How prompts are continued."""
+    return continue_drafting if config.draft else continue_prompts
 
 
 def _answer(

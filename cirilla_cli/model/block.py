@@ -1,27 +1,118 @@
-"""One layer: a sequence mixer and a feed-forward, each normalised before and added to the residual stream."""
+"""One layer: a sequence mixer and a feed-forward, each normalised and added to the residual stream."""
 
 # Shape suffixes: B batch, T positions, D model width.
 
+from abc import ABC, abstractmethod
+
 from torch import Tensor, nn
 
-from cirilla_cli.model.cache import KVCache
-from cirilla_cli.model.config import DecoderConfig, Mixer
+from cirilla_cli.model.cache import LayerCache
+from cirilla_cli.model.config import MixerSection, StackConfig
 from cirilla_cli.model.layout import SequenceLayout
+from cirilla_cli.model.parts import Mixer, Tally
+from cirilla_cli.model.sections import MLPSection
 
 
-class Block(nn.Module):
-    """Pre-norm residual layer, its parts named as in Hugging Face's Llama."""
+class Block(nn.Module, ABC):
+    """A residual layer; where its norms stand is what the kinds of it differ in.
 
-    def __init__(self, config: DecoderConfig, mixer: Mixer) -> None:
+    The mixer's attribute is called as its section says (`self_attn`, `mamba`, `linear_attn`), the rest as in Hugging
+    Face's Llama and Gemma 2.
+    """
+
+    def __init__(self, config: StackConfig) -> None:
         super().__init__()
-        self.input_layernorm = config.norm.build(config.d_model)
-        self.self_attn = mixer.build(config.d_model, config.norm)
-        self.post_attention_layernorm = config.norm.build(config.d_model)
-        self.mlp = config.mlp.build(config.d_model)
+        self.residual_scale = config.residual_scale
+
+    def _hold(self, config: StackConfig, mixer: MixerSection) -> None:
+        self.mixer_name = mixer.module_name
+        self.add_module(mixer.module_name, mixer.build(config.d_model, config.norm))
+
+    def _feed(self, config: StackConfig, mlp: MLPSection) -> None:
+        self.mlp = mlp.build(config.d_model)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x_BTD: Tensor, layout: SequenceLayout, cache: KVCache | None = None) -> Tensor:
+    @property
+    def mixer(self) -> Mixer:
+        """The sequence mixer."""
+        mixer = self._modules[self.mixer_name]
+        assert isinstance(mixer, Mixer)
+        return mixer
+
+    @abstractmethod
+    def forward(
+        self, x_BTD: Tensor, layout: SequenceLayout, cache: LayerCache | None = None, tally: Tally | None = None
+    ) -> Tensor:
         """The layer's output for hidden states, both ``[B, T, D]``; ``cache`` remembers earlier positions."""
-        x_BTD = x_BTD + self.dropout(self.self_attn(self.input_layernorm(x_BTD), layout, cache))
-        out: Tensor = x_BTD + self.dropout(self.mlp(self.post_attention_layernorm(x_BTD)))
+
+    def _scaled(self, x_BTD: Tensor) -> Tensor:
+        """A branch's output as it is added to the stream."""
+        x_BTD = self.dropout(x_BTD)
+        return x_BTD if self.residual_scale == 1.0 else x_BTD * self.residual_scale
+
+
+class PreNorm(Block):
+    """x + f(norm(x)): steady at any depth, what most models since GPT-2 use (arXiv:2002.04745)."""
+
+    def __init__(self, config: StackConfig, mixer: MixerSection, mlp: MLPSection, index: int) -> None:
+        super().__init__(config)
+        # The norm after the embeddings, where there is one, has just done this layer's work.
+        normed = config.embedding_norm and index == 0
+        self.input_layernorm: nn.Module = nn.Identity() if normed else config.norm.build(config.d_model)
+        self._hold(config, mixer)
+        self.post_attention_layernorm = config.norm.build(config.d_model)
+        self._feed(config, mlp)
+
+    def forward(
+        self, x_BTD: Tensor, layout: SequenceLayout, cache: LayerCache | None = None, tally: Tally | None = None
+    ) -> Tensor:
+        """The layer's output for hidden states, both ``[B, T, D]``; ``cache`` remembers earlier positions."""
+        x_BTD = x_BTD + self._scaled(self.mixer(self.input_layernorm(x_BTD), layout, cache))
+        return x_BTD + self._scaled(self.mlp(self.post_attention_layernorm(x_BTD), layout, tally))
+
+
+class PostNorm(Block):
+    """norm(x + f(x)): the first transformers and BERT; wants a warm-up (arXiv:1706.03762, section 3.1)."""
+
+    def __init__(self, config: StackConfig, mixer: MixerSection, mlp: MLPSection, index: int) -> None:
+        super().__init__(config)
+        self._hold(config, mixer)
+        self.post_attention_layernorm = config.norm.build(config.d_model)
+        self._feed(config, mlp)
+        self.post_feedforward_layernorm = config.norm.build(config.d_model)
+
+    def forward(
+        self, x_BTD: Tensor, layout: SequenceLayout, cache: LayerCache | None = None, tally: Tally | None = None
+    ) -> Tensor:
+        """The layer's output for hidden states, both ``[B, T, D]``; ``cache`` remembers earlier positions."""
+        x_BTD = self.post_attention_layernorm(x_BTD + self._scaled(self.mixer(x_BTD, layout, cache)))
+        out: Tensor = self.post_feedforward_layernorm(x_BTD + self._scaled(self.mlp(x_BTD, layout, tally)))
         return out
+
+
+class SandwichNorm(Block):
+    """x + norm(f(norm(x))): branches bounded on both sides, as in Gemma 2 (arXiv:2105.13290, section 2.4)."""
+
+    def __init__(self, config: StackConfig, mixer: MixerSection, mlp: MLPSection, index: int) -> None:
+        super().__init__(config)
+        self.input_layernorm = config.norm.build(config.d_model)
+        self._hold(config, mixer)
+        self.post_attention_layernorm = config.norm.build(config.d_model)
+        self.pre_feedforward_layernorm = config.norm.build(config.d_model)
+        self._feed(config, mlp)
+        self.post_feedforward_layernorm = config.norm.build(config.d_model)
+
+    def forward(
+        self, x_BTD: Tensor, layout: SequenceLayout, cache: LayerCache | None = None, tally: Tally | None = None
+    ) -> Tensor:
+        """The layer's output for hidden states, both ``[B, T, D]``; ``cache`` remembers earlier positions."""
+        mixed_BTD = self.mixer(self.input_layernorm(x_BTD), layout, cache)
+        x_BTD = x_BTD + self._scaled(self.post_attention_layernorm(mixed_BTD))
+        fed_BTD = self.mlp(self.pre_feedforward_layernorm(x_BTD), layout, tally)
+        return x_BTD + self._scaled(self.post_feedforward_layernorm(fed_BTD))
+
+
+BLOCKS: dict[str, type[PreNorm] | type[PostNorm] | type[SandwichNorm]] = {
+    "pre": PreNorm, "post": PostNorm, "sandwich": SandwichNorm,
+}  # fmt: skip
+"""Kinds of block by where their norms stand."""

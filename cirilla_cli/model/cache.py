@@ -1,8 +1,8 @@
 """What a layer remembers between calls of `generate`; owned by the caller, one for each layer."""
 
-# Shape suffixes: B batch, T new positions, S remembered and new positions, K key/value heads, H width of one head.
+# Shape suffixes: B batch, T new positions, S remembered and new positions.
 
-from typing import Protocol
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
@@ -10,103 +10,120 @@ from torch import Tensor
 from cirilla_cli.model.layout import SequenceLayout
 
 
-class LayerCache(Protocol):
+class LayerCache(ABC):
     """One layer's memory of the sequence so far."""
 
     length: int
     """Positions seen, whether or not still held."""
 
+    @abstractmethod
     def reorder(self, rows_B: Tensor) -> None:
         """Keep the given rows, in that order."""
 
+    @abstractmethod
+    def trim(self, length: int) -> None:
+        """Forget all but the first ``length`` positions, as if the later ones had never been seen.
 
-class KVCache:
-    """Keys and values of an attention layer, with the positions and documents they stand for.
+        Raises:
+            ValueError: more is to be taken back than the cache was made for.
+        """
 
-    With a ``window`` it forgets what no later query may see, so its size is bounded by the window. Rows of documents
-    need no mask over what was dropped, because the cache says which positions its keys hold.
+    @property
+    @abstractmethod
+    def nbytes(self) -> int:
+        """Memory held."""
+
+
+class PastCache(LayerCache):
+    """Tensors of past positions (keys and values, or latents), with the positions and documents they stand for.
+
+    With a ``window`` it forgets what no later query may see: a rolling buffer of at most ``2 (window - 1 + rollback)``
+    positions, however many were seen. Rows of documents need no mask over what was dropped, because the cache says
+    which positions it holds.
     """
 
-    def __init__(self, capacity: int, window: int | None = None) -> None:
-        """Room for ``capacity`` positions, or for ``window - 1`` past ones where that is fewer."""
+    def __init__(self, capacity: int, window: int | None = None, rollback: int = 0) -> None:
+        """Room for ``capacity`` positions in all, the newest ``rollback`` of which `trim` may take back."""
         self.capacity, self.window, self.length = capacity, window, 0
+        self._keep = capacity if window is None else min(capacity, window - 1 + rollback)
+        # Twice what is kept, so that moving the kept part to the front costs O(1) a position.
+        self._slots = capacity if window is None else min(capacity, 2 * self._keep)
         self._held = 0
-        self._k_BSKH: Tensor | None = None
-        self._v_BSKH: Tensor | None = None
-        self._positions_BS: Tensor | None = None
-        self._documents_BS: Tensor | None = None
+        self._rows: list[Tensor] = []
+        self._marks = (False, False)
 
-    def append(self, k_BTKH: Tensor, v_BTKH: Tensor, layout: SequenceLayout) -> tuple[Tensor, Tensor, SequenceLayout]:
-        """Remember T new positions; returns all keys and values they may need and the layout of those.
+    def append(self, layout: SequenceLayout, *new: Tensor) -> tuple[tuple[Tensor, ...], SequenceLayout]:
+        """Remember T new positions of each tensor; returns all that they may need, and the layout of that.
 
         Raises:
             ValueError: more positions than the capacity.
         """
-        T = k_BTKH.shape[1]
+        T = layout.length
         if self.length + T > self.capacity:
             raise ValueError(f"the cache holds {self.capacity} positions, asked for {self.length + T}")
         self.length += T
-        if self._k_BSKH is None or self._v_BSKH is None or self._positions_BS is None:
-            self._allocate(k_BTKH, layout)
-            return self.append_within(k_BTKH, v_BTKH, layout)
-        return self.append_within(k_BTKH, v_BTKH, layout)
+        if not self._rows:
+            self._marks = layout.documents_BT is not None, layout.prefix_BT is not None
+        parts = [*_of_layout(layout, self._marks), *new]
+        if not self._rows:
+            self._rows = [part.new_zeros(part.shape[0], self._slots, *part.shape[2:]) for part in parts]
+        whole = self._written(parts, T) if self._held + T <= self._slots else self._rolled(parts)
+        if self.window is not None:
+            whole = [part[:, max(0, part.shape[1] - (self.window - 1 + T)) :] for part in whole]
+        seen, values = _to_layout(whole, self._marks)
+        return tuple(values), seen
 
-    def append_within(
-        self, k_BTKH: Tensor, v_BTKH: Tensor, layout: SequenceLayout
-    ) -> tuple[Tensor, Tensor, SequenceLayout]:
-        """The part of `append` after room was made."""
-        assert self._k_BSKH is not None
-        assert self._v_BSKH is not None
-        assert self._positions_BS is not None
-        T = k_BTKH.shape[1]
-        self._make_room(T)
+    def _written(self, parts: list[Tensor], T: int) -> list[Tensor]:
+        """Everything held, after the new positions were put behind it."""
         start, self._held = self._held, self._held + T
-        now = slice(start, self._held)
-        self._k_BSKH[:, now], self._v_BSKH[:, now] = k_BTKH, v_BTKH
-        self._positions_BS[:, now] = layout.positions_BT
-        documents = None
-        if self._documents_BS is not None and layout.documents_BT is not None:
-            self._documents_BS[:, now] = layout.documents_BT
-            documents = self._documents_BS[:, : self._held]
-        seen = SequenceLayout(self._positions_BS[:, : self._held], documents)
-        return self._k_BSKH[:, : self._held], self._v_BSKH[:, : self._held], seen
+        for row, part in zip(self._rows, parts, strict=True):
+            row[:, start : self._held] = part
+        return [row[:, : self._held] for row in self._rows]
+
+    def _rolled(self, parts: list[Tensor]) -> list[Tensor]:
+        """The kept past and the new positions; of both, the newest move to the front of the buffer."""
+        past = slice(max(0, self._held - self._keep), self._held)
+        whole = [torch.cat([row[:, past], part], dim=1) for row, part in zip(self._rows, parts, strict=True)]
+        length = whole[0].shape[1]
+        self._held = min(self._keep, length)
+        for row, part in zip(self._rows, whole, strict=True):
+            row[:, : self._held] = part[:, length - self._held :]
+        return whole
 
     def reorder(self, rows_B: Tensor) -> None:
         """Keep the given rows, in that order."""
-        if self._k_BSKH is not None and self._v_BSKH is not None and self._positions_BS is not None:
-            self._k_BSKH, self._v_BSKH = self._k_BSKH[rows_B], self._v_BSKH[rows_B]
-            self._positions_BS = self._positions_BS[rows_B]
-        if self._documents_BS is not None:
-            self._documents_BS = self._documents_BS[rows_B]
+        self._rows = [row[rows_B] for row in self._rows]
 
-    def _allocate(self, k_BTKH: Tensor, layout: SequenceLayout) -> None:
-        B, T, K, H = k_BTKH.shape
-        # Past the window the buffer slides by whole windows, so that copying costs O(1) a token.
-        slots = self.capacity if self.window is None else min(self.capacity, 2 * self.window + T)
-        self._k_BSKH, self._v_BSKH = k_BTKH.new_zeros(B, slots, K, H), k_BTKH.new_zeros(B, slots, K, H)
-        self._positions_BS = layout.positions_BT.new_zeros(B, slots)
-        if layout.documents_BT is not None:
-            self._documents_BS = layout.documents_BT.new_zeros(B, slots)
+    def trim(self, length: int) -> None:
+        """Forget all but the first ``length`` positions.
 
-    def _make_room(self, T: int) -> None:
-        """Slide the last ``window - 1`` positions to the front when the new ones would not fit behind."""
-        assert self._k_BSKH is not None
-        assert self._v_BSKH is not None
-        assert self._positions_BS is not None
-        if self._held + T <= self._k_BSKH.shape[1]:
-            return
-        assert self.window is not None, "a cache without a window has room for its whole capacity"
-        keep = min(self.window - 1, self._held)
-        slots = max(self._k_BSKH.shape[1], keep + T)
-        self._k_BSKH = _slid(self._k_BSKH, self._held, keep, slots)
-        self._v_BSKH = _slid(self._v_BSKH, self._held, keep, slots)
-        self._positions_BS = _slid(self._positions_BS, self._held, keep, slots)
-        if self._documents_BS is not None:
-            self._documents_BS = _slid(self._documents_BS, self._held, keep, slots)
-        self._held = keep
+        Raises:
+            ValueError: more is to be taken back than the cache was made for.
+        """
+        back = self.length - length
+        wanted = length if self.window is None else min(length, self.window - 1)
+        if back < 0 or self._held - back < wanted:
+            raise ValueError(f"cannot go back from {self.length} positions to {length}")
+        self.length, self._held = length, self._held - back
+
+    @property
+    def nbytes(self) -> int:
+        """Memory held."""
+        return sum(row.numel() * row.element_size() for row in self._rows)
 
 
-def _slid(buffer: Tensor, held: int, keep: int, slots: int) -> Tensor:
-    moved = torch.zeros(buffer.shape[0], slots, *buffer.shape[2:], dtype=buffer.dtype, device=buffer.device)
-    moved[:, :keep] = buffer[:, held - keep : held]
-    return moved
+def _of_layout(layout: SequenceLayout, marks: tuple[bool, bool]) -> list[Tensor]:
+    """Positions, and documents and prefix where ``marks`` says that rows have them."""
+    parts = [layout.positions_BT]
+    for marked, part in zip(marks, (layout.documents_BT, layout.prefix_BT), strict=True):
+        if marked:
+            assert part is not None, "a layout with documents or a prefix cannot be continued without"
+            parts.append(part)
+    return parts
+
+
+def _to_layout(parts: list[Tensor], marks: tuple[bool, bool]) -> tuple[SequenceLayout, list[Tensor]]:
+    positions_BS, *rest = parts
+    documents_BS = rest.pop(0) if marks[0] else None
+    prefix_BS = rest.pop(0) if marks[1] else None
+    return SequenceLayout(positions_BS, documents_BS, prefix_BS), rest

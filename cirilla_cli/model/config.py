@@ -1,73 +1,55 @@
-"""Sections that describe a model; torch-free, so that recipes are checked in milliseconds."""
+"""Sections that describe a model: mixers, whole models; torch-free, so that recipes are checked in milliseconds."""
 
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+import math
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from cirilla_cli.config import Section
+from cirilla_cli.model.sections import (
+    Count,
+    MLPSection,
+    NormSection,
+    RMSNormConfig,
+    RopeConfig,
+    RopeSection,
+    YarnRopeConfig,
+)
 from cirilla_cli.units import Fraction, PositiveCount
 
 if TYPE_CHECKING:
+    from cirilla_cli.model.classifier import Classifier
     from cirilla_cli.model.decoder import Decoder
+    from cirilla_cli.model.encoder import Encoder
     from cirilla_cli.model.mixers.attention import Attention
-    from cirilla_cli.model.mlp import SwiGLU
-    from cirilla_cli.model.norms import RMSNorm
+    from cirilla_cli.model.mixers.dilated import DilatedAttention
+    from cirilla_cli.model.mixers.latent import LatentAttention
+    from cirilla_cli.model.mixers.mamba2 import Mamba2
+    from cirilla_cli.model.mtp import ChainedMTP, ParallelMTP
 
 
-class RMSNormConfig(Section):
-    """Root-mean-square normalisation with a learned scale (arXiv:1910.07467)."""
-
-    kind: Literal["rms"] = "rms"
-    eps: PositiveFloat = 1e-6
-    """Added to the mean square before its root."""
-
-    def build(self, width: int) -> "RMSNorm":
-        """A norm over vectors of ``width``."""
-
-        from cirilla_cli.model.norms import RMSNorm
-
-        return RMSNorm(self, width)
-
-
-class SwiGLUConfig(Section):
-    """Gated feed-forward: down(silu(gate(x)) * up(x)) (arXiv:2002.05202)."""
-
-    kind: Literal["swiglu"] = "swiglu"
-    d_ff: PositiveCount
-    """Inner width; about 8/3 of d_model gives the parameters of a plain 4x feed-forward."""
-
-    def build(self, d_model: int) -> "SwiGLU":
-        """A feed-forward from and to ``d_model``."""
-
-        from cirilla_cli.model.mlp import SwiGLU
-
-        return SwiGLU(self, d_model)
-
-
-class AttentionConfig(Section):
-    """Grouped-query attention with rotary positions: one key/value head each is multi-head, one for all multi-query."""
-
-    kind: Literal["attention"] = "attention"
+class _HeadsConfig(Section):
     n_heads: PositiveInt
     """Query heads."""
     n_kv_heads: PositiveInt | None = None
     """Key/value heads, each shared by n_heads / n_kv_heads query heads; null for as many as query heads."""
     head_dim: PositiveInt | None = None
     """Width of one head; null for d_model / n_heads. n_heads * head_dim need not equal d_model."""
-    window: PositiveInt | None = None
-    """Positions a query sees, itself included; null for all of them."""
-    rope_theta: PositiveFloat = 10_000.0
-    """Base of the rotary frequencies; raise it for longer contexts."""
-    qk_norm: bool = False
-    """Normalise queries and keys per head before rotation, as Qwen3 does; steadies training at high learning rates."""
+    rope: RopeSection | None = RopeConfig()
+    """Rotary positions; null for none, as in layers that see the order by other means."""
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:
         if self.n_heads % self.kv_heads:
             raise ValueError(f"n_heads ({self.n_heads}) must be a multiple of n_kv_heads ({self.kv_heads})")
-        if self.head_dim is not None and self.head_dim % 2:
+        if self.head_dim is not None and self.head_dim % 2 and self.rope is not None:
             raise ValueError(f"head_dim ({self.head_dim}) must be even, rotary positions turn pairs")
         return self
+
+    @property
+    def module_name(self) -> str:
+        """What the mixer is called in its block."""
+        return "self_attn"
 
     @property
     def kv_heads(self) -> int:
@@ -78,7 +60,49 @@ class AttentionConfig(Section):
         """Width of one head, the default resolved."""
         return self.head_dim or d_model // self.n_heads
 
-    def build(self, d_model: int, norm: RMSNormConfig) -> "Attention":
+    def misfit(self, d_model: int) -> str | None:
+        """Why this mixer cannot stand in a model ``d_model`` wide; None if it can."""
+        if self.head_dim is None and (d_model % self.n_heads or (self.rope and self.width(d_model) % 2)):
+            return f"d_model ({d_model}) over n_heads ({self.n_heads}) must be a whole, even number; set head_dim"
+        return None
+
+
+class AttentionConfig(_HeadsConfig):
+    """Grouped-query attention: one key/value head for each query head is multi-head, one for all multi-query."""
+
+    kind: Literal["attention"] = "attention"
+    window: PositiveInt | None = None
+    """Positions a query sees, itself included; null for all of them."""
+    qk_norm: bool = False
+    """Normalise queries and keys per head before rotation, as Qwen3 does; steadies training at high learning rates."""
+    bias: bool = False
+    """Whether the query, key and value matrices have biases."""
+    out_bias: bool = False
+    """Whether the output matrix has a bias."""
+    scale: PositiveFloat | None = None
+    """What scores are multiplied with; null for 1 / sqrt(head_dim)."""
+    softcap: PositiveFloat | None = None
+    """Scores are bounded by softcap * tanh(score / softcap), as in Gemma 2; null leaves them."""
+    causal: bool = True
+    """Whether a query sees only earlier positions; false in encoders, where a window reaches to both sides."""
+
+    def count(self, d_model: int, norm: NormSection) -> Count:
+        """Four matrices, their biases, and the norms of queries and keys."""
+        H, N, K = self.width(d_model), self.n_heads, self.kv_heads
+        vectors = H * (N + 2 * K) * self.bias + d_model * self.out_bias + 2 * norm.parameters(H) * self.qk_norm
+        return Count.dense(2 * d_model * H * (N + K), vectors)
+
+    def mixing_flops(self, d_model: int, context: float) -> float:
+        """FLOPs of one token over the keys it sees: two products of 2 per number of a head and key."""
+        sides = 1 if self.causal else 2
+        seen = context if self.window is None else min(context, sides * (self.window - 1) + 1)
+        return 4 * self.n_heads * self.width(d_model) * seen
+
+    def cache_elements(self, d_model: int, length: int) -> int:
+        """Numbers remembered for one row of ``length`` tokens."""
+        return 2 * self.kv_heads * self.width(d_model) * min(length, self.window or length)
+
+    def build(self, d_model: int, norm: NormSection) -> "Attention":
         """An attention layer from and to ``d_model``; ``norm`` is that of queries and keys."""
 
         from cirilla_cli.model.mixers.attention import Attention
@@ -86,13 +110,237 @@ class AttentionConfig(Section):
         return Attention(self, d_model=d_model, norm=norm)
 
 
-Mixer = AttentionConfig
+class LatentAttentionConfig(Section):
+    """Multi-head latent attention: all heads' keys and values come out of one small vector a position (DeepSeek)."""
+
+    kind: Literal["mla"] = "mla"
+    n_heads: PositiveInt
+    """Heads."""
+    q_lora_rank: PositiveInt | None = None
+    """Width of the vector that queries come out of; null makes them from the residual stream directly."""
+    kv_lora_rank: PositiveInt
+    """Width of the vector that keys and values come out of, the one that is remembered."""
+    qk_nope_head_dim: PositiveInt
+    """Width of the part of a query or key that carries no position."""
+    qk_rope_head_dim: PositiveInt
+    """Width of the part that turns with its position; all heads share it in the key."""
+    v_head_dim: PositiveInt
+    """Width of a value."""
+    rope: RopeSection | None = RopeConfig()
+    """Rotary positions of the part that turns; null turns nothing, as in layers that see the order by other means."""
+    latent_eps: PositiveFloat = 1e-6
+    """eps of the RMS norms of the two small vectors; DeepSeek's is this, whatever the norm of its blocks has."""
+    bias: bool = False
+    """Whether the matrices into the small vectors, and the output matrix, have biases."""
+    scale: PositiveFloat | None = None
+    """What scores are multiplied with; null for 1 / sqrt(qk_nope_head_dim + qk_rope_head_dim)."""
+    mscale_all_dim: PositiveFloat | None = None
+    """With a yarn rope: scores are also multiplied with (0.1 mscale_all_dim ln(factor) + 1)^2, as in DeepSeek-V3."""
+
+    @model_validator(mode="after")
+    def _turns_whole_pairs(self) -> Self:
+        if self.rope is not None and self.qk_rope_head_dim % 2:
+            raise ValueError(f"qk_rope_head_dim ({self.qk_rope_head_dim}) must be even, rotary positions turn pairs")
+        if self.rope is not None and self.rope.fraction != 1.0:
+            raise ValueError("rope.fraction must be 1 here; qk_rope_head_dim says how much of a head turns")
+        if self.mscale_all_dim is not None and (self.scale is not None or not isinstance(self.rope, YarnRopeConfig)):
+            raise ValueError("mscale_all_dim goes with a rope of kind yarn and without scale")
+        return self
+
+    @property
+    def module_name(self) -> str:
+        """What the mixer is called in its block."""
+        return "self_attn"
+
+    @property
+    def qk_head_dim(self) -> int:
+        """Width of a query or key."""
+        return self.qk_nope_head_dim + self.qk_rope_head_dim
+
+    def score_scale(self) -> float:
+        """What scores are multiplied with, the defaults resolved."""
+        plain = self.scale or 1 / math.sqrt(self.qk_head_dim)
+        if self.mscale_all_dim is None or not isinstance(self.rope, YarnRopeConfig):
+            return plain
+        return plain * (0.1 * self.mscale_all_dim * math.log(self.rope.factor) + 1) ** 2
+
+    def misfit(self, d_model: int) -> str | None:
+        """Why this mixer cannot stand in a model ``d_model`` wide: it always can."""
+        return None
+
+    def count(self, d_model: int, norm: NormSection) -> Count:
+        """Matrices into the small vectors, out of them and back to the stream; their biases and norms."""
+        D, N, R, Q, wide = d_model, self.n_heads, self.kv_lora_rank, self.q_lora_rank, self.qk_head_dim
+        queries = D * N * wide if Q is None else Q * (D + N * wide)
+        into = D * (R + self.qk_rope_head_dim)
+        outward = N * (R * (self.qk_nope_head_dim + self.v_head_dim) + self.v_head_dim * D)
+        norms = R + (Q or 0)
+        return Count.dense(queries + into + outward, norms + self.bias * (norms + self.qk_rope_head_dim + D))
+
+    def mixing_flops(self, d_model: int, context: float) -> float:
+        """FLOPs of one token over the keys it sees: products of 2 per number of a head's key and value."""
+        return 2 * self.n_heads * (self.qk_head_dim + self.v_head_dim) * context
+
+    def cache_elements(self, d_model: int, length: int) -> int:
+        """Numbers remembered for one row of ``length`` tokens, however many heads."""
+        return (self.kv_lora_rank + self.qk_rope_head_dim) * length
+
+    def build(self, d_model: int, norm: NormSection) -> "LatentAttention":
+        """A latent attention layer from and to ``d_model``; ``norm``, that of the blocks, has no part in it."""
+
+        from cirilla_cli.model.mixers.latent import LatentAttention
+
+        return LatentAttention(self, d_model=d_model)
 
 
-class DecoderConfig(Section):
-    """A causal language model: embeddings, a pattern of blocks, a norm and a head."""
+class Mamba2Config(Section):
+    """Mamba-2: a state-space layer; its memory and its cost per token do not grow with the sequence."""
 
-    kind: Literal["decoder"] = "decoder"
+    kind: Literal["mamba2"] = "mamba2"
+    n_heads: PositiveInt
+    """Heads, each with a state of head_dim x d_state."""
+    head_dim: PositiveInt | None = None
+    """Width of one head; null for expand * d_model / n_heads."""
+    expand: PositiveFloat = 2.0
+    """Inner width as a multiple of d_model, where head_dim is null."""
+    d_state: PositiveInt = 128
+    """Width of the state: how much a head can remember."""
+    n_groups: PositiveInt = 1
+    """Groups of heads that share what goes into the state and what comes out of it, and a norm."""
+    d_conv: PositiveInt = 4
+    """Positions that the convolution before the scan sees, its own included."""
+    conv_bias: bool = True
+    """Whether the convolution has a bias."""
+    proj_bias: bool = False
+    """Whether the matrices into and out of the layer have biases."""
+    dt_min: NonNegativeFloat = 0.0
+    """Least step size; small steps remember long and take in little."""
+    dt_max: PositiveFloat | None = None
+    """Greatest step size; null for no bound."""
+    norm_eps: PositiveFloat = 1e-5
+    """Added to the mean square before its root in the norm of the gated output."""
+    chunk_size: PositiveInt = 64
+    """Most positions scanned at once; changes the time it takes, not the result."""
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        if self.n_heads % self.n_groups:
+            raise ValueError(f"n_heads ({self.n_heads}) must be a multiple of n_groups ({self.n_groups})")
+        if self.head_dim is not None and "expand" in self.model_fields_set:
+            raise ValueError("head_dim and expand both say how wide the layer is; set one of them")
+        if self.dt_max is not None and self.dt_max < self.dt_min:
+            raise ValueError(f"dt_max ({self.dt_max}) must not be less than dt_min ({self.dt_min})")
+        return self
+
+    @property
+    def module_name(self) -> str:
+        """What the mixer is called in its block."""
+        return "mamba"
+
+    def width(self, d_model: int) -> int:
+        """Width of one head, the default resolved."""
+        return self.head_dim or int(self.expand * d_model) // self.n_heads
+
+    def channels(self, d_model: int) -> int:
+        """Channels that the convolution runs over: the heads' inputs, and what the groups share."""
+        return self.n_heads * self.width(d_model) + 2 * self.n_groups * self.d_state
+
+    def misfit(self, d_model: int) -> str | None:
+        """Why this mixer cannot stand in a model ``d_model`` wide; None if it can."""
+        inner = self.expand * d_model
+        if self.head_dim is None and (inner % self.n_heads or not inner):
+            return f"expand * d_model ({inner:g}) over n_heads ({self.n_heads}) must be a whole number; set head_dim"
+        return None
+
+    def count(self, d_model: int, norm: NormSection) -> Count:
+        """The matrices in and out, the taps, three numbers a head, the norm, and biases."""
+        inner, channels = self.n_heads * self.width(d_model), self.channels(d_model)
+        inward = inner + channels + self.n_heads
+        vectors = channels * (self.d_conv + self.conv_bias) + 3 * self.n_heads + inner
+        return Count.dense(d_model * (inward + inner), vectors + (inward + d_model) * self.proj_bias)
+
+    def mixing_flops(self, d_model: int, context: float) -> float:
+        """FLOPs of one token in the scan by whole chunks: with its chunk's tokens, and with the state."""
+        P, N, H, Q = self.width(d_model), self.d_state, self.n_heads, min(self.chunk_size, context)
+        return 2 * (Q * (self.n_groups * N + H * P + H) + 2 * H * P * N)
+
+    def cache_elements(self, d_model: int, length: int) -> int:
+        """Numbers remembered for one row, however many its tokens: the states, and what the convolution looks at."""
+        return self.n_heads * self.width(d_model) * self.d_state + (self.d_conv - 1) * self.channels(d_model)
+
+    def build(self, d_model: int, norm: NormSection) -> "Mamba2":
+        """A Mamba-2 layer from and to ``d_model``; its own norm is always a root-mean-square one."""
+
+        from cirilla_cli.model.mixers.mamba2 import Mamba2
+
+        return Mamba2(self, d_model=d_model)
+
+
+class DilatedAttentionConfig(_HeadsConfig):
+    """LongNet's attention: near keys all, far ones thinned out, so that cost grows little faster than length."""
+
+    kind: Literal["dilated"] = "dilated"
+    segments: Annotated[tuple[PositiveInt, ...], Field(strict=False, min_length=1)] = (512, 2048, 8192)
+    """Lengths of the segments within which positions see each other, one for each pattern."""
+    dilations: Annotated[tuple[PositiveInt, ...], Field(strict=False, min_length=1)] = (1, 4, 16)
+    """Of each pattern, every how many positions see each other; the first is 1, so that each position sees itself."""
+
+    @model_validator(mode="after")
+    def _patterns_fit(self) -> Self:
+        if len(self.segments) != len(self.dilations):
+            sizes = f"{len(self.segments)} and {len(self.dilations)}"
+            raise ValueError(f"segments and dilations have {sizes} entries: one dilation for each segment")
+        if self.dilations[0] != 1:
+            raise ValueError(f"dilations begins with {self.dilations[0]}, must begin with 1")
+        for length, dilation in self.patterns:
+            if length % dilation:
+                raise ValueError(f"segments: {length} must be a multiple of its dilation {dilation}")
+        return self
+
+    @property
+    def patterns(self) -> tuple[tuple[int, int], ...]:
+        """Segment length and dilation of each pattern."""
+        return tuple(zip(self.segments, self.dilations, strict=True))
+
+    def count(self, d_model: int, norm: NormSection) -> Count:
+        """Four matrices."""
+        return Count.dense(2 * d_model * self.width(d_model) * (self.n_heads + self.kv_heads))
+
+    def mixing_flops(self, d_model: int, context: float) -> float:
+        """FLOPs of one token: of every R positions one takes part, and sees every R-th key of its segment."""
+        keys = sum(min(context, length) / dilation**2 for length, dilation in self.patterns)
+        return 4 * self.n_heads * self.width(d_model) * keys
+
+    def cache_elements(self, d_model: int, length: int) -> int:
+        """Numbers remembered for one row of ``length`` tokens."""
+        return 2 * self.kv_heads * self.width(d_model) * min(length, max(self.segments))
+
+    def build(self, d_model: int, norm: NormSection) -> "DilatedAttention":
+        """A dilated attention layer from and to ``d_model``."""
+
+        from cirilla_cli.model.mixers.dilated import DilatedAttention
+
+        return DilatedAttention(self, d_model=d_model)
+
+
+MixerSection = Annotated[
+    AttentionConfig | DilatedAttentionConfig | LatentAttentionConfig | Mamba2Config, Field(discriminator="kind")
+]
+
+
+class LearnedPositionsConfig(Section):
+    """A learned vector for each position, added to the embedding, as in GPT-2 and BERT."""
+
+    kind: Literal["learned"] = "learned"
+
+
+Pooling = Literal["mean", "first", "last"]
+"""How a document's hidden states become one: their mean, the first token's, or the last token's."""
+
+
+class StackConfig(Section):
+    """Blocks and what is around them: what decoders and encoders share."""
+
     vocab_size: PositiveCount | None = None
     """Rows of the embedding; null takes the tokenizer's."""
     d_model: PositiveInt
@@ -101,14 +349,24 @@ class DecoderConfig(Section):
     """Blocks."""
     context_length: PositiveCount
     """Longest sequence trained on, and the length of a packed row."""
-    mixers: dict[str, Mixer]
+    mixers: dict[str, MixerSection]
     """Sequence mixers by a letter each, such as {A: {kind: attention, n_heads: 8}}."""
     pattern: str = "A"
     """The mixer of each layer, repeated to n_layers: "A" is all the same, "LLLA" three local ones to a global one."""
-    mlp: SwiGLUConfig
+    mlp: MLPSection
     """Feed-forward of every block."""
-    norm: RMSNormConfig = RMSNormConfig()
-    """Normalisation before each mixer, each feed-forward and the head."""
+    norm: NormSection = RMSNormConfig()
+    """Normalisation of each mixer's and feed-forward's input or output, and of the head's input."""
+    norm_placement: Literal["pre", "post", "sandwich"] = "pre"
+    """Where blocks normalise: before each branch, after each addition, or around each branch."""
+    positions: LearnedPositionsConfig | None = None
+    """Positions added to the embedding; null where mixers see the order themselves."""
+    embedding_norm: bool = False
+    """Normalise the embedding, in place of the first block's norm before its mixer, as ModernBERT does."""
+    embedding_scale: PositiveFloat = 1.0
+    """What embeddings are multiplied with."""
+    residual_scale: PositiveFloat = 1.0
+    """What each branch is multiplied with before it is added."""
     tie_embeddings: bool = True
     """Use the embedding as the head: saves vocab_size * d_model parameters, right for small models."""
     dropout: Fraction = 0.0
@@ -124,16 +382,90 @@ class DecoderConfig(Section):
         if not self.pattern:
             raise ValueError("pattern is empty; name a mixer for at least one layer")
         for letter, mixer in self.mixers.items():
-            if mixer.head_dim is None and (self.d_model % mixer.n_heads or mixer.width(self.d_model) % 2):
-                raise ValueError(
-                    f"mixers.{letter}: d_model ({self.d_model}) over n_heads ({mixer.n_heads}) must be a whole, even "
-                    "number; set head_dim"
-                )
+            if problem := mixer.misfit(self.d_model):
+                raise ValueError(f"mixers.{letter}: {problem}")
         return self
 
-    def layer_mixers(self) -> list[Mixer]:
+    def layer_mixers(self) -> list[MixerSection]:
         """The mixer of each layer, first to last."""
         return [self.mixers[self.pattern[i % len(self.pattern)]] for i in range(self.n_layers)]
+
+    def layer_mlps(self) -> list[MLPSection]:
+        """The feed-forward of each layer, first to last."""
+        return [self.mlp] * self.n_layers
+
+    def head_count(self) -> Count:
+        """What is held beside blocks, embedding, final norm and the head's own matrix."""
+        return Count.dense(0)
+
+    def mean_context(self, length: int) -> float:
+        """Keys that a token sees on average in a row of ``length``, where nothing but its mixer's window bounds it."""
+        return length / 2
+
+    def changed(self, **changes: Any) -> Self:
+        """The same with other values of some fields."""
+        return self.model_copy(update=changes)
+
+
+class _MTPConfig(Section):
+    depth: PositiveInt = 1
+    """How many tokens beyond the next are predicted, each by a block of its own."""
+
+
+class ChainedMTPConfig(_MTPConfig):
+    """Multi-token prediction step by step, each given the token before (DeepSeek-V3, arXiv:2412.19437, section 2.2)."""
+
+    kind: Literal["chained"] = "chained"
+
+    def parameters(self, config: "DecoderConfig", block: Count) -> int:
+        """Numbers stored: blocks, their joining matrices, three norms each."""
+        own = 2 * config.d_model**2 + 3 * config.norm.parameters(config.d_model)
+        return self.depth * (block.parameters + own)
+
+    def products(self, config: "DecoderConfig", block: Count) -> int:
+        """Weights one token is multiplied with in training, the head's for each step included."""
+        return self.depth * (block.products + 2 * config.d_model**2 + (config.vocab_size or 0) * config.d_model)
+
+    def build(self, config: "DecoderConfig") -> "ChainedMTP":
+        """The steps of a decoder."""
+
+        from cirilla_cli.model.mtp import ChainedMTP
+
+        return ChainedMTP(self, config)
+
+
+class ParallelMTPConfig(_MTPConfig):
+    """Multi-token prediction by independent blocks on the trunk (arXiv:2404.19737, section 2)."""
+
+    kind: Literal["parallel"] = "parallel"
+
+    def parameters(self, config: "DecoderConfig", block: Count) -> int:
+        """Numbers stored: blocks and a norm each."""
+        return self.depth * (block.parameters + config.norm.parameters(config.d_model))
+
+    def products(self, config: "DecoderConfig", block: Count) -> int:
+        """Weights one token is multiplied with in training, the head's for each step included."""
+        return self.depth * (block.products + (config.vocab_size or 0) * config.d_model)
+
+    def build(self, config: "DecoderConfig") -> "ParallelMTP":
+        """The steps of a decoder."""
+
+        from cirilla_cli.model.mtp import ParallelMTP
+
+        return ParallelMTP(self, config)
+
+
+MTPSection = Annotated[ChainedMTPConfig | ParallelMTPConfig, Field(discriminator="kind")]
+
+
+class DecoderConfig(StackConfig):
+    """A causal language model: embeddings, a pattern of blocks, a norm and a head."""
+
+    kind: Literal["decoder"] = "decoder"
+    logit_scale: PositiveFloat = 1.0
+    """What logits are multiplied with."""
+    mtp: MTPSection | None = None
+    """Blocks that predict further tokens: a denser lesson in training, drafts in generation; null for none."""
 
     def build(self) -> "Decoder":
         """The decoder, freshly initialised."""
@@ -141,6 +473,111 @@ class DecoderConfig(Section):
         from cirilla_cli.model.decoder import Decoder
 
         return Decoder(self)
+
+
+class EncoderConfig(StackConfig):
+    """A bidirectional encoder with a masked-language-model head, such as BERT and ModernBERT."""
+
+    kind: Literal["encoder"] = "encoder"
+    registers: NonNegativeInt = 0
+    """Learned vectors put before each document and dropped from the output: room for what belongs to no token."""
+    head_bias: bool = False
+    """Whether the matrix of the prediction head has a bias; BERT's has, ModernBERT's has not."""
+    decoder_bias: bool = True
+    """Whether each piece of the vocabulary has a bias of its own."""
+
+    @model_validator(mode="after")
+    def _looks_both_ways(self) -> Self:
+        for letter in dict.fromkeys(self.pattern):
+            mixer = self.mixers[letter]
+            if not isinstance(mixer, AttentionConfig) or mixer.causal:
+                raise ValueError(f"mixers.{letter} sees earlier positions only; an encoder wants causal: false")
+        return self
+
+    def head_count(self) -> Count:
+        """The prediction head and the registers; the vocabulary's bias is added, not multiplied."""
+        D, V = self.d_model, self.vocab_size or 0
+        vectors = self.norm.parameters(D) + D * self.head_bias + V * self.decoder_bias + D * self.registers
+        return Count.dense(D * D, vectors)
+
+    def mean_context(self, length: int) -> float:
+        """Keys that a token sees on average in a row of ``length``: all of them."""
+        return length
+
+    def build(self) -> "Encoder":
+        """The encoder, freshly initialised."""
+
+        from cirilla_cli.model.encoder import Encoder
+
+        return Encoder(self)
+
+
+class ClassifierConfig(Section):
+    """A decoder or encoder whose documents are told apart: what fine-tuning on labelled text makes of a model."""
+
+    kind: Literal["classifier"] = "classifier"
+    base: Annotated[DecoderConfig | EncoderConfig, Field(discriminator="kind")]
+    """The model that reads."""
+    labels: Annotated[tuple[str, ...], Field(strict=False, min_length=2)]
+    """Names of the classes, in the order of the logits."""
+    pooling: Pooling
+    """Which hidden states of a document are judged."""
+
+    @property
+    def context_length(self) -> int:
+        """Longest sequence trained on."""
+        return self.base.context_length
+
+    @property
+    def vocab_size(self) -> int | None:
+        """Rows of the embedding."""
+        return self.base.vocab_size
+
+    @property
+    def n_layers(self) -> int:
+        """Blocks."""
+        return self.base.n_layers
+
+    @property
+    def init_std(self) -> float:
+        """Standard deviation of fresh weights."""
+        return self.base.init_std
+
+    def mean_context(self, length: int) -> float:
+        """Keys that a token sees on average in a row of ``length``."""
+        return self.base.mean_context(length)
+
+    def changed(self, **changes: Any) -> Self:
+        """The same with other values of some fields of what it reads with."""
+        return self.model_copy(update={"base": self.base.changed(**changes)})
+
+    def build(self) -> "Classifier":
+        """The classifier, freshly initialised."""
+
+        from cirilla_cli.model.classifier import Classifier
+
+        return Classifier(self)
+
+
+class DialConfig(Section):
+    """A decoder from one number: width, heads, batch and learning rate follow from its depth, each with its source."""
+
+    kind: Literal["dial"] = "dial"
+    depth: PositiveInt
+    """Blocks; the model is 64 times as wide. 4 is a toy of 3M weights, 12 the shape of the smallest GPT-2."""
+    context_length: PositiveCount = 2048
+    """Longest sequence trained on, and the length of a packed row."""
+    vocab_size: PositiveCount | None = None
+    """Rows of the embedding; null takes the tokenizer's."""
+    dropout: Fraction = 0.0
+    """Share of the residual branches' outputs dropped in training."""
+
+    def build(self) -> "Decoder":
+        """The decoder at this setting."""
+
+        from cirilla_cli.model.dial import decoder_of
+
+        return decoder_of(self).build()
 
 
 class CheckpointConfig(Section):
@@ -155,4 +592,10 @@ class CheckpointConfig(Section):
     """Dropout while training; checkpoints are stored without."""
 
 
-ModelSection = Annotated[DecoderConfig | CheckpointConfig, Field(discriminator="kind")]
+ModelSection = Annotated[DecoderConfig | EncoderConfig | DialConfig | CheckpointConfig, Field(discriminator="kind")]
+
+ShapeSection = Annotated[DecoderConfig | EncoderConfig | ClassifierConfig, Field(discriminator="kind")]
+"""What a checkpoint holds: a model with every choice made."""
+
+ResolvedModel = DecoderConfig | CheckpointConfig
+"""What can stand there once a dial has been resolved, as reading a recipe does."""

@@ -4,15 +4,40 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Self
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from cirilla_cli.model.rope import rope_angles
+from cirilla_cli.model.rope import Angles, Rotation, angles_of
 
-Angles = tuple[Tensor, Tensor]
+PADDING = -1
+"""Document number of positions that hold no token; nobody sees them and nothing counts them."""
+
+
+class Sight(NamedTuple):
+    """Which keys a query may see among those of its own document."""
+
+    causal: bool = True
+    """Only its own position and earlier ones, except in a prefix; else later ones too."""
+    window: int | None = None
+    """Only keys fewer than this many positions away, itself included; None for any distance."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a mixer wants prepared before the first block."""
+
+    rotations: frozenset[Rotation] = frozenset()
+    sights: frozenset[Sight] = frozenset()
+
+    @classmethod
+    def of_all(cls, several: Iterable["Needs"]) -> "Needs":
+        """What all of them want together."""
+        every = list(several)
+        rotations = frozenset(r for needs in every for r in needs.rotations)
+        return cls(rotations, frozenset(s for needs in every for s in needs.sights))
 
 
 @dataclass(frozen=True)
@@ -24,13 +49,15 @@ class SequenceLayout:
     """
 
     positions_BT: Tensor
-    """Place of each token within its own document."""
+    """Place of each token within its own document; a document begins at 0."""
     documents_BT: Tensor | None = None
     """Which document a token belongs to; None where each row is one unpadded document whose keys are contiguous."""
-    angles: Mapping[tuple[int, float], Angles] = field(default_factory=dict)
-    """Rotation of the positions by (head_dim, theta)."""
-    visible: Mapping[int | None, Tensor] = field(default_factory=dict)
-    """Mask among these very tokens by window, where one is needed."""
+    prefix_BT: Tensor | None = None
+    """True for tokens that every query of their document may see, however early it stands; None for nowhere."""
+    angles: Mapping[Rotation, Angles] = field(default_factory=dict)
+    """Cosines and sines of the positions."""
+    visible: Mapping[Sight, Tensor] = field(default_factory=dict)
+    """Mask among these very tokens, where one is needed."""
 
     @classmethod
     def rows(cls, batch: int, length: int, *, start: int = 0, device: torch.device | str = "cpu") -> Self:
@@ -52,24 +79,29 @@ class SequenceLayout:
         """Tokens a row."""
         return self.positions_BT.shape[1]
 
-    def prepared(self, ropes: Iterable[tuple[int, float]], windows: Iterable[int | None], dtype: torch.dtype) -> Self:
-        """With the angles of ``ropes`` and the masks among these tokens for ``windows``."""
-        angles = {rope: rope_angles(self.positions_BT, *rope, dtype) for rope in ropes}
-        masks = {w: visible_BTS(self, self, w) for w in windows if not self.causal_alone(w)}
+    def prepared(self, needs: Needs, dtype: torch.dtype) -> Self:
+        """With the angles and the masks among these tokens that ``needs`` names."""
+        angles = {rotation: angles_of(rotation, self.positions_BT, dtype) for rotation in needs.rotations}
+        masks = {sight: visible_BTS(self, self, sight) for sight in needs.sights if not self.needs_no_mask(sight)}
         return replace(self, angles=angles, visible=masks)
 
-    def causal_alone(self, window: int | None) -> bool:
-        """Whether causality is the only rule among these tokens, so that no mask is needed."""
-        return self.documents_BT is None and (window is None or window >= self.length)
+    def needs_no_mask(self, sight: Sight) -> bool:
+        """Whether causality, or nothing, is the only rule among these tokens."""
+        wide = sight.window is None or sight.window >= self.length
+        return self.documents_BT is None and wide and (self.prefix_BT is None or not sight.causal)
 
 
 pytree.register_dataclass(SequenceLayout)
 
 
-def visible_BTS(query: SequenceLayout, key: SequenceLayout, window: int | None) -> Tensor:
-    """True where query t may look at key s: same document, not later, fewer than ``window`` positions back."""
+def visible_BTS(query: SequenceLayout, key: SequenceLayout, sight: Sight) -> Tensor:
+    """True where query t may look at key s: same document, near enough, and not later unless the key is of a prefix."""
     distance_BTS = query.positions_BT[:, :, None] - key.positions_BT[:, None, :]
-    visible = distance_BTS >= 0
+    visible = distance_BTS >= 0 if sight.causal else torch.ones_like(distance_BTS, dtype=torch.bool)
+    if key.prefix_BT is not None:
+        visible = visible | key.prefix_BT[:, None, :]
+    if sight.window is not None:
+        visible = visible & (distance_BTS.abs() < sight.window)
     if query.documents_BT is not None and key.documents_BT is not None:
         visible = visible & (query.documents_BT[:, :, None] == key.documents_BT[:, None, :])
-    return visible if window is None else visible & (distance_BTS < window)
+    return visible

@@ -2,6 +2,7 @@
 
 # Shape suffixes: B batch, T positions, D model width, V vocabulary, M counted positions.
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -103,3 +104,21 @@ class Hidden:
     def __call__(self, hidden_BTD: Tensor, head_VD: Tensor) -> Tensor:
         """The hidden states ``[B, T, D]`` as they are; the head is not used."""
         return hidden_BTD
+
+
+@dataclass(frozen=True, slots=True)
+class MultiToken:
+    """Losses of the next token and of those after it, for a model with steps ahead (`mtp`).
+
+    ``losses[k]`` holds the targets ``k + 1`` tokens on; its result is the sums of that distance.
+    """
+
+    losses: tuple[TokenLoss, ...]
+
+    def __call__(self, hidden_BTD: Tensor, head_VD: Tensor) -> list[LossSums]:
+        """The next token's loss alone."""
+        return self.of_all([hidden_BTD], head_VD)
+
+    def of_all(self, hidden: Sequence[Tensor], head_VD: Tensor) -> list[LossSums]:
+        """The sums of each distance, from hidden states ``[B, T, D]`` of each."""
+        return [loss(hidden_BTD, head_VD) for loss, hidden_BTD in zip(self.losses, hidden, strict=False)]

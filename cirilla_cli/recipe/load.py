@@ -12,6 +12,7 @@ from pydantic import SecretStr
 from cirilla_cli.errors import CirillaError, UsageError
 from cirilla_cli.recipe import builtin
 from cirilla_cli.recipe.complaints import Checker, dotted
+from cirilla_cli.recipe.dial import with_dial
 from cirilla_cli.recipe.layers import Layers, shown
 from cirilla_cli.recipe.merge import merge, overrides_layer, with_defaults
 from cirilla_cli.recipe.near import nearest
@@ -78,7 +79,7 @@ def load_recipe(
         raise failure(layers.mistakes)
     verb = _verb(root, verb, path, layers.mistakes)
     schema = schema_for(verb)
-    root = with_defaults(_named(root, verb, path), schema)
+    root = with_defaults(with_dial(_named(root, verb, path)), schema)
     checker = Checker(root, schema, verb)
     checker.check_keys()
     recipe = checker.check_values()

@@ -24,13 +24,16 @@ _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a value comes from: a line of a file, an override, or (all None) a default."""
+    """Where a value comes from: a line of a file, an override, a derivation, or (all None) a default."""
 
     file: str | None = None
     line: int | None = None
     override: str | None = None
+    reason: str | None = None
 
     def __str__(self) -> str:
+        if self.reason is not None:
+            return self.reason
         if self.override is not None:
             return f"override `{self.override}`"
         return f"{self.file}:{self.line}" if self.file else "default"

@@ -30,7 +30,8 @@ from cirilla_cli.engine.config import (
     TrainConfig,
 )
 from cirilla_cli.engine.run import Job
-from cirilla_cli.model.config import AttentionConfig, CheckpointConfig, DecoderConfig, SwiGLUConfig
+from cirilla_cli.model.config import AttentionConfig, CheckpointConfig, DecoderConfig
+from cirilla_cli.model.sections import SwiGLUConfig
 from cirilla_cli.progress import Silent
 
 CONTEXT = 32

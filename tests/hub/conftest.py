@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from cirilla_cli.model.config import AttentionConfig, DecoderConfig, SwiGLUConfig
+from cirilla_cli.model.config import AttentionConfig, DecoderConfig
 from cirilla_cli.model.decoder import Decoder
 from cirilla_cli.model.init import fresh
+from cirilla_cli.model.sections import RopeConfig, SwiGLUConfig
 
 VOCAB, WINDOW = 300, 5
 
@@ -51,7 +52,9 @@ def make_config(
     context_length: int = 64,
 ) -> DecoderConfig:
     """A tiny decoder; ``windows`` is its pattern, L sees ``WINDOW`` positions."""
-    base = AttentionConfig(n_heads=4, n_kv_heads=2, head_dim=16, window=window, rope_theta=5000.0, qk_norm=qk_norm)
+    base = AttentionConfig(
+        n_heads=4, n_kv_heads=2, head_dim=16, window=window, rope=RopeConfig(theta=5000.0), qk_norm=qk_norm
+    )
     mixers = {"A": base, "L": base.model_copy(update={"window": WINDOW})}
     return DecoderConfig(
         vocab_size=vocab_size,

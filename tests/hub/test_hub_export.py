@@ -113,8 +113,8 @@ def test_both_spellings_of_the_rotary_base_and_the_number_format_are_written(exp
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"windows": "AL"}, "without qk_norm"),
-        ({"windows": "AL", "window": 9}, "different lengths"),
+        ({"windows": "AL"}, "Qwen3ForCausalLM: `mixer.qk_norm` is False"),
+        ({"windows": "AL", "window": 9, "qk_norm": True}, "Qwen3ForCausalLM: `mixer.window` is 5 in layer 1, there 9"),
     ],
 )
 def test_what_has_no_public_shape_is_refused_with_the_reason(changes: dict[str, Any], reason: str) -> None:

@@ -154,12 +154,14 @@ def test_wrong_weights_are_named(save_hf: Save, change: Callable[[dict[str, torc
 @pytest.mark.parametrize(
     ("keys", "said"),
     [
-        ({"model_type": "gpt2"}, ["`model_type` is 'gpt2'", "llama, mistral, qwen3"]),
+        ({"model_type": "bloom"}, ["`model_type` is 'bloom'", "llama, mistral, qwen3"]),
         ({"model_type": None}, ["`model_type` is None"]),
-        ({"attention_bias": True, "mlp_bias": True}, ["`attention_bias` is True", "`mlp_bias` is True"]),
+        ({"attention_bias": 3, "pretraining_tp": 2}, ["`attention_bias` is 3", "`pretraining_tp` is 2"]),
         ({"hidden_act": "gelu"}, ["`hidden_act` is 'gelu'"]),
-        ({"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, ["`rope_parameters.rope_type` is 'yarn'"]),
-        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, ["`rope_scaling.rope_type` is 'linear'"]),
+        ({"rope_parameters": {"rope_type": "longrope"}}, ["`rope_parameters.rope_type` is 'longrope'"]),
+        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, ["`rope_scaling.rope_type` is 'dynamic'"]),
+        ({"rope_scaling": {"type": "linear"}}, ["`rope_scaling.factor` is None"]),
+        ({"rope_parameters": {"full_attention": {"rope_theta": 5.0}}}, ["one rotation for all layers"]),
         ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, ["partial_rotary_factor"]),
         ({"quantization_config": {"quant_method": "gptq"}}, ["`quantization_config`"]),
         ({"hidden_size": "32"}, ["`hidden_size` is '32'"]),

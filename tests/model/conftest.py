@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from cirilla_cli.model.config import AttentionConfig, DecoderConfig, RMSNormConfig, SwiGLUConfig
+from cirilla_cli.model.config import AttentionConfig, DecoderConfig
 from cirilla_cli.model.decoder import Decoder
 from cirilla_cli.model.init import fresh
+from cirilla_cli.model.sections import RMSNormConfig, RopeConfig, SwiGLUConfig
 
 VOCAB = 61
 
@@ -19,7 +20,7 @@ MIXERS = {
     "windowed": AttentionConfig(n_heads=2, window=3),
     "window of one": AttentionConfig(n_heads=2, window=1),
     "windowed, normed, narrow heads": AttentionConfig(n_heads=4, n_kv_heads=2, head_dim=6, window=4, qk_norm=True),
-    "normed": AttentionConfig(n_heads=4, n_kv_heads=2, qk_norm=True, rope_theta=500.0),
+    "normed": AttentionConfig(n_heads=4, n_kv_heads=2, qk_norm=True, rope=RopeConfig(theta=500.0)),
 }
 """Attention in every form its section allows."""
 
@@ -30,7 +31,7 @@ MODELS = {
         "LA",
         {
             "L": AttentionConfig(n_heads=4, n_kv_heads=1, window=4, head_dim=8),
-            "A": AttentionConfig(n_heads=2, rope_theta=777.0),
+            "A": AttentionConfig(n_heads=2, rope=RopeConfig(theta=777.0)),
         },
     ),
 }

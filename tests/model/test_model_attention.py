@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from cirilla_cli.model.config import AttentionConfig, RMSNormConfig, SwiGLUConfig
-from cirilla_cli.model.layout import SequenceLayout, visible_BTS
+from cirilla_cli.model.config import AttentionConfig
+from cirilla_cli.model.layout import Needs, SequenceLayout, Sight, visible_BTS
 from cirilla_cli.model.mixers.attention import Attention
 from cirilla_cli.model.ops.attention import _by_products, attend, attend_reference
-from cirilla_cli.model.rope import apply_rope, rope_angles
+from cirilla_cli.model.rope import Rotation, angles_of, apply_rope
+from cirilla_cli.model.sections import RMSNormConfig, RopeConfig, SwiGLUConfig
 
 from .conftest import MIXERS, randomise
 
@@ -22,6 +23,14 @@ ANGLES_ARE_FLOAT32 = 1e-5
 def packed() -> SequenceLayout:
     """Two documents in each row, cut at another place in each."""
     return SequenceLayout.packed(torch.tensor([[7] * 4 + [8] * 7, [1] * 9 + [3] * 2]))
+
+
+def plain(width: int, theta: float) -> Rotation:
+    return Rotation(RopeConfig(theta=theta), width)
+
+
+def sight(window: int | None) -> Needs:
+    return Needs(frozenset(), frozenset({Sight(True, window)}))
 
 
 def turned(x_TNH: Tensor, positions: Tensor, theta: float) -> Tensor:
@@ -43,8 +52,8 @@ def textbook(config: AttentionConfig, attention: Attention, x_BTD: Tensor, docum
     for x_TD, docs in zip(x_BTD, documents.tolist(), strict=True):
         positions = torch.tensor([docs[:t].count(docs[t]) for t in range(T)])
         q, k, v = ((x_TD @ weights[f"{n}_proj.weight"].T).unflatten(1, (-1, width)) for n in "qkv")
-        q = turned(normed(q, weights.get("q_norm.weight")), positions, config.rope_theta)
-        k = turned(normed(k, weights.get("k_norm.weight")), positions, config.rope_theta)
+        q = turned(normed(q, weights.get("q_norm.weight")), positions, config.rope.theta)
+        k = turned(normed(k, weights.get("k_norm.weight")), positions, config.rope.theta)
         out = torch.zeros_like(q)
         for n in range(config.n_heads):
             kv = n // (config.n_heads // (config.n_kv_heads or config.n_heads))
@@ -67,7 +76,7 @@ def build(config: AttentionConfig) -> Attention:
 @pytest.mark.parametrize("config", MIXERS.values(), ids=MIXERS)
 def test_matches_the_textbook(config: AttentionConfig) -> None:
     attention, x_BTD = build(config), torch.randn(B, T, D, dtype=torch.float64)
-    layout = packed().prepared([attention.rope], [config.window], torch.float64)
+    layout = packed().prepared(attention.needs, torch.float64)
     assert layout.documents_BT is not None
     with torch.no_grad():
         expected = textbook(config, attention, x_BTD, layout.documents_BT)
@@ -77,7 +86,7 @@ def test_matches_the_textbook(config: AttentionConfig) -> None:
 @pytest.mark.parametrize("config", MIXERS.values(), ids=MIXERS)
 def test_one_document_without_a_mask_matches_the_textbook(config: AttentionConfig) -> None:
     attention, x_BTD = build(config), torch.randn(B, T, D, dtype=torch.float64)
-    layout = SequenceLayout.rows(B, T).prepared([attention.rope], [config.window], torch.float64)
+    layout = SequenceLayout.rows(B, T).prepared(attention.needs, torch.float64)
     with torch.no_grad():
         expected = textbook(config, attention, x_BTD, torch.zeros(B, T))
         torch.testing.assert_close(attention(x_BTD, layout), expected, rtol=0, atol=ANGLES_ARE_FLOAT32)
@@ -86,13 +95,13 @@ def test_one_document_without_a_mask_matches_the_textbook(config: AttentionConfi
 @pytest.mark.parametrize("theta", [10_000.0, 500.0])
 def test_rope_is_multiplication_by_a_complex_number(theta: float) -> None:
     x_BTNH, positions = torch.randn(1, 9, 3, 16, dtype=torch.float64), torch.tensor([0, 1, 2, 3, 0, 1, 40, 41, 42])
-    ours = apply_rope(x_BTNH, *rope_angles(positions[None], 16, theta, torch.float64))[0]
+    ours = apply_rope(x_BTNH, *angles_of(plain(16, theta), positions[None], torch.float64))[0]
     torch.testing.assert_close(ours, turned(x_BTNH[0], positions, theta), rtol=0, atol=ANGLES_ARE_FLOAT32)
 
 
 def test_rope_angles_keep_their_precision_in_bfloat16() -> None:
     """Position 4,001 has no bfloat16 of its own (the nearest is 4,000): rounding comes after the cosine."""
-    cos, _ = rope_angles(torch.tensor([[4001]]), 4, 10_000.0, torch.bfloat16)
+    cos, _ = angles_of(plain(4, 10_000.0), torch.tensor([[4001]]), torch.bfloat16)
     assert abs(float(cos[0, 0, 0, 0]) - math.cos(4001.0)) < 1e-2
 
 
@@ -113,14 +122,14 @@ def test_swiglu_is_what_its_formula_says() -> None:
     gate, up = mlp.gate_proj.weight @ x, mlp.up_proj.weight @ x
     inner = [g / (1 + math.exp(-g)) * u for g, u in zip(gate.tolist(), up.tolist(), strict=True)]
     expected = mlp.down_proj.weight @ torch.tensor(inner, dtype=torch.float64)
-    torch.testing.assert_close(mlp(x[None, None])[0, 0], expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(mlp(x[None, None], SequenceLayout.rows(1, 1))[0, 0], expected, rtol=0, atol=1e-12)
 
 
 def test_a_query_sees_exactly_what_the_definition_says() -> None:
     layout = packed()
     documents = [[7] * 4 + [8] * 7, [1] * 9 + [3] * 2]
     for window in (None, 1, 3):
-        seen = visible_BTS(layout, layout, window)
+        seen = visible_BTS(layout, layout, Sight(True, window))
         for b in range(B):
             for t in range(T):
                 for s in range(T):
@@ -149,18 +158,20 @@ def test_the_fast_path_equals_the_reference(
     layout: SequenceLayout, window: int | None, kv_heads: int, dtype: torch.dtype, atol: float
 ) -> None:
     """In bfloat16 the reference is computed in float64 from the same rounded inputs."""
-    layout = layout.prepared([], [window], dtype)
+    layout = layout.prepared(sight(window), dtype)
     q, k, v = inputs(kv_heads, dtype)
-    expected = attend_reference(q.double(), k.double(), v.double(), layout, layout, window)
-    torch.testing.assert_close(attend(q, k, v, layout, layout, window).double(), expected, rtol=0, atol=atol)
+    expected = attend_reference(q.double(), k.double(), v.double(), layout, layout, Sight(True, window))
+    torch.testing.assert_close(
+        attend(q, k, v, layout, layout, Sight(True, window)).double(), expected, rtol=0, atol=atol
+    )
 
 
 @CALLS
 def test_attention_by_products_is_the_same_function(layout: SequenceLayout, window: int | None) -> None:
     """What masked bfloat16 takes on CPUs, here in float64 where the formula can be told from its rounding."""
     q, k, v = inputs(2, torch.float64)
-    expected = attend_reference(q, k, v, layout, layout, window)
-    ours = _by_products(q, k, v, visible_BTS(layout, layout, window))
+    expected = attend_reference(q, k, v, layout, layout, Sight(True, window))
+    ours = _by_products(q, k, v, visible_BTS(layout, layout, Sight(True, window)), None, None)
     torch.testing.assert_close(ours, expected, rtol=0, atol=1e-12)
 
 
@@ -170,15 +181,15 @@ def test_few_queries_over_many_keys_equal_the_reference(length: int, window: int
     query, key = SequenceLayout.rows(B, length, start=T - length), SequenceLayout.rows(B, T)
     q, k, v = inputs(2, torch.float64)
     q = q[:, -length:]
-    expected = attend_reference(q, k, v, query, key, window)
-    torch.testing.assert_close(attend(q, k, v, query, key, window), expected, rtol=0, atol=1e-12)
+    expected = attend_reference(q, k, v, query, key, Sight(True, window))
+    torch.testing.assert_close(attend(q, k, v, query, key, Sight(True, window)), expected, rtol=0, atol=1e-12)
 
 
 @CALLS
 def test_gradients_of_the_fast_path_equal_the_reference(layout: SequenceLayout, window: int | None) -> None:
-    layout, found = layout.prepared([], [window], torch.float64), []
+    layout, found = layout.prepared(sight(window), torch.float64), []
     for function in (attend, attend_reference):
         leaves = [x.requires_grad_() for x in inputs(2, torch.float64)]
-        function(*leaves, layout, layout, window).square().sum().backward()
+        function(*leaves, layout, layout, Sight(True, window)).square().sum().backward()
         found.append([leaf.grad for leaf in leaves])
     torch.testing.assert_close(found[0], found[1], rtol=0, atol=1e-10)

@@ -1,6 +1,8 @@
 """What a sequence mixer owes, for every kind in the union of the decoder's section: new ones are tested by existing."""
 
 import typing
+from collections.abc import Iterator
+from contextlib import suppress
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -13,7 +15,7 @@ from cirilla_cli.config import Section
 from cirilla_cli.model.config import DecoderConfig
 from cirilla_cli.model.decoder import Decoder
 from cirilla_cli.model.init import fresh
-from cirilla_cli.model.layout import SequenceLayout
+from cirilla_cli.model.layout import PADDING, SequenceLayout
 from cirilla_cli.model.readout import LastLogits, TokenLoss
 
 from .conftest import VOCAB, config_of, randomise
@@ -37,40 +39,67 @@ def kinds() -> list[type[Section]]:
     return members(get_args(mixers)[1])
 
 
-def another(annotation: Any, default: Any) -> Any:
-    """A value of a field that is not its default: the other truth, a small even number, half as much again."""
-    plain = [m for m in members(annotation) if m is not NoneType][0]
-    if plain is bool:
-        return not default
-    return 2 if plain is int else 1.5 * default
+def least(section: type[Section]) -> dict[str, Any]:
+    """Values for the fields of a section that have no default."""
+    fields = {n: f for n, f in section.model_fields.items() if n != "kind" and f.is_required()}
+    return {n: next(others(f.annotation, 2.0)) for n, f in fields.items()}
+
+
+def others(annotation: Any, default: Any) -> Iterator[Any]:
+    """Values of a field that are not its default: every other section, the other truth, a small even number, more."""
+    for plain in members(annotation):
+        if plain is NoneType:
+            if default is not None:
+                yield None
+        elif isinstance(plain, type) and issubclass(plain, Section):
+            if plain is not type(default):
+                yield plain.model_validate(least(plain))
+        elif plain is bool:
+            yield not default
+        elif plain is int:
+            yield 2
+        elif plain is float:
+            yield 0.75 if default in (None, 1.0) else 1.5 * default
 
 
 def variants() -> dict[str, Section]:
     """Each kind as plain as it can be, and once more for each field that is set to something else."""
     found: dict[str, Section] = {}
     for kind in kinds():
-        fields = {n: f for n, f in kind.model_fields.items() if n != "kind"}
-        least = {n: another(f.annotation, 1.0) for n, f in fields.items() if f.is_required()}
-        name = str(kind.model_fields["kind"].default)
-        found[name] = kind.model_validate(least)
-        for field in (n for n, f in fields.items() if not f.is_required()):
-            value = another(fields[field].annotation, fields[field].default)
-            try:
-                found[f"{name}, {field}={value}"] = kind.model_validate({**least, field: value})
-            except ValidationError:
-                continue
+        name, needed = str(kind.model_fields["kind"].default), least(kind)
+        found[name] = kind.model_validate(needed)
+        for field, info in kind.model_fields.items():
+            for value in () if field == "kind" or info.is_required() else others(info.annotation, info.default):
+                shown = value.kind if isinstance(value, Section) else value
+                with suppress(ValidationError):
+                    found[f"{name}, {field}={shown}"] = kind.model_validate({**needed, field: value})
     return found
 
 
 VARIANTS = variants()
 
 
-@pytest.fixture(params=VARIANTS.values(), ids=VARIANTS)
-def model(request: pytest.FixtureRequest) -> Decoder:
+CAUSAL = {name: variant for name, variant in VARIANTS.items() if "causal=False" not in name}
+"""Those that can decode; the others stand in encoders."""
+
+
+def built(section: Section) -> Decoder:
     """Two layers of one kind of mixer, in float64, every weight random."""
-    model = fresh(config_of("X", {"X": request.param}), seed=0).double().eval()
+    model = fresh(config_of("X", {"X": section}), seed=0).double().eval()
     randomise(model)
     return model
+
+
+@pytest.fixture(params=VARIANTS.values(), ids=VARIANTS)
+def either(request: pytest.FixtureRequest) -> Decoder:
+    """A model of each variant, those that see later positions included."""
+    return built(request.param)
+
+
+@pytest.fixture(params=CAUSAL.values(), ids=CAUSAL)
+def model(request: pytest.FixtureRequest) -> Decoder:
+    """A model of each variant that sees earlier positions only."""
+    return built(request.param)
 
 
 def tokens(batch: int = 2, seed: int = 1) -> Tensor:
@@ -80,6 +109,35 @@ def tokens(batch: int = 2, seed: int = 1) -> Tensor:
 def logits(model: Decoder, rows: Tensor, layout: SequenceLayout | None = None, **keys: Any) -> Tensor:
     layout = layout or SequenceLayout.rows(*rows.shape)
     return model(rows, layout, readout=LastLogits(rows.shape[1]), **keys)
+
+
+@torch.inference_mode()
+def test_what_was_decoded_can_be_taken_back(model: Decoder) -> None:
+    rows, other = tokens(), tokens(seed=2)
+    whole = logits(model, rows)
+    for seen, wrong, back in ((5, 3, 3), (1, 4, 2), (9, 1, 1)):
+        caches = model.make_caches(T + 4, rollback=4)
+        logits(model, rows[:, :seen], caches=caches)
+        ahead = torch.cat([rows[:, seen : seen + wrong - back], other[:, :back]], dim=1)
+        logits(model, ahead, SequenceLayout.rows(2, wrong, start=seen), caches=caches)
+        kept = seen + wrong - back
+        for cache in caches:
+            cache.trim(kept)
+        rest = logits(model, rows[:, kept:], SequenceLayout.rows(2, T - kept, start=kept), caches=caches)
+        torch.testing.assert_close(rest, whole[:, kept:], rtol=0, atol=EXACT)
+
+
+@torch.inference_mode()
+def test_padding_before_a_row_changes_nothing(model: Decoder) -> None:
+    rows = tokens(1)
+    index = torch.arange(T + 3)[None] - 3
+    layout = SequenceLayout(torch.where(index < 0, index + 3, index), torch.where(index < 0, PADDING, 0))
+    padded = torch.cat([torch.zeros(1, 3, dtype=torch.long), rows], dim=1)
+    caches, out = model.make_caches(T + 3), []
+    for start, stop in ((0, 7), (7, 8), (8, T + 3)):
+        part = SequenceLayout(layout.positions_BT[:, start:stop], layout.documents_BT[:, start:stop])
+        out.append(logits(model, padded[:, start:stop], part, caches=caches))
+    torch.testing.assert_close(torch.cat(out, dim=1)[:, 3:], logits(model, rows), rtol=0, atol=EXACT)
 
 
 def test_the_union_is_walked() -> None:
@@ -98,14 +156,14 @@ def test_no_position_knows_of_later_ones(model: Decoder) -> None:
 
 
 @torch.inference_mode()
-def test_documents_know_nothing_of_each_other(model: Decoder) -> None:
+def test_documents_know_nothing_of_each_other(either: Decoder) -> None:
     layout = SequenceLayout.packed(torch.tensor([[0] * 6 + [1] * 8] * 2))
     rows = tokens()
-    together = logits(model, rows, layout)
-    apart = torch.cat([logits(model, rows[:, :6]), logits(model, rows[:, 6:])], dim=1)
+    together = logits(either, rows, layout)
+    apart = torch.cat([logits(either, rows[:, :6]), logits(either, rows[:, 6:])], dim=1)
     torch.testing.assert_close(together, apart, rtol=0, atol=EXACT)
     changed = torch.cat([tokens(seed=2)[:, :6], rows[:, 6:]], dim=1)
-    assert torch.equal(logits(model, changed, layout)[:, 6:], together[:, 6:])
+    assert torch.equal(logits(either, changed, layout)[:, 6:], together[:, 6:])
 
 
 @torch.inference_mode()
@@ -122,24 +180,24 @@ def test_decoding_equals_one_pass(model: Decoder) -> None:
 
 
 @torch.inference_mode()
-def test_rows_of_a_batch_are_independent(model: Decoder) -> None:
+def test_rows_of_a_batch_are_independent(either: Decoder) -> None:
     rows = tokens(3)
-    together = logits(model, rows)
+    together = logits(either, rows)
     for row in range(3):
-        torch.testing.assert_close(logits(model, rows[row : row + 1]), together[row : row + 1], rtol=0, atol=EXACT)
+        torch.testing.assert_close(logits(either, rows[row : row + 1]), together[row : row + 1], rtol=0, atol=EXACT)
 
 
-def test_every_parameter_receives_a_finite_gradient(model: Decoder) -> None:
+def test_every_parameter_receives_a_finite_gradient(either: Decoder) -> None:
     rows = tokens()
-    model(rows[:, :-1], SequenceLayout.rows(2, T - 1), readout=TokenLoss(rows[:, 1:])).nll.backward()
-    for name, parameter in model.named_parameters():
+    either(rows[:, :-1], SequenceLayout.rows(2, T - 1), readout=TokenLoss(rows[:, 1:])).nll.backward()
+    for name, parameter in either.named_parameters():
         assert parameter.grad is not None, name
         assert torch.isfinite(parameter.grad).all(), name
         assert (parameter.grad != 0).any(), name
 
 
-def test_a_document_alone_in_bfloat16_stays_near_the_exact_one(model: Decoder) -> None:
+def test_a_document_alone_in_bfloat16_stays_near_the_exact_one(either: Decoder) -> None:
     rows = tokens()
     with torch.inference_mode():
-        exact, rough = logits(model, rows), logits(model.bfloat16(), rows)
+        exact, rough = logits(either, rows), logits(either.bfloat16(), rows)
     assert float((exact - rough).square().mean().sqrt()) < 0.05 * float(exact.std())

@@ -12,12 +12,13 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from cirilla_cli.model.config import AttentionConfig, DecoderConfig, SwiGLUConfig
+from cirilla_cli.model.config import AttentionConfig, DecoderConfig
 from cirilla_cli.model.count import forward_flops_per_token, parameters, train_flops_per_token
 from cirilla_cli.model.decoder import Decoder
 from cirilla_cli.model.init import fresh
 from cirilla_cli.model.layout import SequenceLayout
 from cirilla_cli.model.readout import LastLogits, TokenLoss
+from cirilla_cli.model.sections import RopeConfig, SwiGLUConfig
 
 from .conftest import MODELS, VOCAB, config_of, randomise
 
@@ -50,7 +51,7 @@ def in_chunks(model: Decoder, tokens_BT: Tensor, layout: SequenceLayout, cuts: l
 # transformers
 
 FAMILIES = {
-    "LlamaForCausalLM": (AttentionConfig(n_heads=4, n_kv_heads=2, rope_theta=500.0), {}),
+    "LlamaForCausalLM": (AttentionConfig(n_heads=4, n_kv_heads=2, rope=RopeConfig(theta=500.0)), {}),
     "Qwen3ForCausalLM": (AttentionConfig(n_heads=4, n_kv_heads=2, head_dim=16, qk_norm=True), {"head_dim": 16}),
     "MistralForCausalLM": (AttentionConfig(n_heads=4, n_kv_heads=1, window=5), {"sliding_window": 5}),
 }
@@ -65,7 +66,7 @@ def theirs(name: str, config: DecoderConfig, mixer: AttentionConfig, more: dict[
             vocab_size=VOCAB, hidden_size=config.d_model, intermediate_size=config.mlp.d_ff,
             num_hidden_layers=config.n_layers, num_attention_heads=mixer.n_heads, num_key_value_heads=mixer.kv_heads,
             rms_norm_eps=config.norm.eps, tie_word_embeddings=config.tie_embeddings, max_position_embeddings=64,
-            rope_parameters={"rope_type": "default", "rope_theta": mixer.rope_theta}, attn_implementation="eager",
+            rope_parameters={"rope_type": "default", "rope_theta": mixer.rope.theta}, attn_implementation="eager",
             pad_token_id=None, bos_token_id=1, eos_token_id=2, **more,
         )  # fmt: skip
         return getattr(transformers, name)(settings).eval()

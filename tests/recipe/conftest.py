@@ -14,7 +14,7 @@ model:
   n_layers: 2
   context_length: 128
   mixers: {A: {kind: attention, n_heads: 4, n_kv_heads: 2}}
-  mlp: {d_ff: 176}
+  mlp: {kind: swiglu, d_ff: 176}
 data:
   kind: packed_text
   sources: {wiki: {path: runs/wiki}}

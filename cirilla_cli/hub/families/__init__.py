@@ -1,0 +1,109 @@
+"""Public architectures: which one a model is, its config.json both ways, its tensors both ways."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from torch import Tensor
+
+from cirilla_cli.errors import CirillaError, Where
+from cirilla_cli.hub.families.base import Family
+from cirilla_cli.hub.families.gpt2 import GPT2
+from cirilla_cli.hub.families.keys import Keys
+from cirilla_cli.hub.families.llama import Llama
+from cirilla_cli.hub.families.mistral import Mistral
+from cirilla_cli.hub.families.qwen3 import Qwen3
+from cirilla_cli.hub.families.rules import Move, moves, to_disk, to_ours
+from cirilla_cli.model.config import DecoderConfig
+
+__all__ = ["FAMILIES", "Family", "family_in", "family_of", "from_hf", "plan_of", "to_disk", "to_hf", "to_ours", "types"]
+
+FAMILIES: tuple[Family, ...] = (Llama(), Mistral(), Qwen3(), GPT2())
+"""In the order in which a model is tried on them."""
+
+_MOST_SHOWN = 3
+"""Near misses that are explained, and reasons of each."""
+
+
+def types() -> list[str]:
+    """Every `model_type` that can be read."""
+    return [name for family in FAMILIES for name in family.types]
+
+
+def family_in(config: Mapping[str, Any], file: Path) -> Family:
+    """The architecture that a config.json names; ``file`` is named in complaints.
+
+    Raises:
+        CirillaError: it is none of ours.
+    """
+    model_type = config.get("model_type")
+    for family in FAMILIES:
+        if model_type in family.types:
+            return family
+    raise _refusal(file, [Where(key="model_type", value=model_type, expected=f"one of {', '.join(types())}")])
+
+
+def from_hf(config: Mapping[str, Any], file: Path) -> DecoderConfig:
+    """The model a config.json describes; ``file`` is named in complaints.
+
+    Raises:
+        CirillaError: a model we have no shape for; every key in the way is named.
+    """
+    family = family_in(config, file)
+    keys = Keys(config, family.defaults)
+    try:
+        found = family.read(keys)
+    except ValidationError as error:
+        if not keys.wrong:
+            details = "; ".join(str(e["msg"]) for e in error.errors())
+            raise CirillaError(f"{file}: no model has this shape: {details}") from None
+    if keys.wrong:
+        raise _refusal(file, keys.wrong)
+    return found
+
+
+def family_of(config: DecoderConfig) -> Family:
+    """The public architecture that computes what this model computes.
+
+    Raises:
+        CirillaError: there is none; what keeps it from the nearest ones is given.
+    """
+    against: dict[str, list[str]] = {}
+    for family in FAMILIES:
+        reasons = family.against(config)
+        if not reasons:
+            return family
+        against[family.architecture] = reasons
+    raise _native_only(against)
+
+
+def to_hf(config: DecoderConfig) -> dict[str, Any]:
+    """The config.json of a model: shape only, no token ids and no number format.
+
+    Raises:
+        CirillaError: no public architecture has this shape.
+    """
+    family = family_of(config)
+    return {"architectures": [family.architecture], "model_type": family.model_type, **family.write(config)}
+
+
+def plan_of(family: Family, config: DecoderConfig, tensors: Mapping[str, Tensor]) -> list[Move]:
+    """What becomes of each of our ``tensors`` on disk, and back."""
+    return moves(family.layout(config), {name: tensor.shape for name, tensor in tensors.items()})
+
+
+def _refusal(file: Path, wrong: list[Where]) -> CirillaError:
+    where = [Where(str(file), None, w.key, w.value, w.expected) for w in wrong]
+    lines = [f"{file}: `{w.key}` is {w.value!r}: expected {w.expected}" for w in wrong]
+    return CirillaError("\n".join(lines), hint=f"models of these types can be read: {', '.join(types())}", where=where)
+
+
+def _native_only(against: Mapping[str, list[str]]) -> CirillaError:
+    fewest = min(len(reasons) for reasons in against.values())
+    nearest = [name for name, reasons in against.items() if len(reasons) == fewest][:_MOST_SHOWN]
+    lines = [f"{name}: {'; '.join(against[name][:_MOST_SHOWN])}" for name in nearest]
+    return CirillaError(
+        "\n".join(["this model has no public architecture; the nearest:", *lines]),
+        hint="it can be used with cirilla only; docs/publishing.md lists the shapes that can be published",
+    )

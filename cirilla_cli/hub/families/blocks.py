@@ -1,0 +1,105 @@
+"""What the families of Llama's line have in common: keys of attention, of the feed-forward, of the whole stack."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from cirilla_cli.hub.families.keys import Keys
+from cirilla_cli.hub.families.rope import read_rope, rope_keys
+from cirilla_cli.model.config import AttentionConfig, DecoderConfig, MixerSection
+from cirilla_cli.model.sections import RMSNormConfig, SwiGLUConfig
+
+_SILU = ("silu", "swish")
+
+
+def read_attention(keys: Keys, *, qk_norm: bool = False, theta: float = 10_000.0) -> AttentionConfig:
+    """One layer's attention, without a window."""
+    heads = keys.count("num_attention_heads")
+    return AttentionConfig(
+        n_heads=heads,
+        n_kv_heads=keys.count("num_key_value_heads", optional=True) or heads,
+        head_dim=keys.count("head_dim", optional=True) or max(1, keys.count("hidden_size") // heads),
+        rope=read_rope(keys, theta),
+        qk_norm=qk_norm,
+    )
+
+
+def windowed(attention: AttentionConfig, windows: Iterable[int | None]) -> list[MixerSection]:
+    """The same attention in every layer, but for its window."""
+    return [attention.model_copy(update={"window": window}) for window in windows]
+
+
+def read_swiglu(keys: Keys, width: str = "intermediate_size") -> SwiGLUConfig:
+    """The gated feed-forward of ``width``."""
+    keys.only("hidden_act", _SILU, "silu, the only activation of our gated feed-forward")
+    return SwiGLUConfig(d_ff=keys.count(width))
+
+
+def read_stack(keys: Keys, layers: Sequence[MixerSection], **parts: Any) -> DecoderConfig:
+    """A decoder of these mixers; ``parts`` has its feed-forward and whatever else is not said by common keys."""
+    keys.only("quantization_config", (None,), "absent: quantised weights cannot be trained; take the original model")
+    mixers, pattern = lettered(layers)
+    return DecoderConfig(
+        vocab_size=keys.count("vocab_size"),
+        d_model=keys.count("hidden_size"),
+        n_layers=len(layers),
+        context_length=keys.count("max_position_embeddings"),
+        mixers=mixers,
+        pattern=pattern,
+        norm=RMSNormConfig(eps=keys.number("rms_norm_eps", 1e-6)),
+        tie_embeddings=keys.flag("tie_word_embeddings"),
+        init_std=keys.number("initializer_range", 0.02),
+        **parts,
+    )
+
+
+def lettered(layers: Sequence[MixerSection]) -> tuple[dict[str, MixerSection], str]:
+    """Mixers by letter and their pattern: one letter alone where all layers are alike."""
+    letters: dict[str, MixerSection] = {}
+    names = []
+    for mixer in layers:
+        known = next((letter for letter, other in letters.items() if other == mixer), None)
+        names.append(known or _letter(mixer, letters))
+        letters.setdefault(names[-1], mixer)
+    same = len(letters) == 1
+    if same and len(layers) > 1 and isinstance(layers[0], AttentionConfig):
+        return {"A": layers[0]}, "A"
+    return letters, names[0] if same else "".join(names)
+
+
+def _letter(mixer: MixerSection, taken: dict[str, MixerSection]) -> str:
+    """L for attention with a window, else the first letter of the kind, else the first that is free."""
+    local = isinstance(mixer, AttentionConfig) and mixer.window is not None
+    wanted = "L" if local else mixer.kind[0].upper()
+    return next(letter for letter in f"{wanted}BCDEFGHIJKNOPQRSTUVWXYZ" if letter not in taken)
+
+
+def stack_keys(config: DecoderConfig, attention: AttentionConfig) -> dict[str, Any]:
+    """Keys that every family of this line has; ``attention`` is that of any layer."""
+    heads = attention.width(config.d_model)
+    assert isinstance(config.norm, RMSNormConfig)
+    return {
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.d_model,
+        "num_hidden_layers": config.n_layers,
+        "num_attention_heads": attention.n_heads,
+        "num_key_value_heads": attention.kv_heads,
+        "head_dim": heads,
+        "hidden_act": "silu",
+        "max_position_embeddings": config.context_length,
+        "initializer_range": config.init_std,
+        "rms_norm_eps": config.norm.eps,
+        **(rope_keys(attention.rope, heads) if attention.rope else {}),
+        "tie_word_embeddings": config.tie_embeddings,
+        "use_cache": True,
+        "attention_dropout": 0.0,
+    }
+
+
+def first_attention(config: DecoderConfig) -> AttentionConfig:
+    """The attention of the first layer that has one."""
+    return next(mixer for mixer in config.layer_mixers() if isinstance(mixer, AttentionConfig))
+
+
+def windows_of(config: DecoderConfig) -> list[int | None]:
+    """What each layer's attention sees."""
+    return [mixer.window if isinstance(mixer, AttentionConfig) else None for mixer in config.layer_mixers()]

@@ -1,0 +1,50 @@
+"""Mistral: Llama with one window in every layer, or in none; no biases."""
+
+from typing import Any
+
+from cirilla_cli.hub.families.base import Family
+from cirilla_cli.hub.families.blocks import (
+    first_attention,
+    read_attention,
+    read_stack,
+    read_swiglu,
+    stack_keys,
+    windowed,
+    windows_of,
+)
+from cirilla_cli.hub.families.keys import Keys
+from cirilla_cli.model.config import AttentionConfig, DecoderConfig
+from cirilla_cli.model.sections import RMSNormConfig, SwiGLUConfig
+
+
+def read_one_window(keys: Keys) -> int | None:
+    """The window of all layers."""
+    types = keys.get("layer_types")
+    if types is not None and len(set(types)) > 1:
+        keys.refuse("layer_types", types, "one kind for all layers: this architecture has no mixed ones")
+    return keys.count("sliding_window", optional=True) or None
+
+
+class Mistral(Family):
+    """`MistralForCausalLM`; our names are its names."""
+
+    types = ("mistral",)
+    architecture = "MistralForCausalLM"
+    mixers, mlps, norms = (AttentionConfig,), (SwiGLUConfig,), (RMSNormConfig,)
+    defaults = {
+        "max_position_embeddings": 131072, "num_key_value_heads": 8, "sliding_window": 4096,
+    }  # fmt: skip
+
+    def read(self, keys: Keys) -> DecoderConfig:
+        """The model a config.json describes."""
+        windows = [read_one_window(keys)] * keys.count("num_hidden_layers")
+        return read_stack(keys, windowed(read_attention(keys), windows), mlp=read_swiglu(keys))
+
+    def write(self, config: DecoderConfig) -> dict[str, Any]:
+        """The config.json of a model, shape only."""
+        mlp = config.layer_mlps()[0]
+        assert isinstance(mlp, SwiGLUConfig)
+        window = windows_of(config)[0]
+        return {
+            **stack_keys(config, first_attention(config)), "intermediate_size": mlp.d_ff, "sliding_window": window,
+        }  # fmt: skip

@@ -1,0 +1,75 @@
+"""Qwen3: Llama with queries and keys normalised per head, and a window in the layers that say so."""
+
+from typing import Any
+
+from cirilla_cli.hub.families.base import FULL, SLIDING, Family
+from cirilla_cli.hub.families.blocks import (
+    first_attention,
+    read_attention,
+    read_stack,
+    read_swiglu,
+    stack_keys,
+    windowed,
+    windows_of,
+)
+from cirilla_cli.hub.families.keys import Keys
+from cirilla_cli.model.config import AttentionConfig, DecoderConfig
+from cirilla_cli.model.sections import RMSNormConfig, SwiGLUConfig
+
+
+class Qwen3(Family):
+    """`Qwen3ForCausalLM`; our names are its names."""
+
+    types = ("qwen3",)
+    architecture = "Qwen3ForCausalLM"
+    mixers, mlps, norms = (AttentionConfig,), (SwiGLUConfig,), (RMSNormConfig,)
+    defaults = {
+        "max_position_embeddings": 32768, "num_key_value_heads": 32, "head_dim": 128, "sliding_window": 4096,
+        "max_window_layers": 28,
+    }  # fmt: skip
+
+    def read(self, keys: Keys) -> DecoderConfig:
+        """The model a config.json describes."""
+        bias = keys.flag("attention_bias")
+        attention = read_attention(keys, qk_norm=True).model_copy(update={"bias": bias, "out_bias": bias})
+        return read_stack(keys, windowed(attention, _windows(keys)), mlp=read_swiglu(keys))
+
+    def write(self, config: DecoderConfig) -> dict[str, Any]:
+        """The config.json of a model, shape only."""
+        attention, mlp, windows = first_attention(config), config.layer_mlps()[0], windows_of(config)
+        assert isinstance(mlp, SwiGLUConfig)
+        window = next((w for w in windows if w is not None), None)
+        return {
+            **stack_keys(config, attention),
+            "intermediate_size": mlp.d_ff,
+            "attention_bias": attention.bias,
+            "use_sliding_window": window is not None,
+            "sliding_window": window,
+            "max_window_layers": _first_window(windows),
+            "layer_types": [FULL if w is None else SLIDING for w in windows],
+        }
+
+
+def _windows(keys: Keys) -> list[int | None]:
+    """What each layer sees; a window is honoured where transformers honours it."""
+    n, types = keys.count("num_hidden_layers"), keys.get("layer_types")
+    window, first = keys.count("sliding_window", optional=True), keys.get("max_window_layers")
+    window = window if keys.flag("use_sliding_window") else 0
+    if types is None:
+        return [window if window and i >= first else None for i in range(n)]
+    if not isinstance(types, list) or not set(types) <= {FULL, SLIDING}:
+        keys.refuse("layer_types", types, f"a list of {FULL} and {SLIDING}")
+    elif len(types) != n:
+        keys.refuse("layer_types", f"{len(types)} entries", "one for each of num_hidden_layers")
+    elif SLIDING in types and not window:
+        expected = f"true, with sliding_window set: layer_types names {SLIDING}"
+        keys.refuse("use_sliding_window", keys.get("use_sliding_window"), expected)
+    return [window if window and kind == SLIDING else None for kind in types]
+
+
+def _first_window(windows: list[int | None]) -> int:
+    """The layer from which on all have a window, for readers that know no layer types; past the last if none has."""
+    first = len(windows)
+    while first and windows[first - 1] is not None:
+        first -= 1
+    return first

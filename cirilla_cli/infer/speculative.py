@@ -1,0 +1,127 @@
+"""Greedy continuation in fewer passes: the model's steps ahead draft, one pass of the model checks the drafts.
+
+Positions 0 to n - 1 have been through the model, and token n is known. Step k sees token i + k at position i: so it is
+final up to position n - k, and beyond that it was made from drafts and is made again in the next round.
+"""
+
+# Shape suffixes: T positions, D model width, V vocabulary; all tensors are of one row.
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from cirilla_cli.errors import CirillaError
+from cirilla_cli.infer.config import SamplingConfig
+from cirilla_cli.infer.generator import Continuation, Request
+from cirilla_cli.model.decoder import Decoder
+from cirilla_cli.model.layout import SequenceLayout
+from cirilla_cli.model.mtp import MTP
+from cirilla_cli.model.readout import LastLogits
+
+
+@torch.inference_mode()
+def continue_drafting(
+    model: Decoder, requests: Sequence[Request], sampling: SamplingConfig
+) -> Iterator[list[Continuation]]:
+    """Extend each prompt in turn, yielding all continuations after each pass; the same tokens as one by one.
+
+    Raises:
+        CirillaError: the model has no steps ahead, or tokens are not chosen greedily.
+    """
+    if model.mtp is None:
+        raise CirillaError("`generate.draft` needs a model with steps ahead (`model.mtp`)", hint="leave draft out")
+    if sampling.temperature != 0 or sampling.repetition_penalty != 1.0:
+        raise CirillaError(
+            "`generate.draft` works for greedy tokens only", hint="temperature=0 and repetition_penalty=1"
+        )
+    model.eval()
+    done = [Continuation() for _ in requests]
+    for continuation, request in zip(done, requests, strict=True):
+        row = _Row(model, model.mtp, request)
+        while continuation.finish_reason is None:
+            for token, logp in row.advance():
+                if continuation.finish_reason is None:
+                    continuation.take(request, token, logp)
+            yield done
+
+
+class _Row:
+    """One prompt under way."""
+
+    def __init__(self, model: Decoder, mtp: MTP, request: Request) -> None:
+        self.model, self.mtp, self.depth = model, mtp, len(mtp.steps)
+        self.device = next(model.parameters()).device
+        room = len(request.prompt) + request.most_new + self.depth + 1
+        self.caches = model.make_caches(room, rollback=self.depth)
+        self.tokens = list(request.prompt)
+        self.passed = 0
+        """Positions that have been through the model."""
+        self.drafts = _Drafts(model, mtp, room)
+
+    def advance(self) -> list[tuple[int, float]]:
+        """One pass of the model: the next token, and those drafted that the model would have chosen too."""
+        drafted = self.drafts.draft(self.tokens, self.passed) if self.passed else []
+        new = [*self.tokens[self.passed :], *drafted]
+        layout = SequenceLayout.rows(1, len(new), start=self.passed, device=self.device)
+        ids = torch.tensor([new], device=self.device)
+        trunk_BTD, final_BTD = self.model.model(ids, layout, self.caches)
+        logits_TV = self.model.read(final_BTD[:, -len(drafted) - 1 :], LastLogits(len(drafted) + 1))[0]
+        chosen = _checked(logits_TV).argmax(dim=-1).tolist()
+        agreed = next((i for i, (a, b) in enumerate(zip(drafted, chosen, strict=False)) if a != b), len(drafted))
+        kept = len(new) - len(drafted) + agreed
+        self.passed += kept
+        for cache in self.caches:
+            cache.trim(self.passed)
+        self.drafts.saw(trunk_BTD[:, :kept], final_BTD[:, :kept])
+        logps = logits_TV.log_softmax(dim=-1)
+        self.tokens += chosen[: agreed + 1]
+        return [(token, float(logps[i, token])) for i, token in enumerate(chosen[: agreed + 1])]
+
+
+class _Drafts:
+    """What the steps ahead know of the sequence, and what they propose."""
+
+    def __init__(self, model: Decoder, mtp: MTP, room: int) -> None:
+        self.model, self.mtp = model, mtp
+        self.caches = mtp.make_caches(room, rollback=len(mtp.steps))
+        self.trunk: Tensor | None = None
+        self.states: list[Tensor] = []
+        """Final hidden states of the model, then of each step, ``[1, T, D]``."""
+
+    def saw(self, trunk_BTD: Tensor, final_BTD: Tensor) -> None:
+        """Take the model's hidden states at positions that are settled now."""
+        if self.trunk is None:
+            self.trunk = trunk_BTD
+            self.states = [final_BTD, *(final_BTD[:, :0] for _ in self.mtp.steps)]
+            return
+        self.trunk = torch.cat([self.trunk, trunk_BTD], dim=1)
+        self.states[0] = torch.cat([self.states[0], final_BTD], dim=1)
+
+    def draft(self, tokens: Sequence[int], passed: int) -> list[int]:
+        """One token from each step; ``tokens`` are known, ``passed`` of them have been through the model."""
+        guessed, before_BTD = list(tokens), self.states[0]
+        for k in range(1, len(self.mtp.steps) + 1):
+            before_BTD = self._step(k, guessed, passed, before_BTD)
+            # Position i of step k was made from token i + k: settled where that one is known.
+            self.states[k] = before_BTD[:, : min(passed, max(0, len(tokens) - k))]
+            guessed.append(int(self.model.read(before_BTD[:, -1:], LastLogits())[0, 0].argmax()))
+        return guessed[len(tokens) :]
+
+    def _step(self, k: int, guessed: Sequence[int], passed: int, before_BTD: Tensor) -> Tensor:
+        """Step ``k`` at all positions: those settled as they are, the others made now."""
+        assert self.trunk is not None
+        cache, start = self.caches[k - 1], self.states[k].shape[1]
+        cache.trim(start)
+        layout = SequenceLayout.rows(1, passed - start, start=start, device=self.trunk.device)
+        layout = layout.prepared(self.mtp.needs, self.trunk.dtype)
+        ahead = torch.tensor([guessed[start + k : passed + k]], device=self.trunk.device)
+        entry_BTD = self.mtp.before(self.trunk, [before_BTD])[:, start:passed]
+        made_BTD = self.mtp.step(k - 1)(entry_BTD, self.model.model.embed(ahead, layout), layout, cache)
+        return torch.cat([self.states[k], made_BTD], dim=1)
+
+
+def _checked(logits_TV: Tensor) -> Tensor:
+    if not bool(logits_TV.isfinite().all()):
+        raise CirillaError("the model's output is not finite: its weights are damaged, or its training diverged")
+    return logits_TV

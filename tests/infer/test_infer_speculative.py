@@ -1,0 +1,73 @@
+"""Drafts change how many passes it takes, never which tokens come."""
+
+import pytest
+import torch
+
+from cirilla_cli.errors import CirillaError
+from cirilla_cli.infer.config import SamplingConfig
+from cirilla_cli.infer.generator import Continuation, Request, Stop, continuations
+from cirilla_cli.infer.speculative import continue_drafting
+from cirilla_cli.model.config import AttentionConfig, ChainedMTPConfig, DecoderConfig, MTPSection, ParallelMTPConfig
+from cirilla_cli.model.decoder import Decoder
+from cirilla_cli.model.init import fresh
+from cirilla_cli.model.sections import SwiGLUConfig
+
+GREEDY = SamplingConfig(temperature=0)
+MTP: dict[str, MTPSection] = {
+    "chained by one": ChainedMTPConfig(depth=1),
+    "chained by three": ChainedMTPConfig(depth=3),
+    "parallel by two": ParallelMTPConfig(depth=2),
+}
+MIXERS = {"full": AttentionConfig(n_heads=2), "windowed": AttentionConfig(n_heads=2, window=3)}
+
+
+def model_of(mtp: MTPSection | None, mixer: AttentionConfig = MIXERS["full"], sharp: float = 0.3) -> Decoder:
+    """Few tokens, so that drafts are right now and then."""
+    config = DecoderConfig(
+        vocab_size=5, d_model=16, n_layers=2, context_length=64, mixers={"A": mixer}, mlp=SwiGLUConfig(d_ff=24), mtp=mtp
+    )
+    model = fresh(config, seed=3).double().eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.empty(parameter.shape, dtype=torch.float64).normal_(0, sharp, generator=generator))
+    return model
+
+
+def drafted(model: Decoder, requests: list[Request]) -> tuple[list[Continuation], int]:
+    """The ends, and the passes it took."""
+    rounds = list(continue_drafting(model, requests, GREEDY))
+    return rounds[-1], len(rounds)
+
+
+@pytest.mark.parametrize("mixer", MIXERS.values(), ids=MIXERS)
+@pytest.mark.parametrize("mtp", MTP.values(), ids=MTP)
+def test_the_tokens_are_those_of_plain_greedy_decoding(mtp: MTPSection, mixer: AttentionConfig) -> None:
+    model = model_of(mtp, mixer)
+    requests = [Request([1, 4, 2, 2, 0], 40), Request([3], 23, Stop(frozenset({4}))), Request([2, 1], 1)]
+    plain = continuations(model, requests, GREEDY)
+    done, passes = drafted(model, requests)
+    for ours, theirs in zip(done, plain, strict=True):
+        assert (ours.tokens, ours.finish_reason) == (theirs.tokens, theirs.finish_reason)
+        torch.testing.assert_close(ours.logprobs, theirs.logprobs, rtol=0, atol=1e-9)
+    assert passes <= sum(len(done.tokens) + 1 for done in plain)
+
+
+def test_right_drafts_save_passes() -> None:
+    """Steps that know the model's own continuation by heart: all weights zero but the embedding's likeliest token."""
+    model = model_of(ChainedMTPConfig(depth=3))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" not in name:
+                parameter.zero_()
+    done, passes = drafted(model, [Request([1, 2], 41)])
+    assert len(done[0].tokens) == 41
+    assert passes == 1 + 10
+
+
+def test_what_cannot_be_drafted_is_refused() -> None:
+    with pytest.raises(CirillaError, match="steps ahead"):
+        drafted(model_of(None), [Request([1], 2)])
+    model = model_of(ChainedMTPConfig())
+    with pytest.raises(CirillaError, match="greedy"):
+        list(continue_drafting(model, [Request([1], 2)], SamplingConfig(temperature=0.5)))
