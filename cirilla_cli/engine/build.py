@@ -14,7 +14,7 @@ from cirilla_cli.checkpoint import Checkpoint, Loaded
 from cirilla_cli.compat import pick_device
 from cirilla_cli.data.batches import BatchSource, Cut, Preferences
 from cirilla_cli.data.rows import content_hash
-from cirilla_cli.engine.config import MultiTokenConfig, ObjectiveSection
+from cirilla_cli.engine.config import MultiTokenConfig
 from cirilla_cli.engine.hooks import (
     Evaluate,
     Log,
@@ -172,7 +172,7 @@ def model_of(job: Job, inputs: Inputs, device: torch.device, newest: Checkpoint 
             if isinstance(module, torch.nn.Dropout):
                 module.p = job.model.dropout
     check_vocabulary(model.config, inputs.prepared.tokenizer.vocab_size)
-    check_ahead(job.objective, model.config)
+    check_ahead(job, model.config)
     return model
 
 
@@ -199,16 +199,16 @@ def check_vocabulary(config: DecoderConfig, ids: int) -> None:
         )
 
 
-def check_ahead(objective: ObjectiveSection, config: DecoderConfig) -> None:
-    """Raises: CirillaError: the objective looks further ahead than the model predicts, or not as far."""
-    wanted = objective.depth if isinstance(objective, MultiTokenConfig) else 0
+def check_ahead(job: Job, config: DecoderConfig) -> None:
+    """Raises: CirillaError: the objective looks further ahead than the model predicts, or leaves steps untrained."""
+    wanted = job.objective.depth if isinstance(job.objective, MultiTokenConfig) else 0
     has = config.mtp.depth if config.mtp else 0
     if wanted and wanted != has:
         raise CirillaError(
             f"`objective.depth` is {wanted}, but the model predicts {has} tokens beyond the next",
             hint=f"model.mtp={{kind: chained, depth: {wanted}}}",
         )
-    if has and not wanted:
+    if has and not wanted and isinstance(job.model, DecoderConfig):
         raise CirillaError(
             f"`model.mtp` predicts {has} tokens beyond the next, and nothing trains them",
             hint=f"objective={{kind: multi_token, depth: {has}}}, or model.mtp=null",

@@ -151,7 +151,7 @@ def _shape(job: Job, base: Loaded | None, newest: Checkpoint | None, seen: Surve
         shape = job.model.model_copy(update={"vocab_size": vocab})
     else:
         return None
-    check_ahead(job.objective, shape)
+    check_ahead(job, shape)
     if seen.tokenizer is not None:
         check_vocabulary(shape, seen.tokenizer.vocab_size)
     return retuned(shape, job.model) if isinstance(job.model, CheckpointConfig) else shape
