@@ -14,20 +14,25 @@ from typing import Any
 
 import torch
 
-from cirilla_cli.checkpoint import Checkpoint, Loaded, newest_sound, no_room
+from cirilla_cli.checkpoint import Checkpoint, Config, Found, newest_sound, no_room
 from cirilla_cli.compat import device_problem, pick_device
 from cirilla_cli.data.batches import BatchSource, Conversations, Cut, Mix, PackedText, Preferences
 from cirilla_cli.data.config import (
     ConversationsConfig,
     DataSection,
+    LabelledTextConfig,
+    MaskedTextConfig,
     PackedTextConfig,
     PreferencesConfig,
     TextSourceConfig,
     TokenizerSection,
 )
+from cirilla_cli.data.labelled_batches import LabelledText
+from cirilla_cli.data.masked import MaskedText, Masking
 from cirilla_cli.data.tokenizer import Tokenizer
 from cirilla_cli.engine.config import (
     CheckpointingConfig,
+    ClassificationConfig,
     CrossEntropyConfig,
     DPOConfig,
     EvaluationConfig,
@@ -52,8 +57,10 @@ from cirilla_cli.engine.hooks import (
     order,
 )
 from cirilla_cli.engine.interrupt import Interrupts
+from cirilla_cli.engine.labelled import learner, prepare_labelled
 from cirilla_cli.engine.lock import check_same_run, write_lock
 from cirilla_cli.engine.metrics import matmul_rate
+from cirilla_cli.engine.objectives.classification import Classification
 from cirilla_cli.engine.objectives.cross_entropy import CrossEntropy
 from cirilla_cli.engine.objectives.dpo import DPO
 from cirilla_cli.engine.objectives.multi_token import MultiTokenPrediction
@@ -65,13 +72,16 @@ from cirilla_cli.engine.shards import Prepared, prepare
 from cirilla_cli.engine.trainer import Trainer, TrainState
 from cirilla_cli.errors import CirillaError, missing_extra
 from cirilla_cli.fs import NO_ROOM, write_json, write_text
-from cirilla_cli.loading import load_model
-from cirilla_cli.model.config import CheckpointConfig, DecoderConfig, ResolvedModel
+from cirilla_cli.loading import load_any
+from cirilla_cli.model.classifier import Model
+from cirilla_cli.model.config import CheckpointConfig, DecoderConfig, EncoderConfig, ResolvedModel
 from cirilla_cli.model.count import parameters, train_flops_per_token
 from cirilla_cli.model.decoder import Decoder
 from cirilla_cli.model.init import fresh
 from cirilla_cli.progress import Progress
 from cirilla_cli.units import show_count
+
+Base = Found[Model, Config]
 
 _OWN = (
     "checkpoints",
@@ -230,23 +240,25 @@ def _check_lock(
     say_machine_changes(lock, _where(device, dtype), progress)
 
 
-def _base(job: Job, device: torch.device, newest: Checkpoint | None, progress: Progress) -> Loaded | None:
+def _base(job: Job, device: torch.device, newest: Checkpoint | None, progress: Progress) -> Base | None:
     """The model the run starts from; not loaded again where a checkpoint of the run itself goes on."""
-    if isinstance(job.model, DecoderConfig):
+    if not isinstance(job.model, CheckpointConfig):
         return None
     if newest is not None and job.verb != "dpo":
         return None
-    return load_model(job.model.path, device=str(device), dtype=torch.float32, progress=progress)
+    return load_any(job.model.path, device=str(device), dtype=torch.float32, progress=progress)
 
 
-def _data(job: Job, base: Loaded | None, newest: Checkpoint | None, progress: Progress) -> Prepared:
+def _data(job: Job, base: Base | None, newest: Checkpoint | None, progress: Progress) -> Prepared:
     folder = base.path if base is not None else None
     if folder is None and newest is not None and isinstance(job.model, CheckpointConfig):
         folder = newest.path
     if folder is not None and base is not None and base.tokenizer is None:
         raise CirillaError(f"{folder}: the model has no tokenizer, so no text can be prepared for it")
+    if isinstance(job.data, LabelledTextConfig):
+        return prepare_labelled(job.data, section=job.tokenizer, model_folder=folder, out=job.out)
     match job.data:
-        case PackedTextConfig(sources=sources):
+        case PackedTextConfig(sources=sources) | MaskedTextConfig(sources=sources):
             paths = {name: source.path for name, source in sources.items()}
             kinds: tuple[Any, ...] = ("text", "chat")
         case ConversationsConfig(path=several):
@@ -261,37 +273,37 @@ def _data(job: Job, base: Loaded | None, newest: Checkpoint | None, progress: Pr
 
 
 def _model(
-    job: Job, base: Loaded | None, prepared: Prepared, device: torch.device, newest: Checkpoint | None
-) -> Decoder:
+    job: Job, base: Base | None, prepared: Prepared, device: torch.device, newest: Checkpoint | None
+) -> Model:
     if newest is not None:
         model = newest.load_model(device, torch.float32)
-    elif isinstance(job.model, DecoderConfig):
-        return _checked(_fresh(job, job.model, prepared, device), prepared)
+    elif not isinstance(job.model, CheckpointConfig):
+        model = _fresh(job, job.model, prepared, device)
     else:
         assert base is not None
         model = base.model
     if isinstance(job.model, CheckpointConfig):
         _retune(model, job.model)
-    return _checked(model, prepared)
+    return learner(_checked(model, prepared), job.data, job.objective, prepared, seed=job.seed, device=device)
 
 
-def _fresh(job: Job, config: DecoderConfig, prepared: Prepared, device: torch.device) -> Decoder:
+def _fresh(job: Job, config: DecoderConfig | EncoderConfig, prepared: Prepared, device: torch.device) -> Model:
     vocab = config.vocab_size or prepared.tokenizer.vocab_size
-    return fresh(config.model_copy(update={"vocab_size": vocab}), seed=job.seed, device=device)
+    return fresh(config.changed(vocab_size=vocab), seed=job.seed, device=device)
 
 
-def _retune(model: Decoder, config: CheckpointConfig) -> None:
+def _retune(model: Model, config: CheckpointConfig) -> None:
     """Give a loaded model the dropout and row length of this run."""
     changes: dict[str, Any] = {"dropout": config.dropout}
     if config.context_length is not None:
         changes["context_length"] = config.context_length
-    model.config = model.config.model_copy(update=changes)
+    model.config = model.config.changed(**changes)
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = config.dropout
 
 
-def _checked(model: Decoder, prepared: Prepared) -> Decoder:
+def _checked(model: Model, prepared: Prepared) -> Model:
     if (model.config.vocab_size or 0) < prepared.tokenizer.vocab_size:
         raise CirillaError(
             f"`model.vocab_size` is {model.config.vocab_size}, "
@@ -301,7 +313,7 @@ def _checked(model: Decoder, prepared: Prepared) -> Decoder:
     return model
 
 
-def _cut(job: Job, config: DecoderConfig, tokenizer: Tokenizer) -> Cut:
+def _cut(job: Job, config: Config, tokenizer: Tokenizer) -> Cut:
     rows = max(1, job.train.batch_tokens // config.context_length)
     micro = job.train.micro_batch_tokens
     return Cut(
@@ -316,7 +328,7 @@ def _cut(job: Job, config: DecoderConfig, tokenizer: Tokenizer) -> Cut:
 def _source(job: Job, prepared: Prepared, cut: Cut, progress: Progress) -> tuple[int, BatchSource[Any]]:
     """How many steps, and the batches of each."""
     match job.data:
-        case PackedTextConfig(sources=sources):
+        case PackedTextConfig(sources=sources) | MaskedTextConfig(sources=sources):
             mixes = [
                 Mix(
                     prepared.split(name, "train"), prepared.split(name, "val"), source.weight,
@@ -328,14 +340,21 @@ def _source(job: Job, prepared: Prepared, cut: Cut, progress: Progress) -> tuple
             _not_empty(min(mix.train.n_tokens for mix in mixes))
             rows = sum(max(1, mix.train.n_tokens // cut.context_length) for mix in mixes)
             steps = _steps(job, rows, cut, progress)
-            return steps, PackedText(mixes, cut, steps=steps, decay_start=Schedule(job.schedule, steps).decay_start)
+            text = PackedText(mixes, cut, steps=steps, decay_start=Schedule(job.schedule, steps).decay_start)
+            if isinstance(job.data, MaskedTextConfig):
+                return steps, MaskedText(text, Masking.of(job.data, prepared.tokenizer))
+            return steps, text
         case ConversationsConfig():
             chats = Conversations(prepared.splits("train"), prepared.splits("val"), cut)
             if chats.truncated:
                 progress.say(
                     f"{chats.truncated} conversations are longer than {cut.context_length} tokens and were cut"
                 )
-            source: Conversations | Preferences = chats
+            source: Conversations | Preferences | LabelledText = chats
+        case LabelledTextConfig():
+            source = LabelledText(prepared.splits("train"), prepared.splits("val"), cut)
+            if source.truncated:
+                progress.say(f"{source.truncated} texts are longer than {cut.context_length} tokens and were cut")
         case PreferencesConfig():
             source = Preferences(prepared.splits("train"), prepared.splits("val"), cut)
     if source.dropped:
@@ -387,7 +406,7 @@ def _steps(job: Job, rows_per_epoch: int, cut: Cut, progress: Progress) -> int:
     return max(1, steps)
 
 
-def _objective(job: Job) -> CrossEntropy | DPO | MultiTokenPrediction:
+def _objective(job: Job) -> CrossEntropy | DPO | MultiTokenPrediction | Classification:
     match job.objective:
         case CrossEntropyConfig():
             return CrossEntropy(job.objective, logits_bytes=job.memory.logits_bytes)
@@ -395,6 +414,8 @@ def _objective(job: Job) -> CrossEntropy | DPO | MultiTokenPrediction:
             return MultiTokenPrediction(job.objective, logits_bytes=job.memory.logits_bytes)
         case DPOConfig():
             return DPO(job.objective, logits_bytes=job.memory.logits_bytes)
+        case ClassificationConfig():
+            return job.objective.build()
 
 
 def _state(checkpoint: Checkpoint) -> TrainState:
@@ -403,7 +424,7 @@ def _state(checkpoint: Checkpoint) -> TrainState:
 
 
 def _reference(
-    job: Job, trainer: Trainer, source: Preferences, base: Loaded | None, prepared: Prepared, progress: Progress
+    job: Job, trainer: Trainer, source: Preferences, base: Base | None, prepared: Prepared, progress: Progress
 ) -> None:
     """Reference values by the starting model, in the training forward; the first loss shows that they fit."""
     from cirilla_cli.data.rows import content_hash
@@ -411,9 +432,9 @@ def _reference(
 
     assert isinstance(trainer.objective, DPO)
     if base is not None:
-        starting = base.model
+        starting: Model = base.model
     else:
-        assert isinstance(job.model, DecoderConfig)
+        assert not isinstance(job.model, CheckpointConfig)
         starting = _fresh(job, job.model, prepared, trainer.device)
     starting.eval()
     forward = forward_of(starting, trainer.dtype)
@@ -441,12 +462,12 @@ def _hooks(
             "`train.early_stopping` needs validation, and there is none",
             hint="set `data.val` above 0 and keep the eval section, or set train.early_stopping=null",
         )
-    flops = train_flops_per_token(trainer.model.config, cut.context_length / 2)
+    flops = train_flops_per_token(trainer.model.config, trainer.model.config.mean_context(cut.context_length))
     rate = matmul_rate(trainer.device, trainer.dtype)
     return order([
         Evaluate(evaluation, main) if evaluation else None,
         ShowSamples(evaluation, prepared.tokenizer, job.out, job.verb != "pretrain", progress)
-        if evaluation and evaluation.prompts else None,
+        if evaluation and evaluation.prompts and isinstance(trainer.model, Decoder) else None,
         StopEarly(early) if early else None,
         Log(job.log, job.out, flops * cut.rows_per_step * cut.context_length, rate),
         _tensorboard(job) if job.log.tensorboard else None,

@@ -597,5 +597,5 @@ ModelSection = Annotated[DecoderConfig | EncoderConfig | DialConfig | Checkpoint
 ShapeSection = Annotated[DecoderConfig | EncoderConfig | ClassifierConfig, Field(discriminator="kind")]
 """What a checkpoint holds: a model with every choice made."""
 
-ResolvedModel = DecoderConfig | CheckpointConfig
+ResolvedModel = DecoderConfig | EncoderConfig | CheckpointConfig
 """What can stand there once a dial has been resolved, as reading a recipe does."""
