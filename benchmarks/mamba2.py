@@ -3,8 +3,8 @@
     python benchmarks/mamba2.py
 
 Prints milliseconds, medians of runs taken in turns, and the ratios. Width 512, 2,048 tokens, one row; layers on 2
-threads, scans on 1, because the small steps of the recurrence gain nothing from a second. Without transformers its lines
-are left out.
+threads, scans on 1, because the small steps of the recurrence gain nothing from a second. Without transformers its
+lines are left out.
 """
 
 import statistics
