@@ -1,52 +1,69 @@
-"""Masked attention on a CPU in bfloat16: two batched products against PyTorch's fused kernel, in one run.
+"""Packed rows on a CPU: one call under a mask against the short calls that attention takes apart into, in one run.
 
     python benchmarks/attention.py
 
-Prints milliseconds, forward and backward, medians of 15, and the ratio.
+Prints milliseconds of the thread, forward and backward over 4 heads of width 32, the least of nine taken in turn.
 """
 
+import dataclasses
 import statistics
 import time
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cirilla_cli.model.layout import SequenceLayout
+from cirilla_cli.model.layout import Needs, SequenceLayout, Sight, visible_BTS
 from cirilla_cli.model.ops.attention import attend
+
+SIGHT = Sight()
+Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def packed(rows: int, length: int, document: int) -> SequenceLayout:
-    """Rows of documents of equal length, prepared."""
-    documents = (torch.arange(length) // document).expand(rows, length)
-    return SequenceLayout.packed(documents).prepared([], [None], torch.bfloat16)
+    """Rows of documents of equal length."""
+    return SequenceLayout.packed((torch.arange(length) // document).expand(rows, length))
 
 
-def fused(q: Tensor, k: Tensor, v: Tensor, layout: SequenceLayout) -> Tensor:
-    """The fused kernel with the same mask."""
-    mask = layout.visible[None][:, None]
-    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
+def ways(layout: SequenceLayout, dtype: torch.dtype) -> dict[str, Attention]:
+    """PyTorch's kernel under a mask, what `attend` does under a mask, and what it does."""
+    mask = visible_BTS(layout, layout, SIGHT)
+    masked = dataclasses.replace(layout, masks={SIGHT: mask})
+    chosen = layout.prepared(Needs(frozenset(), frozenset({SIGHT})), dtype)
+
+    def kernel(*qkv: Tensor) -> Tensor:
+        q, k, v = (x.transpose(1, 2) for x in qkv)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None]).transpose(1, 2)
+
+    return {
+        "kernel, mask": kernel,
+        "attend, mask": lambda *qkv: attend(*qkv, masked, masked, SIGHT),
+        "attend": lambda *qkv: attend(*qkv, chosen, chosen, SIGHT),
+    }
 
 
-def milliseconds(attention: object, rows: int, length: int, layout: SequenceLayout) -> float:
-    """Median of forward and backward over 4 heads of width 32."""
-    times = []
-    for _ in range(18):
-        q, k, v = (torch.randn(rows, length, 4, 32, dtype=torch.bfloat16, requires_grad=True) for _ in range(3))
-        started = time.perf_counter()
-        out = attention(q, k, v, layout)  # type: ignore[operator]
-        out.backward(torch.ones_like(out))
-        times.append(1000 * (time.perf_counter() - started))
-    return statistics.median(times[3:])
+def milliseconds(attention: Attention, rows: int, length: int, dtype: torch.dtype) -> float:
+    """One call, forward and backward."""
+    q, k, v = (torch.randn(rows, length, 4, 32, dtype=dtype, requires_grad=True) for _ in range(3))
+    started = time.thread_time()
+    attention(q, k, v).sum().backward()
+    return 1000 * (time.thread_time() - started)
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    for dtype in (torch.float32, torch.bfloat16):
+        for rows, length, document in ((32, 128, 40), (16, 256, 40), (8, 512, 200), (2, 2048, 500)):
+            every = ways(packed(rows, length, document), dtype)
+            taken: dict[str, list[float]] = {name: [] for name in every}
+            for _ in range(10):
+                for name, way in every.items():
+                    taken[name].append(milliseconds(way, rows, length, dtype))
+            shown = ", ".join(f"{name} {min(times[1:]):.1f}" for name, times in taken.items())
+            spread = statistics.median(taken["attend"][1:])
+            print(f"{str(dtype)[6:]} {rows} x {length}, documents of {document}: {shown} (median {spread:.1f}) ms")
 
 
 if __name__ == "__main__":
-    for rows, length in ((32, 128), (16, 256), (8, 512)):
-        layout = packed(rows, length, 40)
-        products = milliseconds(lambda q, k, v, at: attend(q, k, v, at, at, None), rows, length, layout)
-        kernel = milliseconds(fused, rows, length, layout)
-        print(
-            f"{rows} x {length}: products {products:.1f} ms, fused kernel {kernel:.1f} ms, "
-            f"ratio {kernel / products:.2f}"
-        )
+    main()

@@ -8,10 +8,10 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Generic, Self, TypeVar
 
 import torch
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -20,22 +20,28 @@ from cirilla_cli import __version__
 from cirilla_cli.data.tokenizer import Tokenizer, load_tokenizer
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.fs import NO_ROOM, hash_file, read_json, read_object, sync_folder, write_json
-from cirilla_cli.model.config import DecoderConfig
+from cirilla_cli.model.classifier import Model
+from cirilla_cli.model.config import ClassifierConfig, DecoderConfig, EncoderConfig, ShapeSection
 from cirilla_cli.model.decoder import Decoder
-from cirilla_cli.model.init import empty
+from cirilla_cli.model.init import Shape, empty
 from cirilla_cli.progress import Progress
 
 VERSION = 1
 _NAME = re.compile(r"^step-(\d+)$")
 _SYSTEM_ERROR = re.compile(r"os error (\d+)")
 
+Config = DecoderConfig | EncoderConfig | ClassifierConfig
+M = TypeVar("M", bound=Model)
+AnyM = TypeVar("AnyM", bound=Model, covariant=True)
+AnyC = TypeVar("AnyC", bound=Config, covariant=True)
+
 
 @dataclass(frozen=True)
-class Loaded:
+class Found(Generic[AnyM, AnyC]):
     """A model ready to use, wherever it came from."""
 
-    model: Decoder
-    config: DecoderConfig
+    model: AnyM
+    config: AnyC
     tokenizer: Tokenizer | None
     path: Path
     """The folder its weights were read from."""
@@ -44,6 +50,10 @@ class Loaded:
     step: int | None = None
     verb: str | None = None
     """What trained it last: pretrain, sft or dpo; None for imported models."""
+
+
+Loaded = Found[Decoder, DecoderConfig]
+"""A language model, which continues text."""
 
 
 @dataclass(frozen=True, order=True)
@@ -82,11 +92,11 @@ class Checkpoint:
         """The trainer's state as it was saved."""
         return read_object(self.path / "state.json")
 
-    def model_config(self) -> DecoderConfig:
+    def model_config(self) -> Config:
         """The model's shape."""
         return read_model_config(self.path)
 
-    def load_model(self, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Decoder:
+    def load_model(self, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Model:
         """The model with its weights."""
         return load_weights(self.model_config(), [self.path / "model.safetensors"], device=device, dtype=dtype)
 
@@ -108,7 +118,7 @@ class Checkpoint:
         return [name for name, info in files.items() if hash_file(self.path / name) != info["sha256"]]
 
 
-def read_model_config(folder: Path) -> DecoderConfig:
+def read_model_config(folder: Path) -> Config:
     """`model.json` of a checkpoint.
 
     Raises:
@@ -121,15 +131,18 @@ def read_model_config(folder: Path) -> DecoderConfig:
     if data.get("version") != VERSION:
         raise CirillaError(f"{path}: checkpoint format version {data.get('version')}, this program reads {VERSION}")
     try:
-        return DecoderConfig.model_validate(data["model"])
+        shape: Config = TypeAdapter(ShapeSection).validate_python(data["model"])
+        return shape
     except ValidationError as error:
         first = error.errors()[0]
-        raise CirillaError(f"{path}: `{'.'.join(map(str, first['loc']))}`: {first['msg']}") from None
+        # The first part is the kind, which the file says itself.
+        key = ".".join(map(str, first["loc"][1:])) or "model"
+        raise CirillaError(f"{path}: `{key}`: {first['msg']}") from None
 
 
 def load_weights(
-    config: DecoderConfig, files: list[Path], *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
-) -> Decoder:
+    config: Shape[M], files: list[Path], *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+) -> M:
     """A model of ``config`` with the tensors of ``files``, which must be exactly its own.
 
     Raises:
@@ -154,27 +167,32 @@ def read_tensors(files: list[Path], device: torch.device | str = "cpu") -> dict[
 
 
 def build_model(
-    config: DecoderConfig,
+    config: Shape[M],
     tensors: Mapping[str, Tensor],
     source: Path,
     *,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
-) -> Decoder:
+) -> M:
     """A model of ``config``, in float32 unless ``dtype`` says otherwise, with exactly the weights in ``tensors``.
 
     Raises:
         CirillaError: tensors are missing, left over or of another shape; ``source`` is named as where they come from.
     """
     model = empty(config, device)
-    assert isinstance(model, Decoder)
-    _fit(model, tensors, source)
+    refuse_misfit(model.state_dict(), tensors, source)
     model.load_state_dict(tensors)
-    return model if dtype is None else model.to(dtype)
+    if dtype is not None:
+        model.to(dtype)
+    return model
 
 
-def _fit(model: Decoder, tensors: Mapping[str, Tensor], file: Path) -> None:
-    own = dict(model.state_dict())
+def refuse_misfit(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], file: Path) -> None:
+    """Insist on tensors of exactly the names and shapes of ``own``.
+
+    Raises:
+        CirillaError: what is missing, left over or of another shape, the first few by name; ``file`` is named.
+    """
     wrong = [f"`{name}` is missing" for name in own if name not in tensors]
     wrong += [f"`{name}` is not a weight of this model" for name in tensors if name not in own]
     wrong += [
@@ -190,7 +208,7 @@ def _fit(model: Decoder, tensors: Mapping[str, Tensor], file: Path) -> None:
 def write_checkpoint(
     run: Path,
     step: int,
-    model: Decoder,
+    model: Model,
     *,
     tokenizer: Tokenizer | None,
     optimizer: torch.optim.Optimizer,
@@ -230,7 +248,7 @@ def no_room(run: Path, path: Path) -> CirillaError:
 
 def _fill(
     folder: Path,
-    model: Decoder,
+    model: Model,
     tokenizer: Tokenizer | None,
     optimizer: torch.optim.Optimizer,
     state: Mapping[str, Any],
@@ -308,11 +326,11 @@ def set_aside_after(run: Path, step: int) -> None:
 
 def load_checkpoint(
     checkpoint: Checkpoint, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
-) -> Loaded:
+) -> Found[Model, Config]:
     """A checkpoint's model and tokenizer."""
     path = checkpoint.path
     has_tokenizer = any((path / name).is_file() for name in ("tokenizer.model", "tokenizer.json"))
-    return Loaded(
+    return Found(
         model=checkpoint.load_model(device, dtype),
         config=checkpoint.model_config(),
         tokenizer=load_tokenizer(path) if has_tokenizer else None,

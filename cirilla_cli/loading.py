@@ -1,14 +1,17 @@
 """One door for every MODEL: a run, a checkpoint, a Hugging Face folder, or a name on the Hub."""
 
 from pathlib import Path
+from typing import cast
 
 import torch
 
-from cirilla_cli.checkpoint import Checkpoint, Loaded, load_checkpoint
+from cirilla_cli.checkpoint import Checkpoint, Config, Found, Loaded, load_checkpoint
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.fs import newest, read_object
 from cirilla_cli.hub.names import is_hub_name
 from cirilla_cli.hub.read import read_folder
+from cirilla_cli.model.classifier import Model
+from cirilla_cli.model.decoder import Decoder
 from cirilla_cli.progress import Progress
 
 
@@ -19,10 +22,32 @@ def load_model(
     dtype: torch.dtype | None = None,
     progress: Progress,
 ) -> Loaded:
-    """The model at ``where``, in evaluation mode, in float32 unless ``dtype`` says otherwise.
+    """The language model at ``where``, in evaluation mode, in float32 unless ``dtype`` says otherwise.
 
     Args:
         where: run directory (its default checkpoint), checkpoint folder, Hugging Face folder, or OWNER/NAME.
+
+    Raises:
+        CirillaError: nothing is there, or nothing that continues text; what was looked for is named.
+        ServiceError: the Hub failed.
+    """
+    found = load_any(where, device=device, dtype=dtype, progress=progress)
+    if not isinstance(found.model, Decoder):
+        raise CirillaError(
+            f"{where}: this model is of kind {found.config.kind}, which cannot continue text; kind decoder is wanted",
+            hint="`cirilla sft` with data.kind=labelled_text fine-tunes it; its report tells accuracy",
+        )
+    return cast(Loaded, found)
+
+
+def load_any(
+    where: str | Path,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    progress: Progress,
+) -> Found[Model, Config]:
+    """The model at ``where``, of whatever kind, as `load_model` finds it.
 
     Raises:
         CirillaError: nothing is there, or nothing that is a model; what was looked for is named.
@@ -31,7 +56,7 @@ def load_model(
     folder = _folder(where, progress)
     checkpoint = _checkpoint(folder)
     if checkpoint is not None:
-        loaded = load_checkpoint(checkpoint, device=device, dtype=dtype)
+        loaded: Found[Model, Config] = load_checkpoint(checkpoint, device=device, dtype=dtype)
     elif (folder / "config.json").is_file():
         loaded = read_folder(folder, device, dtype)
     else:

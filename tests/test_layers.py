@@ -214,7 +214,7 @@ def test_data_imports_torch_only_where_batches_are_made() -> None:
     found = {
         p.name for p in FILES if area(p) == "data" and "torch" in {i.name.split(".")[0] for i in imports(parsed(p))}
     }
-    assert found == {"batches.py"}
+    assert found == {"batches.py", "labelled_batches.py", "masked.py"}
 
 
 def test_nothing_unpickles_or_evaluates() -> None:

@@ -76,7 +76,10 @@ def _training_run(path: Path) -> Run:
 
 
 def _verb(path: Path) -> str:
-    kinds = {"packed_text": "pretrain", "conversations": "sft", "preferences": "dpo"}
+    kinds = {
+        "packed_text": "pretrain", "masked_text": "pretrain", "conversations": "sft", "labelled_text": "sft",
+        "preferences": "dpo",
+    }  # fmt: skip
     return kinds.get(_json(path / "lock.json").get("resolved", {}).get("data", {}).get("kind", ""), "?")
 
 

@@ -240,6 +240,8 @@ def _trained(report: Any) -> str:
     loss = "" if report.loss is None else f", loss {report.loss:.3f}"
     val = "" if report.val_loss is None else f", validation {report.val_loss:.3f}"
     memory = "" if report.peak_memory_bytes is None else f", {show_bytes(report.peak_memory_bytes)} at most"
+    right = (report.last_validation or {}).get("accuracy")
+    val += "" if right is None else f", {right:.1%} of held-out texts right"
     return f"{report.out}: step {report.step}{loss}{val}, {show_seconds(report.seconds)}{memory}"
 
 

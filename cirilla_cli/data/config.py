@@ -1,8 +1,8 @@
 """Sections for tokenizers, tokenizing and the data of a training run; torch-free."""
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
 from cirilla_cli.config import FilePath, Paths, Section
 from cirilla_cli.units import Fraction, PositiveCount
@@ -76,14 +76,37 @@ class TextSourceConfig(Section):
     """Its share while the learning rate decays (schedule kind wsd); null keeps `weight`."""
 
 
-class PackedTextConfig(Section):
-    """Running text in rows of the context length, documents isolated from one another."""
-
-    kind: Literal["packed_text"] = "packed_text"
+class _TextConfig(Section):
     sources: dict[str, TextSourceConfig]
     """Where the text comes from; one or several by name."""
     val: Fraction = 0.02
     """Share of documents held out for validation where this run tokenizes rows; finished shards keep their split."""
+
+
+class PackedTextConfig(_TextConfig):
+    """Running text in rows of the context length, documents isolated from one another."""
+
+    kind: Literal["packed_text"] = "packed_text"
+
+
+class MaskedTextConfig(_TextConfig):
+    """Running text in which an encoder has to restore tokens that were changed (arXiv:1810.04805, section 3.1)."""
+
+    kind: Literal["masked_text"] = "masked_text"
+    share: Fraction = 0.3
+    """Tokens to be restored; BERT's 15% or ModernBERT's 30%."""
+    as_mask: Fraction = 1.0
+    """Of those, the share that is replaced by the mask token; BERT's 80%."""
+    as_random: Fraction = 0.0
+    """Of those, the share that is replaced by a random token, BERT's 10%; what is left of them stays as it was."""
+
+    @model_validator(mode="after")
+    def _shares_fit(self) -> Self:
+        if not self.share:
+            raise ValueError("share is 0: there is nothing to restore")
+        if self.as_mask + self.as_random > 1:
+            raise ValueError(f"as_mask ({self.as_mask}) and as_random ({self.as_random}) are more than all together")
+        return self
 
 
 class ConversationsConfig(Section):
@@ -106,4 +129,17 @@ class PreferencesConfig(Section):
     """Share of split keys held out, on which the margin before and after is reported."""
 
 
-DataSection = Annotated[PackedTextConfig | ConversationsConfig | PreferencesConfig, Field(discriminator="kind")]
+class LabelledTextConfig(Section):
+    """Texts and their labels, for a classifier."""
+
+    kind: Literal["labelled_text"] = "labelled_text"
+    path: Paths
+    """Rows (.jsonl) of `text` and `label`; several files are read as one."""
+    val: Fraction = 0.1
+    """Share of texts held out, on which accuracy is reported."""
+
+
+DataSection = Annotated[
+    PackedTextConfig | MaskedTextConfig | ConversationsConfig | LabelledTextConfig | PreferencesConfig,
+    Field(discriminator="kind"),
+]

@@ -44,6 +44,7 @@ class ImportedTokenizer:
         self.stop_ids = frozenset(self._stops())
         pad = self._id("pad_token")
         self.pad_id = pad if pad is not None else min(self.stop_ids, default=0)
+        self.mask_id: int | None = self._id("mask_token")
         digest = hashlib.sha256((folder / "tokenizer.json").read_bytes() + (self.template or "").encode())
         self.hash = digest.hexdigest()
 

@@ -20,7 +20,7 @@ CONTROL = ("<|im_start|>", "<|im_end|>", "<mask>", *(f"<|reserved_{k}|>" for k i
 MARK = "▁"
 """What sentencepiece writes for a space; as a character of the text itself it becomes an underscore."""
 
-_BOS, _EOS, _PAD, _IM_START, _IM_END = 1, 2, 3, 4, 5
+_BOS, _EOS, _PAD, _IM_START, _IM_END, _MASK = 1, 2, 3, 4, 5, 6
 
 
 def train(config: SentencePieceConfig, texts: Iterable[str]) -> "SentencePieceTokenizer":
@@ -98,6 +98,7 @@ class SentencePieceTokenizer:
         self._processor = spm.SentencePieceProcessor(model_proto=model)
         self.vocab_size: int = self._processor.vocab_size()
         self.pad_id = _PAD
+        self.mask_id: int | None = _MASK
         self.stop_ids = frozenset({_EOS, _IM_END})
         self.hash = hashlib.sha256(model + CHAT_TEMPLATE.encode()).hexdigest()
         self._markers = {"<s>": _BOS, "<|im_start|>": _IM_START, "<|im_end|>": _IM_END}

@@ -23,7 +23,7 @@ from cirilla_cli.errors import CirillaError
 from cirilla_cli.fs import atomic_write, hash_file, hash_json, read_object
 
 VERSION = 1
-Kind = Literal["text", "chat", "preference"]
+Kind = Literal["text", "chat", "preference", "labelled"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,8 @@ class Tokenizer(Protocol):
     """Ids that end a document or a turn."""
     pad_id: int
     """Fills rows; never attended, never a target."""
+    mask_id: int | None
+    """Stands for a token that an encoder has to restore; None where the tokenizer has none."""
     hash: str
     """Fingerprint of vocabulary and chat template."""
 

@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 
-from cirilla_cli.checkpoint import Checkpoint, Loaded
+from cirilla_cli.checkpoint import Checkpoint, Config, Found
 from cirilla_cli.compat import pick_device
 from cirilla_cli.data.batches import BatchSource, Cut, Preferences
+from cirilla_cli.data.config import LabelledTextConfig
 from cirilla_cli.data.rows import content_hash
 from cirilla_cli.engine.config import MultiTokenConfig
 from cirilla_cli.engine.hooks import (
@@ -27,6 +28,7 @@ from cirilla_cli.engine.hooks import (
 )
 from cirilla_cli.engine.interrupt import Interrupts
 from cirilla_cli.engine.job import Job
+from cirilla_cli.engine.labelled import learner, prepare_labelled
 from cirilla_cli.engine.lock import (
     Began,
     check_base,
@@ -46,7 +48,8 @@ from cirilla_cli.engine.sources import cut_of, source_of
 from cirilla_cli.engine.trainer import Trainer, TrainState
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.fs import write_text
-from cirilla_cli.loading import load_model
+from cirilla_cli.loading import load_any
+from cirilla_cli.model.classifier import Model
 from cirilla_cli.model.config import CheckpointConfig, DecoderConfig
 from cirilla_cli.model.count import parameters, train_flops_per_token
 from cirilla_cli.model.decoder import Decoder
@@ -54,12 +57,15 @@ from cirilla_cli.model.init import fresh
 from cirilla_cli.progress import Progress
 from cirilla_cli.units import show_count
 
+Base = Found[Model, Config]
+"""A model that a run starts from."""
+
 
 @dataclass(frozen=True)
 class Inputs:
     """What a run reads."""
 
-    base: Loaded | None
+    base: Base | None
     """The model it starts from; None for fresh weights, and where a checkpoint of the run itself goes on."""
     prepared: Prepared
 
@@ -77,23 +83,25 @@ def open_inputs(job: Job, newest: Checkpoint | None, made: Path, progress: Progr
     """
     base = load_base(job, newest, progress)
     folder = tokenizer_source(job, base, newest)
+    if isinstance(job.data, LabelledTextConfig):
+        return Inputs(base, prepare_labelled(job.data, section=job.tokenizer, model_folder=folder, made=made))
     prepared = prepare(
         job.paths, job.kinds, val=job.data.val, section=job.tokenizer, model_folder=folder, made=made, progress=progress
     )
     return Inputs(base, prepared)
 
 
-def load_base(job: Job, newest: Checkpoint | None, progress: Progress) -> Loaded | None:
+def load_base(job: Job, newest: Checkpoint | None, progress: Progress) -> Base | None:
     """The model the run starts from, on the CPU or device of the job; DPO needs it as reference to the end."""
-    if isinstance(job.model, DecoderConfig) or (newest is not None and job.verb != "dpo"):
+    if not isinstance(job.model, CheckpointConfig) or (newest is not None and job.verb != "dpo"):
         return None
-    base = load_model(job.model.path, device=str(pick_device(job.device)), dtype=torch.float32, progress=progress)
+    base = load_any(job.model.path, device=str(pick_device(job.device)), dtype=torch.float32, progress=progress)
     if base.tokenizer is None:
         raise CirillaError(f"{base.path}: the model has no tokenizer, so no text can be prepared for it")
     return base
 
 
-def tokenizer_source(job: Job, base: Loaded | None, newest: Checkpoint | None) -> Path | None:
+def tokenizer_source(job: Job, base: Base | None, newest: Checkpoint | None) -> Path | None:
     """The folder with the tokenizer of a model that was not born in this run; None for one that was."""
     if base is not None:
         return base.path
@@ -154,14 +162,14 @@ def check_lock(job: Job, lock: dict[str, Any], inputs: Inputs, began: Began, pro
     say_machine_changes(lock, began.machine, progress)
 
 
-def model_of(job: Job, inputs: Inputs, device: torch.device, newest: Checkpoint | None) -> Decoder:
+def model_of(job: Job, inputs: Inputs, device: torch.device, newest: Checkpoint | None) -> Model:
     """The model that is trained: of the run's newest checkpoint, of the base, or with fresh weights.
 
     Raises:
         CirillaError: it embeds fewer ids than the tokenizer has.
     """
     if newest is not None:
-        model = newest.load_model(device, torch.float32)
+        model: Model = newest.load_model(device, torch.float32)
     elif inputs.base is not None:
         model = inputs.base.model
     else:
@@ -173,24 +181,24 @@ def model_of(job: Job, inputs: Inputs, device: torch.device, newest: Checkpoint 
                 module.p = job.model.dropout
     check_vocabulary(model.config, inputs.prepared.tokenizer.vocab_size)
     check_ahead(job, model.config)
-    return model
+    return learner(model, job.data, job.objective, inputs.prepared, seed=job.seed, device=device)
 
 
-def _fresh(job: Job, prepared: Prepared, device: torch.device) -> Decoder:
-    assert isinstance(job.model, DecoderConfig)
+def _fresh(job: Job, prepared: Prepared, device: torch.device) -> Model:
+    assert not isinstance(job.model, CheckpointConfig)
     vocab = job.model.vocab_size or prepared.tokenizer.vocab_size
-    return fresh(job.model.model_copy(update={"vocab_size": vocab}), seed=job.seed, device=device)
+    return fresh(job.model.changed(vocab_size=vocab), seed=job.seed, device=device)
 
 
-def retuned(config: DecoderConfig, wanted: CheckpointConfig) -> DecoderConfig:
+def retuned(config: Config, wanted: CheckpointConfig) -> Config:
     """A loaded model's shape with the dropout and row length of this run."""
     changes: dict[str, Any] = {"dropout": wanted.dropout}
     if wanted.context_length is not None:
         changes["context_length"] = wanted.context_length
-    return config.model_copy(update=changes)
+    return config.changed(**changes)
 
 
-def check_vocabulary(config: DecoderConfig, ids: int) -> None:
+def check_vocabulary(config: Config, ids: int) -> None:
     """Raises: CirillaError: the model embeds fewer than ``ids`` ids."""
     if (config.vocab_size or 0) < ids:
         raise CirillaError(
@@ -199,10 +207,10 @@ def check_vocabulary(config: DecoderConfig, ids: int) -> None:
         )
 
 
-def check_ahead(job: Job, config: DecoderConfig) -> None:
+def check_ahead(job: Job, config: Config) -> None:
     """Raises: CirillaError: the objective looks further ahead than the model predicts, or leaves steps untrained."""
     wanted = job.objective.depth if isinstance(job.objective, MultiTokenConfig) else 0
-    has = config.mtp.depth if config.mtp else 0
+    has = config.mtp.depth if isinstance(config, DecoderConfig) and config.mtp else 0
     if wanted and wanted != has:
         raise CirillaError(
             f"`objective.depth` is {wanted}, but the model predicts {has} tokens beyond the next",
@@ -224,7 +232,7 @@ def _reference(
     job: Job, trainer: Trainer, objective: DPO, source: Preferences, inputs: Inputs, began: Began, progress: Progress
 ) -> None:
     """Reference values by the starting model, in the training forward; the first loss shows that they fit."""
-    starting = _fresh(job, inputs.prepared, trainer.device) if inputs.base is None else inputs.base.model
+    starting: Model = _fresh(job, inputs.prepared, trainer.device) if inputs.base is None else inputs.base.model
     starting.eval()
     forward = forward_of(starting, trainer.dtype)
     key = content_hash(
@@ -240,12 +248,12 @@ def _hooks(
     job: Job, trainer: Trainer, prepared: Prepared, cut: Cut, interrupts: Interrupts, progress: Progress
 ) -> list[Any]:
     evaluation, early = job.eval, job.train.early_stopping
-    flops = train_flops_per_token(trainer.model.config, cut.context_length / 2)
+    flops = train_flops_per_token(trainer.model.config, trainer.model.config.mean_context(cut.context_length))
     rate = matmul_rate(trainer.device, trainer.dtype)
     return order([
         Evaluate(evaluation) if evaluation else None,
         ShowSamples(evaluation, prepared.tokenizer, job.out, job.verb != "pretrain", progress)
-        if evaluation and evaluation.prompts else None,
+        if evaluation and evaluation.prompts and isinstance(trainer.model, Decoder) else None,
         StopEarly(early) if early else None,
         Log(job.log, job.out, flops * cut.rows_per_step * cut.context_length, rate),
         TensorBoard(job.out, job.log.every) if job.log.tensorboard else None,

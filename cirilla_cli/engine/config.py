@@ -5,12 +5,14 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from cirilla_cli.config import Section, Texts
+from cirilla_cli.model.config import Pooling
 from cirilla_cli.units import Bytes, Fraction, PositiveCount, Seconds, Span
 
 if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
+    from cirilla_cli.engine.objectives.classification import Classification
     from cirilla_cli.engine.objectives.cross_entropy import CrossEntropy
     from cirilla_cli.engine.objectives.dpo import DPO
     from cirilla_cli.engine.objectives.multi_token import MultiTokenPrediction
@@ -73,7 +75,41 @@ class MultiTokenConfig(Section):
         return MultiTokenPrediction(self, logits_bytes=logits_bytes)
 
 
-ObjectiveSection = Annotated[CrossEntropyConfig | DPOConfig | MultiTokenConfig, Field(discriminator="kind")]
+class ClassificationConfig(Section):
+    """Cross-entropy of each document's label: the model becomes a classifier of the labels in the data."""
+
+    kind: Literal["classification"] = "classification"
+    pooling: Pooling | None = None
+    """Hidden states that are judged: mean, first or last; null for the mean of an encoder, the last of a decoder."""
+    label_smoothing: Fraction = 0.0
+    """Share of the label's probability spread evenly over the classes; validation never has it."""
+
+    def build(self, *, logits_bytes: int = LOGITS_BYTES) -> "Classification":
+        """The objective, with these settings: cross-entropy of labels."""
+
+        from cirilla_cli.engine.objectives.classification import Classification
+
+        return Classification(self)
+
+
+ObjectiveSection = Annotated[
+    CrossEntropyConfig | DPOConfig | MultiTokenConfig | ClassificationConfig, Field(discriminator="kind")
+]
+
+
+def pairing_problem(model: str, data: str, objective: str) -> str | None:
+    """Why a model, data and an objective of these kinds teach nothing together; None if they do."""
+    if (data == "labelled_text") != (objective == "classification"):
+        return f"data.kind {data} with objective.kind {objective}: labelled_text and classification go together"
+    if data == "masked_text" and objective != "cross_entropy":
+        return f"data.kind masked_text with objective.kind {objective}: tokens are restored by cross_entropy"
+    if model == "encoder" and data not in ("masked_text", "labelled_text"):
+        return f"model.kind encoder with data.kind {data}: an encoder sees what follows, so it cannot learn to continue"
+    if model == "decoder" and data == "masked_text":
+        return "model.kind decoder with data.kind masked_text: a decoder cannot see what follows; take packed_text"
+    if model == "classifier" and data != "labelled_text":
+        return f"the model is a classifier, which learns from labelled_text, not from {data}"
+    return None
 
 
 class AdamWConfig(Section):

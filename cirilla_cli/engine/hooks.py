@@ -21,6 +21,7 @@ from cirilla_cli.engine.trainer import Metrics, Trainer
 from cirilla_cli.errors import InterruptedRun
 from cirilla_cli.fs import write_json
 from cirilla_cli.infer.generator import Stop, greedy
+from cirilla_cli.model.decoder import Decoder
 from cirilla_cli.progress import Progress
 from cirilla_cli.units import span_steps
 
@@ -95,6 +96,7 @@ class ShowSamples(Quiet):
         """Write what the model says when it is due."""
         if not due(trainer.state.step, span_steps(self.config.every, trainer.steps), trainer.steps):
             return
+        assert isinstance(trainer.model, Decoder), "only a decoder continues text"
         prompts = [self._ids(prompt) for prompt in self.config.prompts]
         answers = greedy(trainer.model, prompts, most_new=self.config.sample_tokens, stop=Stop(self.tokenizer.stop_ids))
         with (self.out / "samples.jsonl").open("a", encoding="utf-8") as file:

@@ -10,6 +10,8 @@ from cirilla_cli.compat import device_problem
 from cirilla_cli.data.config import (
     ConversationsConfig,
     DataSection,
+    LabelledTextConfig,
+    MaskedTextConfig,
     PackedTextConfig,
     PreferencesConfig,
     TextSourceConfig,
@@ -61,21 +63,23 @@ class Job:
     def paths(self) -> dict[str, Path]:
         """Where the data lie, by the name of their source."""
         match self.data:
-            case PackedTextConfig(sources=sources):
+            case PackedTextConfig(sources=sources) | MaskedTextConfig(sources=sources):
                 return {name: source.path for name, source in sources.items()}
-            case ConversationsConfig(path=several) | PreferencesConfig(path=several):
+            case ConversationsConfig(path=several) | PreferencesConfig(path=several) | LabelledTextConfig(path=several):
                 return {f"part{i}": path for i, path in enumerate(several)}
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
         """The kinds of rows that can be learned from, the best first."""
         match self.data:
-            case PackedTextConfig():
+            case PackedTextConfig() | MaskedTextConfig():
                 return "text", "chat"
             case ConversationsConfig():
                 return ("chat",)
             case PreferencesConfig():
                 return ("preference",)
+            case LabelledTextConfig():
+                return ("labelled",)
 
 
 def check_job(job: Job) -> None:
@@ -91,7 +95,7 @@ def check_job(job: Job) -> None:
                 "`tokenizer` is given, but the model is a checkpoint that has its own",
                 hint="write `tokenizer: null`, or train a fresh model",
             )
-    if isinstance(job.data, PackedTextConfig):
+    if isinstance(job.data, PackedTextConfig | MaskedTextConfig):
         _check_weights(job, job.data.sources)
     if job.train.early_stopping is not None and job.eval is None:
         raise no_validation()

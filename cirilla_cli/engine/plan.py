@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from cirilla_cli.checkpoint import Checkpoint, Loaded, newest_sound
+from cirilla_cli.checkpoint import Checkpoint, Config, newest_sound
 from cirilla_cli.compat import pick_device
 from cirilla_cli.engine.build import (
+    Base,
     Inputs,
     check_ahead,
     check_lock,
@@ -25,7 +26,7 @@ from cirilla_cli.engine.precision import compute_dtype
 from cirilla_cli.engine.sources import cut_of, source_of, steps_of
 from cirilla_cli.engine.survey import Survey, survey
 from cirilla_cli.errors import CirillaError
-from cirilla_cli.model.config import CheckpointConfig, DecoderConfig
+from cirilla_cli.model.config import CheckpointConfig
 from cirilla_cli.model.count import parameters
 from cirilla_cli.progress import Progress
 from cirilla_cli.units import show_bytes, show_count
@@ -136,19 +137,19 @@ def _on_hub(job: Job) -> bool:
     return not path.exists() and not path.parent.is_dir()
 
 
-def _shape(job: Job, base: Loaded | None, newest: Checkpoint | None, seen: Survey) -> DecoderConfig | None:
+def _shape(job: Job, base: Base | None, newest: Checkpoint | None, seen: Survey) -> Config | None:
     """The model's shape as far as it is known; None where it lies on the Hub.
 
     Raises:
         CirillaError: it embeds fewer ids than the tokenizer has.
     """
     if newest is not None:
-        shape = newest.model_config()
+        shape: Config = newest.model_config()
     elif base is not None:
         shape = base.config
-    elif isinstance(job.model, DecoderConfig):
+    elif not isinstance(job.model, CheckpointConfig):
         vocab = job.model.vocab_size or (seen.tokenizer and seen.tokenizer.vocab_size)
-        shape = job.model.model_copy(update={"vocab_size": vocab})
+        shape = job.model.changed(vocab_size=vocab)
     else:
         return None
     check_ahead(job, shape)
@@ -157,11 +158,11 @@ def _shape(job: Job, base: Loaded | None, newest: Checkpoint | None, seen: Surve
     return retuned(shape, job.model) if isinstance(job.model, CheckpointConfig) else shape
 
 
-def _parameters(shape: DecoderConfig | None) -> int | None:
+def _parameters(shape: Config | None) -> int | None:
     return None if shape is None or shape.vocab_size is None else parameters(shape)
 
 
-def _named(job: Job, base: Loaded | None, newest: Checkpoint | None) -> str:
+def _named(job: Job, base: Base | None, newest: Checkpoint | None) -> str:
     if newest is not None:
         return str(newest.path)
     if base is not None:
@@ -170,7 +171,7 @@ def _named(job: Job, base: Loaded | None, newest: Checkpoint | None) -> str:
 
 
 def _length(
-    job: Job, newest: Checkpoint | None, shape: DecoderConfig | None, seen: Survey, progress: Progress, *, restart: bool
+    job: Job, newest: Checkpoint | None, shape: Config | None, seen: Survey, progress: Progress, *, restart: bool
 ) -> dict[str, Any]:
     """Where the run stands, and how far it goes."""
     steps = passes = tokens = None
@@ -190,7 +191,7 @@ def _length(
     return {"action": action, "step": step, "steps": steps, "tokens_per_step": tokens, "passes": passes}
 
 
-def _disk(job: Job, shape: DecoderConfig | None) -> dict[str, Any]:
+def _disk(job: Job, shape: Config | None) -> dict[str, Any]:
     """Room that is wanted and free; besides those kept, the best one and the one being written."""
     above = next(path for path in (job.out.absolute(), *job.out.absolute().parents) if path.exists())
     count = _parameters(shape)

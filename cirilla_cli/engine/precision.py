@@ -5,13 +5,12 @@
 from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 
 from cirilla_cli.compat import has_fast_bfloat16
 from cirilla_cli.engine.config import PrecisionConfig
 from cirilla_cli.engine.objectives.base import Forward
-from cirilla_cli.model.decoder import Decoder
 from cirilla_cli.model.layout import SequenceLayout
 from cirilla_cli.model.readout import Readout
 
@@ -31,7 +30,7 @@ class CastForward:
     Gradients flow through the cast into the float32 parameters, where several micro-batches add up without rounding.
     """
 
-    def __init__(self, model: Decoder, dtype: torch.dtype) -> None:
+    def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
         self._model = model
         self._cast: dict[str, Tensor] | None = None
         if dtype != torch.float32:
@@ -47,6 +46,6 @@ class CastForward:
         return called
 
 
-def forward_of(model: Decoder, dtype: torch.dtype) -> Forward:
+def forward_of(model: nn.Module, dtype: torch.dtype) -> Forward:
     """`CastForward` as the objectives see it."""
     return CastForward(model, dtype)

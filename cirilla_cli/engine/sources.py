@@ -1,10 +1,20 @@
 """The batch source a job reads, and how many steps it takes."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from cirilla_cli.data.batches import BatchSource, Conversations, Cut, Mix, PackedText, Preferences
-from cirilla_cli.data.config import ConversationsConfig, PackedTextConfig, PreferencesConfig, TextSourceConfig
+from cirilla_cli.data.config import (
+    ConversationsConfig,
+    LabelledTextConfig,
+    MaskedTextConfig,
+    PackedTextConfig,
+    PreferencesConfig,
+    TextSourceConfig,
+)
+from cirilla_cli.data.labelled_batches import LabelledText
+from cirilla_cli.data.masked import MaskedText, Masking
 from cirilla_cli.engine.job import Job, no_validation
 from cirilla_cli.engine.schedule import Schedule
 from cirilla_cli.engine.shards import Prepared
@@ -31,9 +41,15 @@ def source_of(job: Job, prepared: Prepared, cut: Cut, progress: Progress) -> tup
     Raises:
         CirillaError: nothing is left to learn from, or early stopping has no validation to go by.
     """
+    source: BatchSource[Any]
     match job.data:
         case PackedTextConfig():
-            steps, source = _text(job, job.data, prepared, cut, progress)
+            steps, source = _text(job, job.data.sources, prepared, cut, progress)
+        case MaskedTextConfig():
+            steps, text = _text(job, job.data.sources, prepared, cut, progress)
+            source = MaskedText(text, Masking.of(job.data, prepared.tokenizer))
+        case LabelledTextConfig():
+            steps, source = _said(job, LabelledText(prepared.splits("train"), prepared.splits("val"), cut), progress)
         case ConversationsConfig():
             steps, source = _said(job, Conversations(prepared.splits("train"), prepared.splits("val"), cut), progress)
         case PreferencesConfig():
@@ -44,9 +60,9 @@ def source_of(job: Job, prepared: Prepared, cut: Cut, progress: Progress) -> tup
 
 
 def _text(
-    job: Job, data: PackedTextConfig, prepared: Prepared, cut: Cut, progress: Progress
-) -> tuple[int, BatchSource[Any]]:
-    mixes = [_mix(prepared, name, source) for name, source in data.sources.items()]
+    job: Job, sources: Mapping[str, TextSourceConfig], prepared: Prepared, cut: Cut, progress: Progress
+) -> tuple[int, PackedText]:
+    mixes = [_mix(prepared, name, source) for name, source in sources.items()]
     _not_empty(min(mix.train.n_tokens for mix in mixes))
     rows = sum(max(1, mix.train.n_tokens // cut.context_length) for mix in mixes)
     steps = steps_of(job, rows, cut, progress)
@@ -58,11 +74,14 @@ def _mix(prepared: Prepared, name: str, source: TextSourceConfig) -> Mix:
     return Mix(prepared.split(name, "train"), prepared.split(name, "val"), source.weight, late)
 
 
-def _said(job: Job, source: Conversations | Preferences, progress: Progress) -> tuple[int, BatchSource[Any]]:
+def _said(
+    job: Job, source: Conversations | Preferences | LabelledText, progress: Progress
+) -> tuple[int, BatchSource[Any]]:
     """A source of packed documents, after saying what of them is lost."""
     most = source.cut.context_length
-    if source.truncated and isinstance(source, Conversations):
-        progress.say(f"{source.truncated} conversations are longer than {most} tokens and were cut")
+    if source.truncated and not isinstance(source, Preferences):
+        what = "conversations" if isinstance(source, Conversations) else "texts"
+        progress.say(f"{source.truncated} {what} are longer than {most} tokens and were cut")
     elif source.truncated:
         progress.say(
             f"{source.truncated} pairs are longer than a row of {most} tokens; "

@@ -5,9 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from cirilla_cli.data.config import LabelledTextConfig
 from cirilla_cli.data.encode import kind_of
 from cirilla_cli.data.inputs import read_inputs
 from cirilla_cli.data.jsonl import STDIO
+from cirilla_cli.data.labelled import read_labelled
 from cirilla_cli.data.shards import ShardIndex
 from cirilla_cli.data.tokenizer import Tokenizer
 from cirilla_cli.engine.job import Job
@@ -103,6 +105,8 @@ def _of_shards(folder: Path) -> str:
 def _of_rows(path: Path, job: Job) -> str:
     if path == STDIO:
         return "standard input, not looked at"
+    if isinstance(job.data, LabelledTextConfig):
+        return f"{path}: {show_count(sum(1 for _ in read_labelled([path])))} texts with labels, to be tokenized"
     counts = Counter(kind_of(record) for record in read_inputs([path]))
     if not counts:
         raise CirillaError(f"{path}: no rows, so nothing to tokenize")

@@ -15,7 +15,7 @@ from cirilla_cli.engine.precision import forward_of
 from cirilla_cli.engine.schedule import Schedule
 from cirilla_cli.engine.step import accumulate_gradients
 from cirilla_cli.errors import CirillaError
-from cirilla_cli.model.decoder import Decoder
+from cirilla_cli.model.classifier import Model
 
 Metrics = dict[str, Any]
 
@@ -63,7 +63,7 @@ class Hook(Protocol):
 class Trainer:
     """A model, what it learns from and how; `fit` runs the loop."""
 
-    model: Decoder
+    model: Model
     objective: Objective[Any]
     source: BatchSource[Any]
     optimizer: torch.optim.Optimizer

@@ -192,7 +192,10 @@ def _resolved(folder: Path, run: Path | None) -> dict[str, Any]:
 
 
 def _verb(resolved: Mapping[str, Any]) -> str | None:
-    kinds = {"packed_text": "pretrain", "conversations": "sft", "preferences": "dpo"}
+    kinds = {
+        "packed_text": "pretrain", "masked_text": "pretrain", "conversations": "sft", "labelled_text": "sft",
+        "preferences": "dpo",
+    }  # fmt: skip
     data = resolved.get("data")
     return kinds.get(str(data.get("kind"))) if isinstance(data, Mapping) else None
 

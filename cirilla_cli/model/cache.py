@@ -47,7 +47,8 @@ class PastCache(LayerCache):
         self.capacity, self.window, self.length = capacity, window, 0
         self._keep = capacity if window is None else min(capacity, window - 1 + rollback)
         # Twice what is kept, so that moving the kept part to the front costs O(1) a position.
-        self._slots = capacity if window is None else min(capacity, 2 * self._keep)
+        self.slots = capacity if window is None else min(capacity, 2 * self._keep)
+        """Positions there is room for at once."""
         self._held = 0
         self._rows: list[Tensor] = []
         self._marks = (False, False)
@@ -66,8 +67,8 @@ class PastCache(LayerCache):
             self._marks = layout.documents_BT is not None, layout.prefix_BT is not None
         parts = [*_of_layout(layout, self._marks), *new]
         if not self._rows:
-            self._rows = [part.new_zeros(part.shape[0], self._slots, *part.shape[2:]) for part in parts]
-        whole = self._written(parts, T) if self._held + T <= self._slots else self._rolled(parts)
+            self._rows = [part.new_zeros(part.shape[0], self.slots, *part.shape[2:]) for part in parts]
+        whole = self._written(parts, T) if self._held + T <= self.slots else self._rolled(parts)
         if self.window is not None:
             whole = [part[:, max(0, part.shape[1] - (self.window - 1 + T)) :] for part in whole]
         seen, values = _to_layout(whole, self._marks)

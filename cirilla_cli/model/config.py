@@ -262,7 +262,7 @@ class Mamba2Config(Section):
     def mixing_flops(self, d_model: int, context: float) -> float:
         """FLOPs of one token in the scan by whole chunks: with its chunk's tokens, and with the state."""
         P, N, H, Q = self.width(d_model), self.d_state, self.n_heads, min(self.chunk_size, context)
-        return 2 * (Q * (self.n_groups * N + H * P + H) + 2 * H * P * N)
+        return 2 * (Q * (self.n_groups * N + H * P) + 2 * H * P * N)
 
     def cache_elements(self, d_model: int, length: int) -> int:
         """Numbers remembered for one row, however many its tokens: the states, and what the convolution looks at."""
@@ -597,5 +597,5 @@ ModelSection = Annotated[DecoderConfig | EncoderConfig | DialConfig | Checkpoint
 ShapeSection = Annotated[DecoderConfig | EncoderConfig | ClassifierConfig, Field(discriminator="kind")]
 """What a checkpoint holds: a model with every choice made."""
 
-ResolvedModel = DecoderConfig | CheckpointConfig
+ResolvedModel = DecoderConfig | EncoderConfig | CheckpointConfig
 """What can stand there once a dial has been resolved, as reading a recipe does."""

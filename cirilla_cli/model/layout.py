@@ -4,7 +4,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -31,13 +31,16 @@ class Needs:
 
     rotations: frozenset[Rotation] = frozenset()
     sights: frozenset[Sight] = frozenset()
+    capped: frozenset[Sight] = frozenset()
+    """Those of them whose scores are bounded, which not every kernel can do without a mask."""
 
     @classmethod
     def of_all(cls, several: Iterable["Needs"]) -> "Needs":
         """What all of them want together."""
         every = list(several)
         rotations = frozenset(r for needs in every for r in needs.rotations)
-        return cls(rotations, frozenset(s for needs in every for s in needs.sights))
+        sights = frozenset(s for needs in every for s in needs.sights)
+        return cls(rotations, sights, frozenset(s for needs in every for s in needs.capped))
 
 
 @dataclass(frozen=True)
@@ -51,13 +54,14 @@ class SequenceLayout:
     positions_BT: Tensor
     """Place of each token within its own document; a document begins at 0."""
     documents_BT: Tensor | None = None
-    """Which document a token belongs to; None where each row is one unpadded document whose keys are contiguous."""
+    """Which document a token belongs to, each a run of equal numbers (padding beside it); None where each row is one
+    unpadded document."""
     prefix_BT: Tensor | None = None
     """True for tokens that every query of their document may see, however early it stands; None for nowhere."""
     angles: Mapping[Rotation, Angles] = field(default_factory=dict)
     """Cosines and sines of the positions."""
-    visible: Mapping[Sight, Tensor] = field(default_factory=dict)
-    """Mask among these very tokens, where one is needed."""
+    masks: Mapping[Sight, Any] = field(default_factory=dict)
+    """Who sees whom among these very tokens, as the back end of this device wants it; nothing where it needs none."""
 
     @classmethod
     def rows(cls, batch: int, length: int, *, start: int = 0, device: torch.device | str = "cpu") -> Self:
@@ -80,10 +84,14 @@ class SequenceLayout:
         return self.positions_BT.shape[1]
 
     def prepared(self, needs: Needs, dtype: torch.dtype) -> Self:
-        """With the angles and the masks among these tokens that ``needs`` names."""
+        """With the angles that ``needs`` names, and the masks among these tokens for what it says is seen."""
+
+        # Back ends are written to the layout, so they are found from here only when asked for.
+        from cirilla_cli.model.ops.masks import mask_of
+
         angles = {rotation: angles_of(rotation, self.positions_BT, dtype) for rotation in needs.rotations}
-        masks = {sight: visible_BTS(self, self, sight) for sight in needs.sights if not self.needs_no_mask(sight)}
-        return replace(self, angles=angles, visible=masks)
+        masks = {s: mask_of(self, s, dtype, capped=s in needs.capped) for s in needs.sights}
+        return replace(self, angles=angles, masks={sight: mask for sight, mask in masks.items() if mask is not None})
 
     def needs_no_mask(self, sight: Sight) -> bool:
         """Whether causality, or nothing, is the only rule among these tokens."""

@@ -20,7 +20,10 @@ _CLASSES = {
 }
 VERBS = tuple(_CLASSES)
 TRAIN_VERBS = ("pretrain", "sft", "dpo")
-_VERB_OF_DATA = {"packed_text": "pretrain", "conversations": "sft", "preferences": "dpo"}
+_VERB_OF_DATA = {
+    "packed_text": "pretrain", "masked_text": "pretrain", "conversations": "sft", "labelled_text": "sft",
+    "preferences": "dpo",
+}  # fmt: skip
 
 
 def schema_for(verb: str) -> type[Recipe]:

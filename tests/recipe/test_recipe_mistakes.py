@@ -138,7 +138,7 @@ def test_machines_get_the_same_places(write: Write, good: str) -> None:
         ),
         (
             "data=null",
-            "override `data=null`: `data` is null, must be a mapping with the keys kind, sources, val; this ",
+            "override `data=null`: `data` is null, must be a mapping with kind packed_text or masked_text; this ",
         ),
         ("lr=1", "override `lr=1`: `lr` is not a key here; did you mean `optim.lr`?"),
         ("optim.lr=\udcff", "override `optim.lr=\udcff`: not UTF-8"),
@@ -159,8 +159,8 @@ def test_an_override_through_a_list_is_refused(write: Write) -> None:
 
 def test_the_wrong_training_verb_is_told_the_right_one(write: Write, good: str) -> None:
     assert complaints(write(good), "sft") == [
-        "toy.yaml:11: `data.kind` is 'packed_text', must be conversations for `cirilla sft`; `cirilla pretrain` takes "
-        "packed_text"
+        "toy.yaml:11: `data.kind` is 'packed_text', must be conversations or labelled_text for `cirilla sft`; "
+        "`cirilla pretrain` takes packed_text"
     ]
     chats = good.replace("kind: packed_text", "kind: conversations").replace(
         "sources: {wiki: {path: runs/wiki}}", "path: a"
@@ -183,7 +183,7 @@ def test_a_recipe_that_does_not_say_its_verb_asks_for_it(write: Write) -> None:
 
 def test_a_missing_kind_lists_the_choices(write: Write, good: str) -> None:
     found = complaints(write(good.replace("  kind: decoder\n", "", 1)))
-    assert found == ["toy.yaml:3: `model.kind` is missing, must be decoder or checkpoint"]
+    assert found == ["toy.yaml:3: `model.kind` is missing, must be decoder or encoder or dial or checkpoint"]
 
 
 def test_a_misspelt_kind_does_not_hide_misspelt_keys(write: Write, good: str) -> None:

@@ -26,7 +26,9 @@ class Attention(Mixer):
         self.sight = Sight(config.causal, config.window)
         self.scale, self.softcap = config.scale, config.softcap
         self.rotation = Rotation(config.rope, config.rope.turned(self.head_dim)) if config.rope else None
-        self.needs = Needs(frozenset({self.rotation} if self.rotation else ()), frozenset({self.sight}))
+        sights = frozenset({self.sight})
+        capped = sights if config.softcap else frozenset()
+        self.needs = Needs(frozenset({self.rotation} if self.rotation else ()), sights, capped)
         self.q_proj = nn.Linear(d_model, self.n_heads * self.head_dim, bias=config.bias)
         self.k_proj = nn.Linear(d_model, self.n_kv_heads * self.head_dim, bias=config.bias)
         self.v_proj = nn.Linear(d_model, self.n_kv_heads * self.head_dim, bias=config.bias)

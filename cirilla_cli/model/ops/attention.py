@@ -1,6 +1,7 @@
 """Attention behind one call: a fast path and the plain reference it is tested against."""
 
-# Shape suffixes: B batch, T queries, S keys, N query heads, K key/value heads, H width of one head.
+# Shape suffixes: B batch, T queries, S keys, N query heads, K key/value heads, H width of one head, V of one
+# value; M short calls, C queries and L keys of one.
 
 import math
 from contextlib import nullcontext
@@ -9,16 +10,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention.flex_attention import BlockMask
 
 from cirilla_cli.model.layout import SequenceLayout, Sight, visible_BTS
+from cirilla_cli.model.ops.flex import attend_flex, takes
+from cirilla_cli.model.ops.fold import Fold, as_bias
+from cirilla_cli.model.ops.masks import Mask
 
 _FUSED = [SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]
+
+_PRODUCTS_WIN = 512
+"""Keys up to which two products are faster than the fused kernel on a CPU in bfloat16."""
 
 
 def attend(
     q_BTNH: Tensor,
     k_BSKH: Tensor,
-    v_BSKH: Tensor,
+    v_BSKV: Tensor,
     query: SequenceLayout,
     key: SequenceLayout,
     sight: Sight,
@@ -26,61 +34,120 @@ def attend(
     scale: float | None = None,
     softcap: float | None = None,
 ) -> Tensor:
-    """Softmax attention ``[B, T, N, H]`` of each query over the keys it may see, through PyTorch's fused kernels.
+    """Softmax attention ``[B, T, N, V]`` of each query over the keys it may see.
 
-    No mask is made for one document or for one new token. On CUDA a call that no fused kernel takes raises, instead of
-    falling back silently to the one that stores all scores. ``scale`` is 1 / sqrt(H) where not given; values may be
-    wider or narrower than keys.
+    Which back end computes it, `masks.mask_of` has chosen for the device when the layout was prepared. On CUDA a call
+    that no fused kernel takes raises, instead of falling back silently to the one that stores all scores. ``scale`` is
+    1 / sqrt(H) where not given; values may be wider or narrower than keys.
     """
-    mask_BTS = _mask(query, key, sight)
-    if softcap is not None:
-        return _by_products(q_BTNH, k_BSKH, v_BSKH, visible_BTS(query, key, sight), scale, softcap)
-    if mask_BTS is not None and q_BTNH.dtype == torch.bfloat16 and q_BTNH.device.type == "cpu":
-        return _by_products(q_BTNH, k_BSKH, v_BSKH, mask_BTS, scale, None)
-    causal = sight.causal and mask_BTS is None and q_BTNH.shape[1] > 1
+    mask = _mask(query, key, sight)
+    if isinstance(mask, BlockMask):
+        if takes(q_BTNH, v_BSKV):
+            return attend_flex(q_BTNH, k_BSKH, v_BSKV, mask, scale, softcap)
+        mask = None if query.needs_no_mask(sight) else visible_BTS(query, key, sight)
+    causal = sight.causal and q_BTNH.shape[1] > 1
+    if isinstance(mask, Fold):
+        return _in_short_calls(q_BTNH, k_BSKH, v_BSKV, mask, scale, softcap)
+    return _whole(q_BTNH, k_BSKH, v_BSKV, mask, causal, scale, softcap)
+
+
+def _mask(query: SequenceLayout, key: SequenceLayout, sight: Sight) -> Mask | None:
+    """The mask this call needs, or None where causality (several queries) or nothing (one query) is the only rule."""
+    if key is query or key.length == query.length:
+        return query.masks.get(sight) if query.needs_no_mask(sight) else query.masks[sight]
+    one_document = query.documents_BT is None
+    if one_document and query.length == 1 and (sight.window is None or key.length <= sight.window):
+        return None
+    return visible_BTS(query, key, sight)
+
+
+def _in_short_calls(
+    q_BTNH: Tensor, k_BSKH: Tensor, v_BSKV: Tensor, fold: Fold, scale: float | None, softcap: float | None
+) -> Tensor:
+    outs = []
+    for part in fold.parts:
+        q_MCNH, k_MLKH, v_MLKV = (
+            _rows(q_BTNH, part.queries_MC),
+            _rows(k_BSKH, part.keys_ML),
+            _rows(v_BSKV, part.keys_ML),
+        )
+        outs.append(_whole(q_MCNH, k_MLKH, v_MLKV, part.bias_MCL, True, scale, softcap).flatten(0, 1))
+    return _rows(torch.cat(outs)[None], fold.back_BT)
+
+
+def _rows(x_BTNH: Tensor, at_MC: Tensor) -> Tensor:
+    """Positions of all rows laid end to end, ``[M, C, N, H]``."""
+    return x_BTNH.flatten(0, 1).flatten(1).index_select(0, at_MC.flatten()).view(*at_MC.shape, *x_BTNH.shape[2:])
+
+
+def _whole(
+    q_BTNH: Tensor,
+    k_BSKH: Tensor,
+    v_BSKV: Tensor,
+    mask_BTS: Tensor | None,
+    causal: bool,
+    scale: float | None,
+    softcap: float | None,
+) -> Tensor:
+    """Attention in one piece: under a mask of truth or of numbers to add; without one, causal or not."""
+    slow = q_BTNH.device.type == "cpu" and q_BTNH.dtype == torch.bfloat16
+    if softcap is not None or (slow and q_BTNH.shape[1] > 1 and k_BSKH.shape[1] <= _PRODUCTS_WIN):
+        return _by_products(q_BTNH, k_BSKH, v_BSKV, mask_BTS, causal, scale, softcap)
+    return _by_kernels(q_BTNH, k_BSKH, v_BSKV, mask_BTS, causal, scale)
+
+
+def _by_kernels(
+    q_BTNH: Tensor, k_BSKH: Tensor, v_BSKV: Tensor, mask_BTS: Tensor | None, causal: bool, scale: float | None
+) -> Tensor:
+    """Attention through PyTorch's fused kernels."""
     groups = q_BTNH.shape[2] // k_BSKH.shape[2]
-    on_cuda = q_BTNH.device.type == "cuda"
-    half = q_BTNH.dtype in (torch.float16, torch.bfloat16)
+    on_cuda, half = q_BTNH.device.type == "cuda", q_BTNH.dtype in (torch.float16, torch.bfloat16)
     if on_cuda and groups > 1 and (mask_BTS is not None or not half):
         # With a mask, or in float32, the memory-efficient kernel is the only fused one, and it wants equal heads.
-        k_BSKH, v_BSKH, groups = k_BSKH.repeat_interleave(groups, 2), v_BSKH.repeat_interleave(groups, 2), 1
+        k_BSKH, v_BSKV, groups = k_BSKH.repeat_interleave(groups, 2), v_BSKV.repeat_interleave(groups, 2), 1
     # No fused kernel computes in float64, which is for tests.
     with sdpa_kernel(_FUSED) if on_cuda and q_BTNH.dtype != torch.float64 else nullcontext():
-        out_BNTH = F.scaled_dot_product_attention(
+        out_BNTV = F.scaled_dot_product_attention(
             q_BTNH.transpose(1, 2),
             k_BSKH.transpose(1, 2),
-            v_BSKH.transpose(1, 2),
+            v_BSKV.transpose(1, 2),
             attn_mask=None if mask_BTS is None else mask_BTS[:, None],
-            is_causal=causal,
+            is_causal=causal and mask_BTS is None,
             scale=scale,
             enable_gqa=groups > 1,
         )
-    return out_BNTH.transpose(1, 2)
+    return out_BNTV.transpose(1, 2)
 
 
 def _by_products(
-    q_BTNH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor, mask_BTS: Tensor, scale: float | None, softcap: float | None
+    q_BTNH: Tensor,
+    k_BSKH: Tensor,
+    v_BSKV: Tensor,
+    mask_BTS: Tensor | None,
+    causal: bool,
+    scale: float | None,
+    softcap: float | None,
 ) -> Tensor:
-    """Attention as two batched products, for what the fused kernels cannot do, or do slowly.
-
-    On CPUs in bfloat16 with a mask it is several times as fast: for 32 rows of 128 tokens in 4 heads, forward and
-    backward, 6.6 ms against 23 ms (benchmarks/attention.py).
-    """
+    """Attention as two batched products: for what the kernels cannot do or do slowly (benchmarks/attention.py)."""
     groups = q_BTNH.shape[2] // k_BSKH.shape[2]
     k_BNSH = k_BSKH.transpose(1, 2).repeat_interleave(groups, 1)
-    v_BNSH = v_BSKH.transpose(1, 2).repeat_interleave(groups, 1)
-    q_BNTH = q_BTNH.transpose(1, 2) * scale if scale else q_BTNH.transpose(1, 2) / math.sqrt(q_BTNH.shape[-1])
-    bias_BTS = torch.zeros(mask_BTS.shape, dtype=q_BTNH.dtype, device=q_BTNH.device).masked_fill_(~mask_BTS, -math.inf)
+    v_BNSV = v_BSKV.transpose(1, 2).repeat_interleave(groups, 1)
+    q_BNTH = q_BTNH.transpose(1, 2) * (scale or 1 / math.sqrt(q_BTNH.shape[-1]))
     scores_BNTS = q_BNTH @ k_BNSH.transpose(-1, -2)
     if softcap is not None:
         scores_BNTS = softcap * torch.tanh(scores_BNTS / softcap)
-    return ((scores_BNTS + bias_BTS[:, None]).softmax(-1) @ v_BNSH).transpose(1, 2)
+    if mask_BTS is None and causal:
+        mask_BTS = torch.ones(1, *scores_BNTS.shape[2:], dtype=torch.bool, device=q_BTNH.device).tril()
+    if mask_BTS is not None:
+        bias_BTS = as_bias(mask_BTS, q_BTNH.dtype) if mask_BTS.dtype == torch.bool else mask_BTS
+        scores_BNTS = scores_BNTS + bias_BTS[:, None]
+    return (scores_BNTS.softmax(-1) @ v_BNSV).transpose(1, 2)
 
 
 def attend_reference(
     q_BTNH: Tensor,
     k_BSKH: Tensor,
-    v_BSKH: Tensor,
+    v_BSKV: Tensor,
     query: SequenceLayout,
     key: SequenceLayout,
     sight: Sight,
@@ -90,19 +157,9 @@ def attend_reference(
 ) -> Tensor:
     """The same by the formula, every score in memory: what `attend` is compared with (arXiv:1706.03762, equation 1)."""
     groups = q_BTNH.shape[2] // k_BSKH.shape[2]
-    k_BSNH, v_BSNH = k_BSKH.repeat_interleave(groups, 2), v_BSKH.repeat_interleave(groups, 2)
+    k_BSNH, v_BSNV = k_BSKH.repeat_interleave(groups, 2), v_BSKV.repeat_interleave(groups, 2)
     scores_BNTS = torch.einsum("btnh,bsnh->bnts", q_BTNH, k_BSNH) * (scale or 1 / math.sqrt(q_BTNH.shape[-1]))
     if softcap is not None:
         scores_BNTS = softcap * torch.tanh(scores_BNTS / softcap)
     scores_BNTS = scores_BNTS.masked_fill(~visible_BTS(query, key, sight)[:, None], -math.inf)
-    return torch.einsum("bnts,bsnh->btnh", scores_BNTS.softmax(-1), v_BSNH)
-
-
-def _mask(query: SequenceLayout, key: SequenceLayout, sight: Sight) -> Tensor | None:
-    """The mask this call needs, or None where causality (several queries) or nothing (one query) is the only rule."""
-    if key is query or key.length == query.length:
-        return None if query.needs_no_mask(sight) else query.visible[sight]
-    one_document = query.documents_BT is None
-    if one_document and query.length == 1 and (sight.window is None or key.length <= sight.window):
-        return None
-    return visible_BTS(query, key, sight)
+    return torch.einsum("bnts,bsnv->btnv", scores_BNTS.softmax(-1), v_BSNV)

@@ -1,8 +1,14 @@
 """Recipes of the training verbs: the same sections at every stage."""
 
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
 from cirilla_cli.data.config import (
     ConversationsConfig,
     DataSection,
+    LabelledTextConfig,
+    MaskedTextConfig,
     PackedTextConfig,
     PreferencesConfig,
     TokenizerSection,
@@ -10,6 +16,7 @@ from cirilla_cli.data.config import (
 from cirilla_cli.engine.config import (
     AdamWConfig,
     CheckpointingConfig,
+    ClassificationConfig,
     CosineConfig,
     CrossEntropyConfig,
     DPOConfig,
@@ -21,6 +28,7 @@ from cirilla_cli.engine.config import (
     PrecisionConfig,
     ScheduleSection,
     TrainConfig,
+    pairing_problem,
 )
 from cirilla_cli.model.config import ModelSection
 from cirilla_cli.recipe.verbs.base import DeviceRecipe
@@ -54,11 +62,17 @@ class TrainRecipe(DeviceRecipe):
     log: LogConfig = LogConfig()
     """What is written down."""
 
+    @model_validator(mode="after")
+    def _belong_together(self) -> Self:
+        if problem := pairing_problem(self.model.kind, self.data.kind, self.objective.kind):
+            raise ValueError(problem)
+        return self
+
 
 class PretrainRecipe(TrainRecipe):
     """Next-token training on running text."""
 
-    data: PackedTextConfig
+    data: Annotated[PackedTextConfig | MaskedTextConfig, Field(discriminator="kind")]
     """Running text."""
     objective: CrossEntropyConfig
     """Cross-entropy of every token."""
@@ -67,10 +81,10 @@ class PretrainRecipe(TrainRecipe):
 class SftRecipe(TrainRecipe):
     """Fine-tuning on conversations: the assistant's turns are learned."""
 
-    data: ConversationsConfig
-    """Chats and tasks."""
-    objective: CrossEntropyConfig
-    """Cross-entropy of the assistant's tokens."""
+    data: Annotated[ConversationsConfig | LabelledTextConfig, Field(discriminator="kind")]
+    """Chats and tasks, or texts and their labels."""
+    objective: Annotated[CrossEntropyConfig | ClassificationConfig, Field(discriminator="kind")]
+    """Cross-entropy of the assistant's tokens, or of the labels."""
 
 
 class DpoRecipe(TrainRecipe):

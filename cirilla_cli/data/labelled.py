@@ -1,0 +1,109 @@
+"""Texts with labels, for classifiers: rows of `text` and `label` into token shards.
+
+Each document of these shards begins with the number of its label, in place of a file of labels beside it, so that
+whatever vouches for the tokens vouches for the labels; `labels.json` holds their names.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from pydantic import ConfigDict
+
+from cirilla_cli.data.jsonl import Complaints, read_rows, validate
+from cirilla_cli.data.rows import Record, content_hash, held_out
+from cirilla_cli.data.shards import Encoded, ShardIndex, ShardInfo, write_shard
+from cirilla_cli.data.tokenizer import Tokenizer
+from cirilla_cli.errors import CirillaError
+from cirilla_cli.fs import files_below, hash_path, read_json, write_json
+
+LABELS = "labels.json"
+_MADE_FROM = "made_from.json"
+_PER_SHARD = 100_000
+"""Documents in one file of shards."""
+
+
+class LabelledRow(Record):
+    """A text and its label; other keys are passed over, for such rows come from everywhere."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    text: str
+    label: str | int
+    split_key: str | None = None
+    """What decides on which side of the split the row falls; the text itself where there is none."""
+
+
+def read_labelled(paths: Sequence[Path]) -> Iterator[LabelledRow]:
+    """Every row of the files, and of the `.jsonl` files of folders.
+
+    Raises:
+        CirillaError: at the end, naming every line that is no such row; or a path is missing.
+    """
+    complaints = Complaints()
+    for path in paths:
+        for file in [f for f in files_below(path) if f.suffix == ".jsonl"] if path.is_dir() else [path]:
+            for row in read_rows(file, complaints):
+                labelled = validate(row, LabelledRow, complaints)
+                if labelled is not None:
+                    yield labelled
+    complaints.raise_if_any()
+
+
+def shard_labelled(paths: Sequence[Path], tokenizer: Tokenizer, folder: Path, *, val: float) -> list[str]:
+    """Write the rows' shards into ``folder``, unless they stand there already; returns the labels' names.
+
+    Raises:
+        CirillaError: rows are not understood, or there are fewer than two labels.
+    """
+    made_from = content_hash(tokenizer.hash, val, [hash_path(path) for path in paths if path.exists()])
+    marker, index = folder / _MADE_FROM, folder / "index.json"
+    if index.is_file() and marker.is_file() and read_json(marker) == made_from:
+        return label_names(folder)
+    rows = list(read_labelled(paths))
+    labels = _labels(rows, paths, tokenizer)
+    index.unlink(missing_ok=True)
+    splits: dict[str, list[LabelledRow]] = {"train": [], "val": []}
+    for row in rows:
+        splits["val" if held_out(row.split_key or row.text, frac=val) else "train"].append(row)
+    infos = {split: _write(some, split, labels, tokenizer, folder) for split, some in splits.items() if some}
+    write_json(folder / LABELS, labels)
+    write_json(marker, made_from)
+    dtype = "<u2" if tokenizer.vocab_size <= 65_536 else "<u4"
+    sources = [{"path": str(path), "sha256": hash_path(path)} for path in paths]
+    write_json(index, ShardIndex("labelled", dtype, tokenizer.vocab_size, tokenizer.hash, infos, sources, {}).to_json())
+    return labels
+
+
+def label_names(folder: Path) -> list[str]:
+    """Names of the labels of finished shards, by number."""
+    return [str(name) for name in read_json(folder / LABELS)]
+
+
+def _labels(rows: Sequence[LabelledRow], paths: Sequence[Path], tokenizer: Tokenizer) -> list[str]:
+    """The names in order, numbers by size."""
+    counts = Counter(row.label for row in rows)
+    if len({str(label) for label in counts}) < 2:
+        found = f"only the label {next(iter(counts))!r}" if counts else "no rows"
+        raise CirillaError(f"{', '.join(map(str, paths))}: {found}; a classifier tells at least two labels apart")
+    if len(counts) >= tokenizer.vocab_size:
+        raise CirillaError(
+            f"{', '.join(map(str, paths))}: {len(counts)} labels, more than the tokenizer has pieces",
+            hint="`label` must be the name of a class",
+        )
+    numbers, names = sorted(x for x in counts if isinstance(x, int)), sorted(x for x in counts if isinstance(x, str))
+    return list(dict.fromkeys(map(str, [*numbers, *names])))
+
+
+def _write(
+    rows: Sequence[LabelledRow], split: str, labels: Sequence[str], tokenizer: Tokenizer, folder: Path
+) -> list[ShardInfo]:
+    numbers, infos = {label: number for number, label in enumerate(labels)}, []
+    for shard, start in enumerate(range(0, len(rows), _PER_SHARD)):
+        some = rows[start : start + _PER_SHARD]
+        encoded = tokenizer.encode_batch([row.text for row in some])
+        documents = [
+            Encoded([numbers[str(row.label)], *tokenizer.document(ids)]) for row, ids in zip(some, encoded, strict=True)
+        ]
+        infos.append(write_shard(folder, f"{split}-{shard:05d}", documents, tokenizer.vocab_size))
+    return infos
