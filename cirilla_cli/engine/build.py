@@ -50,7 +50,7 @@ from cirilla_cli.errors import CirillaError
 from cirilla_cli.fs import write_text
 from cirilla_cli.loading import load_any
 from cirilla_cli.model.classifier import Model
-from cirilla_cli.model.config import CheckpointConfig, DecoderConfig
+from cirilla_cli.model.config import CheckpointConfig, ClassifierConfig, DecoderConfig
 from cirilla_cli.model.count import parameters, train_flops_per_token
 from cirilla_cli.model.decoder import Decoder
 from cirilla_cli.model.init import fresh
@@ -191,9 +191,20 @@ def _fresh(job: Job, prepared: Prepared, device: torch.device) -> Model:
 
 
 def retuned(config: Config, wanted: CheckpointConfig) -> Config:
-    """A loaded model's shape with the dropout and row length of this run."""
+    """A loaded model's shape with the dropout and row length of this run.
+
+    Raises:
+        CirillaError: the model has a vector for each position, and not as many as the row length.
+    """
     changes: dict[str, Any] = {"dropout": wanted.dropout}
-    if wanted.context_length is not None:
+    if wanted.context_length not in (None, config.context_length):
+        stack = config.base if isinstance(config, ClassifierConfig) else config
+        if stack.positions is not None:
+            raise CirillaError(
+                f"`model.context_length` is {wanted.context_length}, but the model has learned {config.context_length} "
+                "positions",
+                hint="leave model.context_length out",
+            )
         changes["context_length"] = wanted.context_length
     return config.changed(**changes)
 
