@@ -284,8 +284,8 @@ def test_documents_know_nothing_of_each_other_nor_of_padding(encoder: Encoder) -
 @torch.inference_mode()
 def test_long_rows_are_taken_apart_without_loss(encoder: Encoder) -> None:
     """Rows and windows long enough that attention computes them in parts."""
-    encoder.model.embed_positions = encoder.model.embed_positions and torch.nn.Embedding(320, D).double()
-    lengths = [150, 20, 130]
+    encoder.model.embed_positions = encoder.model.embed_positions and torch.nn.Embedding(350, D).double()
+    lengths = [350, 40, 260]
     documents = [rows_of(1, n, seed=n) for n in lengths]
     numbers = torch.repeat_interleave(torch.arange(3), torch.tensor(lengths))[None]
     together = logits(encoder, torch.cat(documents, dim=1), SequenceLayout.packed(numbers))
