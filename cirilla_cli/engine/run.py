@@ -272,9 +272,7 @@ def _data(job: Job, base: Base | None, newest: Checkpoint | None, progress: Prog
     )
 
 
-def _model(
-    job: Job, base: Base | None, prepared: Prepared, device: torch.device, newest: Checkpoint | None
-) -> Model:
+def _model(job: Job, base: Base | None, prepared: Prepared, device: torch.device, newest: Checkpoint | None) -> Model:
     if newest is not None:
         model = newest.load_model(device, torch.float32)
     elif not isinstance(job.model, CheckpointConfig):
