@@ -134,7 +134,9 @@ def _solved(system_BCHQS: Tensor, beta_BCHQ1: Tensor, v_BCHQV: Tensor, entering_
     by substitution, since powers of A may grow beyond what float32 holds to.
     """
     sides = beta_BCHQ1 * torch.cat([v_BCHQV, entering_BCHQK], dim=-1)
-    solution = torch.linalg.solve_triangular(beta_BCHQ1 * system_BCHQS, sides, upper=False, unitriangular=True)
+    # Transposed on both sides, which is how the routine wants its operands in memory: nothing is copied.
+    system_BCHSQ = (beta_BCHQ1 * system_BCHQS).mT
+    solution = torch.linalg.solve_triangular(system_BCHSQ, sides.mT, upper=True, left=False, unitriangular=True).mT
     written_BCHQV, recalled_BCHQK = torch.split(solution, [v_BCHQV.shape[-1], entering_BCHQK.shape[-1]], dim=-1)
     return written_BCHQV, recalled_BCHQK
 
