@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cirilla_cli.model.ops.ssd import _decays as decays
+from cirilla_cli.model.ops.ssd import decays
 
 
 @dataclass(frozen=True)
