@@ -9,6 +9,7 @@ from cirilla_cli.config import Section
 from cirilla_cli.model.sections import (
     Count,
     MLPSection,
+    MoEConfig,
     NormSection,
     RMSNormConfig,
     RopeConfig,
@@ -474,7 +475,10 @@ class StackConfig(Section):
 
     def layer_mlps(self) -> list[MLPSection]:
         """The feed-forward of each layer, first to last."""
-        return [self.mlp] * self.n_layers
+        if not (isinstance(self.mlp, MoEConfig) and self.mlp.dense):
+            return [self.mlp] * self.n_layers
+        dense: MLPSection = self.mlp.dense
+        return [dense if i < self.mlp.dense_layers else self.mlp for i in range(self.n_layers)]
 
     def head_count(self) -> Count:
         """What is held beside blocks, embedding, final norm and the head's own matrix."""
