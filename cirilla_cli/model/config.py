@@ -101,8 +101,9 @@ class AttentionConfig(_HeadsConfig):
         return 4 * self.n_heads * self.width(d_model) * seen
 
     def cache_elements(self, d_model: int, length: int) -> int:
-        """Numbers remembered for one row of ``length`` tokens."""
-        return 2 * self.kv_heads * self.width(d_model) * min(length, self.window or length)
+        """Numbers there is room for, for one row of ``length`` tokens: of a window twice what it reaches back."""
+        slots = length if self.window is None else min(length, 2 * (self.window - 1))
+        return 2 * self.kv_heads * self.width(d_model) * slots
 
     def build(self, d_model: int, norm: NormSection) -> "Attention":
         """An attention layer from and to ``d_model``; ``norm`` is that of queries and keys."""
