@@ -12,6 +12,7 @@ from cirilla_cli.compat import has_fast_bfloat16
 from cirilla_cli.engine.config import PrecisionConfig
 from cirilla_cli.engine.objectives.base import Forward
 from cirilla_cli.model.layout import SequenceLayout
+from cirilla_cli.model.parts import Exact, Tally
 from cirilla_cli.model.readout import Readout
 
 Out = TypeVar("Out")
@@ -34,15 +35,19 @@ class CastForward:
         self._model = model
         self._cast: dict[str, Tensor] | None = None
         if dtype != torch.float32:
-            self._cast = {name: parameter.to(dtype) for name, parameter in model.named_parameters()}
+            exact = {id(p) for m in model.modules() if isinstance(m, Exact) for p in m.parameters(recurse=False)}
+            self._cast = {n: p if id(p) in exact else p.to(dtype) for n, p in model.named_parameters()}
 
-    def __call__(self, tokens_BT: Tensor, documents_BT: Tensor, readout: Readout[Out]) -> Out:
+    def __call__(
+        self, tokens_BT: Tensor, documents_BT: Tensor, readout: Readout[Out], tally: Tally | None = None
+    ) -> Out:
         """What ``readout`` makes of the hidden states of the rows ``[B, T]``, no document seeing another."""
         layout = SequenceLayout.packed(documents_BT)
         if self._cast is None:
-            out: Out = self._model(tokens_BT, layout, readout=readout)
+            out: Out = self._model(tokens_BT, layout, readout=readout, tally=tally)
             return out
-        called: Out = functional_call(self._model, self._cast, (tokens_BT, layout), {"readout": readout})
+        keys = {"readout": readout, "tally": tally}
+        called: Out = functional_call(self._model, self._cast, (tokens_BT, layout), keys)
         return called
 
 

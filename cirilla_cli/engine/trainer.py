@@ -2,12 +2,13 @@
 
 import math
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cirilla_cli.data.batches import BatchSource
 from cirilla_cli.engine.objectives.base import Objective
@@ -16,6 +17,7 @@ from cirilla_cli.engine.schedule import Schedule
 from cirilla_cli.engine.step import accumulate_gradients
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.model.classifier import Model
+from cirilla_cli.model.parts import AfterStep
 
 Metrics = dict[str, Any]
 
@@ -109,7 +111,7 @@ class Trainer:
         norm = self._clip()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        values = {name: float(value) for name, value in sums.items()}
+        values = {name: float(value) for name, value in sums.items()} | self._after_step()
         self._check(values["loss"], norm)
         seconds = time.perf_counter() - started
         self.state.step, self.state.tokens = step + 1, self.state.tokens + int(counts["tokens"])
@@ -118,6 +120,15 @@ class Trainer:
             "step": step + 1, **values, "lr_factor": factor, "grad_norm": norm, "tokens": self.state.tokens,
             "tokens_per_second": counts["tokens"] / seconds, "step_seconds": seconds,
         }  # fmt: skip
+
+    def _after_step(self) -> dict[str, float]:
+        """Let layers act on the whole step, such as routers on their loads; their figures are means over layers."""
+        figures: dict[str, list[Tensor]] = defaultdict(list)
+        for module in self.model.modules():
+            if isinstance(module, AfterStep):
+                for name, value in module.after_step(lambda total: total).items():
+                    figures[name].append(value)
+        return {name: float(torch.stack(values).mean()) for name, values in figures.items()}
 
     def _clip(self) -> float:
         parameters = [p for p in self.model.parameters() if p.grad is not None]

@@ -9,13 +9,14 @@ from typing import Any
 import yaml
 
 from cirilla_cli import __version__
-from cirilla_cli.checkpoint import Loaded
 from cirilla_cli.data.jsonl import Complaints, read_rows
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.hub.config import PushConfig
 from cirilla_cli.hub.families import family_of
 from cirilla_cli.hub.families.blocks import windows_of
 from cirilla_cli.hub.lineage import Data, Lineage, Stage
+from cirilla_cli.hub.read import Published
+from cirilla_cli.model.config import EncoderConfig
 from cirilla_cli.model.count import parameters
 from cirilla_cli.units import show_count
 
@@ -40,7 +41,7 @@ _SHOWN_METRICS = ("step", "loss", "val_loss", "tokens", "tokens_per_second", "ep
 class CardFacts:
     """Everything a card is made of."""
 
-    loaded: Loaded
+    loaded: Published
     config: PushConfig
     lineage: Lineage
     pages: int
@@ -60,7 +61,7 @@ def render_card(facts: CardFacts) -> str:
     return f"---\n{front}---\n\n" + "\n\n".join(sections) + "\n"
 
 
-def find_scores(loaded: Loaded, given: Path | None) -> Mapping[str, Any] | None:
+def find_scores(loaded: Published, given: Path | None) -> Mapping[str, Any] | None:
     """What `cirilla eval` measured: the file given, else `scores.json` in the checkpoint or its run.
 
     Raises:
@@ -82,7 +83,7 @@ def find_scores(loaded: Loaded, given: Path | None) -> Mapping[str, Any] | None:
     return None
 
 
-def last_metrics(loaded: Loaded) -> Mapping[str, Any] | None:
+def last_metrics(loaded: Published) -> Mapping[str, Any] | None:
     """The last line of the run's metrics up to the step that is published."""
     path = loaded.run / "metrics.jsonl" if loaded.run is not None else None
     if path is None or not path.is_file():
@@ -97,7 +98,7 @@ def last_metrics(loaded: Loaded) -> Mapping[str, Any] | None:
     return last
 
 
-def title_of(loaded: Loaded, config: PushConfig, lineage: Lineage) -> str:
+def title_of(loaded: Published, config: PushConfig, lineage: Lineage) -> str:
     """The heading: as configured, else the run's name, else the folder's."""
     if config.title:
         return config.title
@@ -114,7 +115,7 @@ def _front(facts: CardFacts) -> dict[str, Any]:
     if config.language:
         front["language"] = [config.language]
     front["library_name"] = "transformers"
-    front["pipeline_tag"] = "text-generation"
+    front["pipeline_tag"] = "fill-mask" if _restores(facts) else "text-generation"
     front["tags"] = ["cirilla", family_of(facts.loaded.config).model_type, *_verbs(lineage)]
     datasets = list(dict.fromkeys(d.hub for d in lineage.data if d.hub))
     if datasets:
@@ -132,8 +133,9 @@ def _about(facts: CardFacts) -> str:
     loaded, lineage = facts.loaded, facts.lineage
     family = family_of(loaded.config)
     lines = [f"# {_line(title_of(loaded, facts.config, lineage))}", ""]
+    kind = "An encoder" if _restores(facts) else "A language model"
     lines.append(
-        f"A language model with {show_count(parameters(loaded.config))} parameters in the {family.architecture} "
+        f"{kind} with {show_count(parameters(loaded.config))} parameters in the {family.architecture} "
         f"architecture, context {loaded.config.context_length} tokens, weights in {facts.config.dtype}."
     )
     verbs = ", then ".join(_verbs(lineage))
@@ -149,6 +151,8 @@ def _about(facts: CardFacts) -> str:
 def _use(facts: CardFacts) -> str:
     name = facts.config.to if facts.config.to and not facts.config.to.startswith("dir:") else "."
     where = "" if name != "." else "Run these in this folder.\n\n"
+    if _restores(facts):
+        return f"## Use\n\n{where}With transformers:\n\n```python\n{_TRANSFORMERS_MASKED.replace('NAME', name)}```"
     if facts.loaded.tokenizer is None:
         return (
             f"## Use\n\n{where}There is no tokenizer in this repository: the model takes ids and gives ids.\n\n"
@@ -184,6 +188,21 @@ model = AutoModelForCausalLM.from_pretrained("NAME")
 inputs = tokenizer("Once", return_tensors="pt")
 print(tokenizer.decode(model.generate(**inputs, max_new_tokens=64)[0], skip_special_tokens=True))
 """
+
+
+_TRANSFORMERS_MASKED = """\
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("NAME")
+model = AutoModelForMaskedLM.from_pretrained("NAME")
+inputs = tokenizer(f"The wolf is {tokenizer.mask_token}.", return_tensors="pt")
+print(tokenizer.batch_decode(model(**inputs).logits[0].argmax(-1)))
+"""
+
+
+def _restores(facts: CardFacts) -> bool:
+    """Whether it is an encoder, which restores masked text."""
+    return isinstance(facts.loaded.config, EncoderConfig)
 
 
 def _training(facts: CardFacts) -> str:

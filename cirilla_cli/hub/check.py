@@ -10,16 +10,17 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from cirilla_cli.checkpoint import Loaded, build_model
+from cirilla_cli.checkpoint import build_model
 from cirilla_cli.data.chat import CHAT_TEMPLATE
 from cirilla_cli.data.rows import Message
 from cirilla_cli.data.tokenizer import Tokenizer
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.fs import read_json
 from cirilla_cli.hub.families.blocks import windows_of
-from cirilla_cli.hub.read import read_folder
+from cirilla_cli.hub.read import Published, read_folder
 from cirilla_cli.hub.write import cast_weights
 from cirilla_cli.model.decoder import Decoder
+from cirilla_cli.model.encoder import Encoder
 from cirilla_cli.model.layout import SequenceLayout
 from cirilla_cli.model.readout import LastLogits
 
@@ -76,7 +77,7 @@ _INJECTION = (
 )
 
 
-def check(folder: Path, loaded: Loaded, texts: Sequence[str] = TEXTS) -> list[Check]:
+def check(folder: Path, loaded: Published, texts: Sequence[str] = TEXTS) -> list[Check]:
     """Compare the export in ``folder`` with the model it was made from.
 
     Args:
@@ -102,20 +103,22 @@ def failures(checks: Sequence[Check]) -> list[Check]:
     return [c for c in checks if c.outcome == "failed"]
 
 
-def _published(folder: Path, loaded: Loaded) -> Decoder:
+def _published(folder: Path, loaded: Published) -> Decoder | Encoder:
     """The model as it is published: cast to the folder's number format and back to float32."""
     dtype: torch.dtype = getattr(torch, str(read_json(folder / "config.json")["dtype"]))
-    return build_model(loaded.config, cast_weights(loaded, dtype), loaded.path).eval()
+    model = build_model(loaded.config, cast_weights(loaded, dtype), loaded.path)
+    assert isinstance(model, Decoder | Encoder)
+    return model.eval()
 
 
-def _prompt(context_length: int, vocab_size: int, loaded: Loaded) -> list[int]:
+def _prompt(context_length: int, vocab_size: int, loaded: Published) -> list[int]:
     """Random ids, more than a window holds where the context allows it."""
     windows = [window for window in windows_of(loaded.config) if window is not None]
     length = min(context_length, max([48, *(w + 16 for w in windows)]), 4096)
     return torch.randint(0, vocab_size, (length,), generator=torch.Generator().manual_seed(0)).tolist()
 
 
-def _logits(model: Decoder, ids: Sequence[int], last: int) -> Tensor:
+def _logits(model: Decoder | Encoder, ids: Sequence[int], last: int) -> Tensor:
     with torch.inference_mode():
         layout = SequenceLayout.rows(1, len(ids))
         logits: Tensor = model(torch.tensor([list(ids)]), layout, readout=LastLogits(last))[0]
@@ -125,7 +128,7 @@ def _logits(model: Decoder, ids: Sequence[int], last: int) -> Tensor:
 # Our own reader
 
 
-def _own_reader(folder: Path, published: Decoder, ids: Sequence[int]) -> list[Check]:
+def _own_reader(folder: Path, published: Decoder | Encoder, ids: Sequence[int]) -> list[Check]:
     read = read_folder(folder).model.eval()
     theirs, ours = read.state_dict(), published.state_dict()
     odd = sorted(theirs.keys() ^ ours.keys())
@@ -143,12 +146,13 @@ def _verdict(name: str, good: bool, if_good: str, if_bad: str) -> Check:
 # transformers
 
 
-def _transformers_model(folder: Path, published: Decoder, ids: Sequence[int]) -> list[Check]:
-    from transformers import AutoModelForCausalLM
+def _transformers_model(folder: Path, published: Decoder | Encoder, ids: Sequence[int]) -> list[Check]:
+    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
     names = ("transformers logits", "transformers greedy tokens")
+    kind: Any = AutoModelForCausalLM if isinstance(published, Decoder) else AutoModelForMaskedLM
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+        model: Any = kind.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
     except (ValueError, OSError, KeyError, RuntimeError, TypeError) as error:
         return [Check(name, "failed", f"transformers cannot load it: {error}") for name in names]
 
@@ -156,13 +160,16 @@ def _transformers_model(folder: Path, published: Decoder, ids: Sequence[int]) ->
 
     def theirs(tokens: Sequence[int], last: int) -> Tensor:
         with torch.inference_mode():
-            logits: Tensor = model(torch.tensor([list(tokens)]), use_cache=False).logits[0, -last:]
+            logits: Tensor = model(torch.tensor([list(tokens)])).logits[0, -last:]
             return logits
 
     def ours(tokens: Sequence[int], last: int) -> Tensor:
         return _logits(published, tokens, last)
 
-    return [_same_logits(names[0], ours, theirs, ids), _same_greedy(names[1], ours, theirs, ids)]
+    logits = _same_logits(names[0], ours, theirs, ids)
+    if isinstance(published, Encoder):
+        return [logits, Check(names[1], "skipped", "the model restores tokens and does not continue text")]
+    return [logits, _same_greedy(names[1], ours, theirs, ids)]
 
 
 Logits = Callable[[Sequence[int], int], Tensor]

@@ -10,10 +10,11 @@ from typing import Any
 
 import yaml
 
-from cirilla_cli.checkpoint import Loaded
+from cirilla_cli.checkpoint import Config, Found
 from cirilla_cli.data.jsonl import Complaints, read_rows
 from cirilla_cli.fs import hash_json
 from cirilla_cli.hub.names import is_hub_name
+from cirilla_cli.model.classifier import Model
 
 _MOST_PARENTS = 16
 
@@ -91,7 +92,7 @@ class Lineage:
         return list(dict.fromkeys(path.resolve() for path in bare))
 
 
-def trace(loaded: Loaded) -> Lineage:
+def trace(loaded: Found[Model, Config]) -> Lineage:
     """The lineage of a model, read from the files of its run and of those it names."""
     lineage = Lineage([])
     stage = _stage(loaded.path, loaded.run, loaded.step, loaded.verb)

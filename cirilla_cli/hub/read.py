@@ -8,22 +8,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cirilla_cli.checkpoint import Loaded, build_model, read_tensors, refuse_misfit
+from cirilla_cli.checkpoint import Found, build_model, read_tensors, refuse_misfit
 from cirilla_cli.data.tokenizer import Tokenizer, load_tokenizer
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.fs import read_json
-from cirilla_cli.hub.families import Family, family_in, from_hf, plan_of, to_disk, to_ours
-from cirilla_cli.hub.families.rules import is_named
-from cirilla_cli.model.config import DecoderConfig
+from cirilla_cli.hub.families import Family, Shape, family_in, from_hf, plan_of, to_disk, to_ours
+from cirilla_cli.model.decoder import Decoder
+from cirilla_cli.model.encoder import Encoder
 
 INDEX = "model.safetensors.index.json"
 LINEAGE = "cirilla.json"
+Published = Found[Decoder | Encoder, Shape]
+"""A model that has, or may have, the layout of a public architecture."""
 _FLOATS = {torch.float64, torch.float32, torch.bfloat16, torch.float16}
-_EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
-"""Our names."""
+_EMBEDDING = "model.embed_tokens.weight"
+"""Our name of it."""
 
 
-def read_folder(folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Loaded:
+def read_folder(folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Published:
     """The model in a Hugging Face folder, in float32 unless ``dtype`` says otherwise, and its tokenizer if it has one.
 
     Raises:
@@ -32,13 +34,14 @@ def read_folder(folder: Path, device: torch.device | str = "cpu", dtype: torch.d
     values = _json_object(folder / "config.json")
     family, config = family_in(values, folder / "config.json"), from_hf(values, folder / "config.json")
     files = weight_files(folder)
-    tensors = _known(family, read_tensors(files, device))
+    tensors = _known(family, config, read_tensors(files, device))
     config = _tie(family, config, tensors)
     _refuse_numbers(tensors, folder)
     own = _translated(family, config, tensors, files[0])
     model = build_model(config, own, files[0], device=device, dtype=dtype)
+    assert isinstance(model, Decoder | Encoder)
     lineage = _json_object(folder / LINEAGE) if (folder / LINEAGE).is_file() else {}
-    return Loaded(
+    return Found(
         model=model,
         config=config,
         tokenizer=read_tokenizer(folder, config),
@@ -68,7 +71,7 @@ def weight_files(folder: Path) -> list[Path]:
     raise CirillaError(f"{folder}: no weights: looked for model.safetensors and {INDEX}{_other_formats(folder)}")
 
 
-def read_tokenizer(folder: Path, config: DecoderConfig) -> Tokenizer | None:
+def read_tokenizer(folder: Path, config: Shape) -> Tokenizer | None:
     """A folder's tokenizer, or None where it has none: the model then takes and gives ids.
 
     Raises:
@@ -106,25 +109,25 @@ def _json_object(path: Path) -> dict[str, Any]:
     return value
 
 
-def _known(family: Family, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A checkpoint's tensors as if saved with a head, without those that follow from the configuration."""
+def _known(family: Family, config: Shape, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A checkpoint's tensors as if saved with a head, without those that are not wanted."""
     headless = not any(name.startswith(family.prefix) for name in tensors)
-    named = {f"{family.prefix}{n}" if headless and n != _HEAD else n: tensor for n, tensor in tensors.items()}
-    return {name: tensor for name, tensor in named.items() if not is_named(name, family.leftovers)}
+    named = {f"{family.prefix}{n}" if headless and n != family.head else n: tensor for n, tensor in tensors.items()}
+    return {name: tensor for name, tensor in named.items() if not family.passes_over(name, config)}
 
 
-def _tie(family: Family, config: DecoderConfig, tensors: dict[str, Tensor]) -> DecoderConfig:
+def _tie(family: Family, config: Shape, tensors: dict[str, Tensor]) -> Shape:
     """Settle a tied head that stands on disk all the same: a copy is dropped, a head that differs is one of its own."""
-    if not config.tie_embeddings or _HEAD not in tensors:
+    if not config.tie_embeddings or family.head not in tensors:
         return config
     embedding = tensors.get(family.disk_name(_EMBEDDING))
-    if embedding is not None and not torch.equal(embedding, tensors[_HEAD]):
-        return config.model_copy(update={"tie_embeddings": False})
-    del tensors[_HEAD]
+    if embedding is not None and not torch.equal(embedding, tensors[family.head]):
+        return config.changed(tie_embeddings=False)
+    del tensors[family.head]
     return config
 
 
-def _translated(family: Family, config: DecoderConfig, tensors: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
+def _translated(family: Family, config: Shape, tensors: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
     """The tensors of a checkpoint under our names; ``tensors`` is empty afterwards."""
     with torch.device("meta"):
         own = config.build().state_dict()

@@ -19,7 +19,6 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from pydantic import SecretStr
 
-from cirilla_cli.checkpoint import Loaded
 from cirilla_cli.errors import CirillaError, ServiceError, Where
 from cirilla_cli.fs import read_json, replace_folder
 from cirilla_cli.hub.check import MOST_TEXTS, TEXTS, Check, check, failures
@@ -28,7 +27,7 @@ from cirilla_cli.hub.download import HUB_FAILURES, hub_error
 from cirilla_cli.hub.families import family_of
 from cirilla_cli.hub.lineage import sample_lines, trace
 from cirilla_cli.hub.names import is_hub_name
-from cirilla_cli.hub.read import LINEAGE
+from cirilla_cli.hub.read import LINEAGE, Published
 from cirilla_cli.hub.write import Written, plan_folder, write_folder
 from cirilla_cli.progress import Progress
 from cirilla_cli.units import show_bytes
@@ -58,7 +57,7 @@ class PushReport:
 
 def push(
     config: PushConfig,
-    loaded: Loaded,
+    loaded: Published,
     *,
     scores: Path | None = None,
     token: SecretStr | None = None,
@@ -98,7 +97,7 @@ def push(
     return PushReport(to, architecture, config.dtype, files, size, checks, seconds)
 
 
-def plan_files(config: PushConfig, loaded: Loaded, *, scores: Path | None = None) -> PushReport:
+def plan_files(config: PushConfig, loaded: Published, *, scores: Path | None = None) -> PushReport:
     """What `push` would publish, with sizes, for `--dry-run`; nothing is written to the target, nothing is checked.
 
     Raises:

@@ -12,7 +12,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cirilla_cli import __version__
-from cirilla_cli.checkpoint import Loaded
 from cirilla_cli.data.chat import CHAT_TEMPLATE
 from cirilla_cli.data.jsonl import Complaints, read_rows
 from cirilla_cli.data.tokenizer import Tokenizer
@@ -22,7 +21,7 @@ from cirilla_cli.hub.card import CardFacts, find_scores, last_metrics, render_ca
 from cirilla_cli.hub.config import PushConfig
 from cirilla_cli.hub.families import family_of, plan_of, to_disk, to_hf
 from cirilla_cli.hub.lineage import Lineage, trace
-from cirilla_cli.hub.read import INDEX, LINEAGE
+from cirilla_cli.hub.read import INDEX, LINEAGE, Published
 
 WEIGHTS = "model.safetensors"
 SHARD_BYTES = 5 * 10**9
@@ -48,7 +47,7 @@ class Written:
     sha256: str
 
 
-def write_folder(loaded: Loaded, folder: Path, config: PushConfig, *, scores: Path | None = None) -> list[Written]:
+def write_folder(loaded: Published, folder: Path, config: PushConfig, *, scores: Path | None = None) -> list[Written]:
     """Fill ``folder``, which must not exist, with the published form of a model; returns its files.
 
     Raises:
@@ -62,7 +61,7 @@ def write_folder(loaded: Loaded, folder: Path, config: PushConfig, *, scores: Pa
     return _write_lineage(loaded, folder, config, lineage, {})
 
 
-def plan_folder(loaded: Loaded, folder: Path, config: PushConfig, *, scores: Path | None = None) -> list[Written]:
+def plan_folder(loaded: Published, folder: Path, config: PushConfig, *, scores: Path | None = None) -> list[Written]:
     """The files `write_folder` would write, with their exact sizes; all but the weights are written to ``folder``.
 
     Raises:
@@ -75,7 +74,7 @@ def plan_folder(loaded: Loaded, folder: Path, config: PushConfig, *, scores: Pat
     return _write_lineage(loaded, folder, config, lineage, weights)
 
 
-def published(loaded: Loaded, dtype: torch.dtype) -> dict[str, Tensor]:
+def published(loaded: Published, dtype: torch.dtype) -> dict[str, Tensor]:
     """The weights as they stand on disk: under the public architecture's names, in its layout.
 
     Raises:
@@ -85,7 +84,7 @@ def published(loaded: Loaded, dtype: torch.dtype) -> dict[str, Tensor]:
     return to_disk(plan_of(family, loaded.config, tensors), tensors)
 
 
-def cast_weights(loaded: Loaded, dtype: torch.dtype) -> dict[str, Tensor]:
+def cast_weights(loaded: Published, dtype: torch.dtype) -> dict[str, Tensor]:
     """The weights as they are published, under our names: on the CPU, in ``dtype``; a tied head is left out.
 
     Buffers keep their format: they are states such as a router's balance, not weights that tolerate rounding.
@@ -107,7 +106,7 @@ def cast_weights(loaded: Loaded, dtype: torch.dtype) -> dict[str, Tensor]:
     return cast
 
 
-def _write_texts(loaded: Loaded, folder: Path, config: PushConfig, scores: Path | None) -> Lineage:
+def _write_texts(loaded: Published, folder: Path, config: PushConfig, scores: Path | None) -> Lineage:
     """Everything but the weights and the record of lineage."""
     shape = to_hf(loaded.config)
     measured = find_scores(loaded, scores)
@@ -198,7 +197,7 @@ def _write_license(config: PushConfig, lineage: Lineage, folder: Path) -> None:
 
 
 def _write_lineage(
-    loaded: Loaded, folder: Path, config: PushConfig, lineage: Lineage, planned: Mapping[str, Written]
+    loaded: Published, folder: Path, config: PushConfig, lineage: Lineage, planned: Mapping[str, Written]
 ) -> list[Written]:
     """Write cirilla.json, last; returns every file of the folder, itself included."""
     files = {p.name: Written(p.name, p.stat().st_size, hash_file(p)) for p in folder.iterdir()} | dict(planned)

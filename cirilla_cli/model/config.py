@@ -9,6 +9,7 @@ from cirilla_cli.config import Section
 from cirilla_cli.model.sections import (
     Count,
     MLPSection,
+    MoEConfig,
     NormSection,
     RMSNormConfig,
     RopeConfig,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from cirilla_cli.model.encoder import Encoder
     from cirilla_cli.model.mixers.attention import Attention
     from cirilla_cli.model.mixers.dilated import DilatedAttention
+    from cirilla_cli.model.mixers.gated_deltanet import GatedDeltaNet
     from cirilla_cli.model.mixers.latent import LatentAttention
     from cirilla_cli.model.mixers.mamba2 import Mamba2
     from cirilla_cli.model.mtp import ChainedMTP, ParallelMTP
@@ -99,8 +101,9 @@ class AttentionConfig(_HeadsConfig):
         return 4 * self.n_heads * self.width(d_model) * seen
 
     def cache_elements(self, d_model: int, length: int) -> int:
-        """Numbers remembered for one row of ``length`` tokens."""
-        return 2 * self.kv_heads * self.width(d_model) * min(length, self.window or length)
+        """Numbers there is room for, for one row of ``length`` tokens: of a window twice what it reaches back."""
+        slots = length if self.window is None else min(length, 2 * (self.window - 1))
+        return 2 * self.kv_heads * self.width(d_model) * slots
 
     def build(self, d_model: int, norm: NormSection) -> "Attention":
         """An attention layer from and to ``d_model``; ``norm`` is that of queries and keys."""
@@ -276,6 +279,86 @@ class Mamba2Config(Section):
         return Mamba2(self, d_model=d_model)
 
 
+class GatedDeltaNetConfig(Section):
+    """Gated DeltaNet: linear attention whose memory each token corrects; it does not grow with the sequence."""
+
+    kind: Literal["gated_deltanet"] = "gated_deltanet"
+    n_heads: PositiveInt
+    """Heads of values, each with a state of head_dim x v_head_dim."""
+    n_qk_heads: PositiveInt | None = None
+    """Heads of queries and keys, each shared by n_heads / n_qk_heads heads; null for as many as heads of values."""
+    head_dim: PositiveInt | None = None
+    """Width of a query or key; null for d_model / n_heads."""
+    v_head_dim: PositiveInt | None = None
+    """Width of a value; null for that of a key."""
+    d_conv: PositiveInt = 4
+    """Positions that the convolution of queries, keys and values sees, its own included."""
+    norm_eps: PositiveFloat = 1e-6
+    """Added to the mean square before its root in the norm of each head's output."""
+    chunk_size: PositiveInt = 64
+    """Most positions computed at once; changes the time it takes, not the result."""
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        if self.n_heads % self.qk_heads:
+            raise ValueError(f"n_heads ({self.n_heads}) must be a multiple of n_qk_heads ({self.n_qk_heads})")
+        return self
+
+    @property
+    def module_name(self) -> str:
+        """What the mixer is called in its block."""
+        return "linear_attn"
+
+    @property
+    def qk_heads(self) -> int:
+        """Heads of queries and keys, the default resolved."""
+        return self.n_qk_heads or self.n_heads
+
+    def width(self, d_model: int) -> int:
+        """Width of a query or key, the default resolved."""
+        return self.head_dim or d_model // self.n_heads
+
+    def v_width(self, d_model: int) -> int:
+        """Width of a value, the default resolved."""
+        return self.v_head_dim or self.width(d_model)
+
+    def channels(self, d_model: int) -> int:
+        """Channels that the convolution runs over: queries, keys and values."""
+        return 2 * self.qk_heads * self.width(d_model) + self.n_heads * self.v_width(d_model)
+
+    def misfit(self, d_model: int) -> str | None:
+        """Why this mixer cannot stand in a model ``d_model`` wide; None if it can."""
+        if self.head_dim is None and d_model % self.n_heads:
+            return f"d_model ({d_model}) over n_heads ({self.n_heads}) must be a whole number; set head_dim"
+        return None
+
+    def count(self, d_model: int, norm: NormSection) -> Count:
+        """The matrices in and out, the taps, two numbers a head, and the norm that all heads share."""
+        inner, channels = self.n_heads * self.v_width(d_model), self.channels(d_model)
+        matrices = d_model * (channels + 2 * inner + 2 * self.n_heads)
+        return Count.dense(matrices, channels * self.d_conv + 2 * self.n_heads + self.v_width(d_model))
+
+    def mixing_flops(self, d_model: int, context: float) -> float:
+        """FLOPs of one token by whole chunks: with its chunk's tokens, the system they form included, and the state.
+
+        The system counts as the product with its inverse, triangles like the squares they are computed in.
+        """
+        K, V, Q = self.width(d_model), self.v_width(d_model), min(self.chunk_size, context)
+        return 2 * (2 * self.qk_heads * Q * K + self.n_heads * (Q * (K + 2 * V) + 3 * K * V))
+
+    def cache_elements(self, d_model: int, length: int) -> int:
+        """Numbers remembered for one row, however many its tokens: the states, and what the convolution looks at."""
+        state = self.n_heads * self.width(d_model) * self.v_width(d_model)
+        return state + (self.d_conv - 1) * self.channels(d_model)
+
+    def build(self, d_model: int, norm: NormSection) -> "GatedDeltaNet":
+        """A gated DeltaNet layer from and to ``d_model``; its own norm is always a root-mean-square one."""
+
+        from cirilla_cli.model.mixers.gated_deltanet import GatedDeltaNet
+
+        return GatedDeltaNet(self, d_model=d_model)
+
+
 class DilatedAttentionConfig(_HeadsConfig):
     """LongNet's attention: near keys all, far ones thinned out, so that cost grows little faster than length."""
 
@@ -324,7 +407,8 @@ class DilatedAttentionConfig(_HeadsConfig):
 
 
 MixerSection = Annotated[
-    AttentionConfig | DilatedAttentionConfig | LatentAttentionConfig | Mamba2Config, Field(discriminator="kind")
+    AttentionConfig | DilatedAttentionConfig | GatedDeltaNetConfig | LatentAttentionConfig | Mamba2Config,
+    Field(discriminator="kind"),
 ]
 
 
@@ -392,7 +476,10 @@ class StackConfig(Section):
 
     def layer_mlps(self) -> list[MLPSection]:
         """The feed-forward of each layer, first to last."""
-        return [self.mlp] * self.n_layers
+        if not (isinstance(self.mlp, MoEConfig) and self.mlp.dense):
+            return [self.mlp] * self.n_layers
+        dense: MLPSection = self.mlp.dense
+        return [dense if i < self.mlp.dense_layers else self.mlp for i in range(self.n_layers)]
 
     def head_count(self) -> Count:
         """What is held beside blocks, embedding, final norm and the head's own matrix."""

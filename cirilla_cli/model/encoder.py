@@ -1,6 +1,6 @@
 """Encoders: the decoder's blocks looking both ways, trained to restore what was masked."""
 
-# Shape suffixes: B batch, T positions, D model width, P documents.
+# Shape suffixes: B batch, T positions, S positions with registers among them, D model width, P documents.
 
 from typing import TypeVar
 
@@ -33,13 +33,18 @@ class Reader(nn.Module):
 
     def states(self, tokens_BT: Tensor, layout: SequenceLayout, tally: Tally | None = None) -> Tensor:
         """Hidden states ``[B, T, D]`` of the tokens after the final norm."""
-        T, x_BTD = tokens_BT.shape[1], self.model.embed(tokens_BT, layout)
-        if self.registers is not None:
-            x_BTD, layout = self.registers.before(x_BTD, layout, self.model.embedding_norm)
+        x_BTD = self.model.embed(tokens_BT, layout)
+        if self.registers is None:
+            return self._through(x_BTD, layout, tally)
+        x_BSD, wide, places_BT = self.registers.before(x_BTD, layout, self.model.embedding_norm)
+        x_BSD = self._through(x_BSD, wide, tally)
+        return x_BSD.gather(1, places_BT[..., None].expand_as(x_BTD))
+
+    def _through(self, x_BTD: Tensor, layout: SequenceLayout, tally: Tally | None) -> Tensor:
         layout = layout.prepared(self.model.needs, x_BTD.dtype)
         for block in self.model.blocks():
             x_BTD = block(x_BTD, layout, None, tally)
-        out: Tensor = self.model.norm(x_BTD[:, -T:])
+        out: Tensor = self.model.norm(x_BTD)
         return out
 
     def vectors(self, tokens_BT: Tensor, layout: SequenceLayout, pooling: Pooling = "mean") -> Tensor:

@@ -1,6 +1,7 @@
 """What stands on a trunk besides the matrix to the vocabulary: pooling, prediction, value and reward heads."""
 
-# Shape suffixes: B batch, T positions, D model width, V rows of a head, P documents, C classes, R registers.
+# Shape suffixes: B batch, T positions, D model width, V rows of a head, P documents, C classes,
+# R registers, S positions with registers among them.
 
 from dataclasses import dataclass
 
@@ -61,44 +62,64 @@ class Registers(nn.Module):
     """Learned vectors before each document, dropped again after the last block (arXiv:2309.16588, section 2.2).
 
     Every document of a packed row gets its own copies, for copies that two documents share would carry what the one
-    says to the other. They stand at positions -R to -1, so that no token moves; a layer with a window sees them as far
-    as its window reaches.
+    says to the other. They are the document's first R positions; a layer with a window sees them as far as it reaches.
     """
 
     def __init__(self, count: int, d_model: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(count, d_model))
 
-    def before(self, x_BTD: Tensor, layout: SequenceLayout, norm: nn.Module) -> tuple[Tensor, SequenceLayout]:
-        """Tokens behind the registers of their row's documents, and where all of them are.
+    def before(self, x_BTD: Tensor, layout: SequenceLayout, norm: nn.Module) -> tuple[Tensor, SequenceLayout, Tensor]:
+        """Put each document's registers before it, and what makes rows equally long behind them.
 
         Args:
             x_BTD: embedded tokens, normalised where the model normalises its embedding.
             layout: their positions and documents.
             norm: the norm of the embedding, through which registers go too.
-        """
-        R, B, D = len(self.weight), len(x_BTD), x_BTD.shape[-1]
-        owners_BM = self._owners(layout)
-        M = owners_BM.shape[1]
-        registers_RD = norm(self.weight.to(x_BTD.dtype))
-        x_BTD = torch.cat([registers_RD.repeat(M, 1).expand(B, M * R, D), x_BTD], dim=1)
-        places_R = torch.arange(-R, 0, device=x_BTD.device)
-        positions_BT = torch.cat([places_R.repeat(M).expand(B, M * R), layout.positions_BT], dim=1)
-        if layout.documents_BT is None:
-            return x_BTD, SequenceLayout(positions_BT)
-        documents_BT = torch.cat([owners_BM.repeat_interleave(R, dim=1), layout.documents_BT], dim=1)
-        return x_BTD, SequenceLayout(positions_BT, documents_BT)
 
-    def _owners(self, layout: SequenceLayout) -> Tensor:
-        """Documents of each row ``[B, M]``, filled up with `PADDING`; M is the most in a row."""
+        Returns:
+            The longer rows ``[B, S, D]``, where everything in them is, and the place of each token ``[B, T]``.
+        """
+        (R, D), B = self.weight.shape, len(x_BTD)
+        spread = _Spread(layout, R)
+        token_BT = torch.arange(1 + R, 1 + R + layout.length, device=x_BTD.device).expand(B, -1)
+        which_BS = spread.rows(token_BT, torch.arange(1, 1 + R, device=x_BTD.device), 0)
+        registers = norm(self.weight.to(x_BTD.dtype)).expand(B, R, D)
+        choice = torch.cat([x_BTD.new_zeros(B, 1, D), registers, x_BTD], dim=1)
+        x_BSD = choice.gather(1, which_BS[..., None].expand(-1, -1, D))
+        return x_BSD, spread.layout(), spread.places_BT
+
+
+class _Spread:
+    """Rows of tokens with room for R registers before each document."""
+
+    def __init__(self, layout: SequenceLayout, count: int) -> None:
+        self._layout, self._count = layout, count
         starts_BT = document_starts(layout)
+        begun_BT = starts_BT.cumsum(dim=1)
+        index_T = torch.arange(layout.length, device=starts_BT.device)
+        self.places_BT = index_T + count * begun_BT
+        """Where each token goes."""
+        self._length = layout.length + count * int(begun_BT[:, -1].max())
+        # Tokens that begin no document put registers into a column more, which is dropped.
+        room = self.places_BT[..., None] + torch.arange(-count, 0, device=starts_BT.device)
+        self._room = torch.where(starts_BT[..., None], room, self._length).flatten(1)
+
+    def rows(self, tokens_BT: Tensor, registers: Tensor, fill: int) -> Tensor:
+        """Rows ``[B, S]`` of what belongs to tokens, to registers (``[R]`` or ``[B, T, R]``), and to neither."""
+        B, T = tokens_BT.shape
+        rows = tokens_BT.new_full((B, self._length + 1), fill)
+        rows = rows.scatter(1, self.places_BT, tokens_BT)
+        return rows.scatter(1, self._room, registers.expand(B, T, self._count).flatten(1))[:, :-1]
+
+    def layout(self) -> SequenceLayout:
+        """Registers count from 0 and tokens go on counting; both are of the document that begins there."""
+        layout, R = self._layout, self._count
+        order = torch.arange(R, device=layout.positions_BT.device)
+        positions_BS = self.rows(layout.positions_BT + R, order, 0)
         if layout.documents_BT is None:
-            return starts_BT.new_zeros(len(starts_BT), 1, dtype=torch.long)
-        most = max(1, int(starts_BT.sum(dim=1).max()))
-        owners = starts_BT.new_full((len(starts_BT), most + 1), PADDING, dtype=torch.long)
-        # Tokens that begin no document write into a column more, which is dropped.
-        columns_BT = torch.where(starts_BT, starts_BT.cumsum(1) - 1, most)
-        return owners.scatter(1, columns_BT, layout.documents_BT)[:, :-1]
+            return SequenceLayout(positions_BS)
+        return SequenceLayout(positions_BS, self.rows(layout.documents_BT, layout.documents_BT[..., None], PADDING))
 
 
 class PredictionHead(nn.Module):

@@ -3,8 +3,9 @@
 # Shape suffixes: B batch, T positions, D model width.
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,25 @@ class OwnInit(nn.Module, ABC):
     @abstractmethod
     def initialise(self, generator: torch.Generator) -> None:
         """Set the parameters that want something of their own; called without gradient, after all others are drawn."""
+
+
+class Exact(nn.Module):
+    """A module whose own parameters stay in float32 where the training forward runs in less, such as a router."""
+
+
+class AfterStep(nn.Module, ABC):
+    """A module that acts on what it saw in a whole optimizer step, such as a router that balances its experts."""
+
+    @abstractmethod
+    def after_step(self, reduce: Callable[[Tensor], Tensor]) -> Mapping[str, Tensor]:
+        """Act, and forget what was seen; called once after each optimizer step, on every rank.
+
+        Args:
+            reduce: sums a tensor over the ranks that share the step; what it is given may be overwritten.
+
+        Returns:
+            Figures for the log, each ``[]``, by name.
+        """
 
 
 class Mixer(nn.Module, ABC):
@@ -45,16 +65,34 @@ class Mixer(nn.Module, ABC):
         """An empty memory for up to ``capacity`` positions, the newest ``rollback`` of which `trim` may take back."""
 
 
+class Sum(NamedTuple):
+    """One sum of a tally, as an objective takes it."""
+
+    total: Tensor
+    """``[]`` in float32 at least."""
+    unit: str
+    """What it runs over, and is divided by the whole step's number of: ``rows`` that hold a token, or ``positions``."""
+    scale: float
+    """Weight in the loss."""
+
+
 @dataclass
 class Tally:
     """Sums that layers leave beside their output in one forward pass, such as balance losses of routers."""
 
-    sums: dict[str, Tensor] = field(default_factory=dict)
-    """Name of the sum to its total so far, ``[]`` in float32."""
+    sums: dict[str, Sum] = field(default_factory=dict)
+    """By name; layers' sums of one name are added."""
 
-    def add(self, name: str, total: Tensor) -> None:
-        """Add to the sum called ``name``."""
-        self.sums[name] = self.sums[name] + total if name in self.sums else total
+    def add(self, name: str, total: Tensor, *, unit: str, scale: float) -> None:
+        """Add to the sum called ``name``.
+
+        Raises:
+            ValueError: the sum of that name has another unit or weight.
+        """
+        before = self.sums.get(name, Sum(torch.zeros_like(total), unit, scale))
+        if before[1:] != (unit, scale):
+            raise ValueError(f"{name} is summed over {before.unit} by {before.scale}, not over {unit} by {scale}")
+        self.sums[name] = Sum(before.total + total, unit, scale)
 
 
 class FeedForward(Protocol):

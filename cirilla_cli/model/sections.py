@@ -1,16 +1,18 @@
 """Sections of the pieces of a block: norms, rotary positions, feed-forwards; torch-free, as all sections are."""
 
 import math
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from cirilla_cli.config import Section
+from cirilla_cli.model.routing import BalanceSection, RouterSection, SequenceBalanceConfig, SigmoidRouterConfig
 from cirilla_cli.units import PositiveCount
 
 if TYPE_CHECKING:
     from cirilla_cli.model.kan import KAN
     from cirilla_cli.model.mlp import Gated, Plain
+    from cirilla_cli.model.moe import MoE
     from cirilla_cli.model.norms import Derf, DynamicTanh, LayerNorm, RMSNorm
 
 
@@ -290,4 +292,60 @@ class KANConfig(Section):
         return KAN(self, d_model)
 
 
-MLPSection = Annotated[SwiGLUConfig | GeGLUConfig | GELUConfig | ReLU2Config | KANConfig, Field(discriminator="kind")]
+DenseSection = Annotated[SwiGLUConfig | GeGLUConfig | GELUConfig | ReLU2Config, Field(discriminator="kind")]
+
+
+# Mixture of experts
+
+
+class MoEConfig(Section):
+    """Mixture of experts: a router sends each token through a few of many gated feed-forwards (arXiv:1701.06538)."""
+
+    kind: Literal["moe"] = "moe"
+    n_experts: PositiveInt
+    """Experts to choose from."""
+    top_k: PositiveInt
+    """Experts of each token."""
+    d_ff: PositiveCount
+    """Inner width of one expert."""
+    router: RouterSection = SigmoidRouterConfig()
+    """How experts are chosen and weighted."""
+    shared_d_ff: PositiveCount | None = None
+    """Inner width of an expert that every token passes besides; null for none."""
+    balance: BalanceSection | None = SequenceBalanceConfig()
+    """Loss that keeps the experts equally busy; null for none."""
+    z_loss: NonNegativeFloat = 0.0
+    """Weight of the router's mean squared log-partition, which keeps its logits small; 1e-3 is usual, 0 for none."""
+    dense_layers: NonNegativeInt = 0
+    """First layers that have the ``dense`` feed-forward in place of experts."""
+    dense: DenseSection | None = None
+    """Feed-forward of the first ``dense_layers`` layers."""
+
+    @model_validator(mode="after")
+    def _choosable(self) -> Self:
+        if self.top_k > self.n_experts:
+            raise ValueError(f"top_k ({self.top_k}) must be at most n_experts ({self.n_experts})")
+        if problem := self.router.misfit(self.n_experts, self.top_k):
+            raise ValueError(problem)
+        if bool(self.dense_layers) != (self.dense is not None):
+            raise ValueError(f"dense_layers is {self.dense_layers}; set it and `dense` together, or neither")
+        return self
+
+    def count(self, d_model: int) -> Count:
+        """Three matrices an expert, the router, the shared expert; active are the chosen experts and the rest."""
+        expert, always = 3 * d_model * self.d_ff, self.router.parameters(d_model, self.n_experts)
+        always += 3 * d_model * (self.shared_d_ff or 0)
+        active = self.top_k * expert + always
+        return Count(self.n_experts * expert + always, active, active)
+
+    def build(self, d_model: int) -> "MoE":
+        """A feed-forward from and to ``d_model``."""
+
+        from cirilla_cli.model.moe import MoE
+
+        return MoE(self, d_model)
+
+
+MLPSection = Annotated[
+    SwiGLUConfig | GeGLUConfig | GELUConfig | ReLU2Config | KANConfig | MoEConfig, Field(discriminator="kind")
+]

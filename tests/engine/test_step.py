@@ -31,8 +31,8 @@ def model() -> Decoder:
 
 
 def forward_of(model: Decoder) -> Forward:
-    def forward(tokens: Tensor, documents: Tensor, readout: Any) -> Any:
-        return model(tokens, SequenceLayout.packed(documents), readout=readout)
+    def forward(tokens: Tensor, documents: Tensor, readout: Any, tally: Any = None) -> Any:
+        return model(tokens, SequenceLayout.packed(documents), readout=readout, tally=tally)
 
     return forward
 
@@ -140,7 +140,7 @@ def test_the_gradient_is_that_of_torchs_own_mean(model: Decoder) -> None:
 
 
 def test_counts_are_sums_over_the_whole_step() -> None:
-    assert step_counts(OBJECTIVES["plain"].build(), ragged_text()) == {"tokens": 17.0}
+    assert step_counts(OBJECTIVES["plain"].build(), ragged_text()) == {"tokens": 17.0, "rows": 4.0, "positions": 48.0}
     counts = step_counts(OBJECTIVES["dpo"].build(), ragged_pairs())
     assert counts == {"pairs": 6.0, "chosen_tokens": 10.0, "tokens": 22.0}
 

@@ -205,7 +205,7 @@ def test_every_parameter_receives_a_finite_gradient(either: Decoder) -> None:
 
 
 def test_a_document_alone_in_bfloat16_stays_near_the_exact_one(either: Decoder) -> None:
-    """The exact one from the same rounded weights. A recurrence of two numbers a head needs most of the bound, attention a fifth."""
+    """Compared with the exact one from the same rounded weights."""
     rows = tokens()
     with torch.inference_mode():
         rough, exact = logits(either.bfloat16(), rows), logits(either.double(), rows)

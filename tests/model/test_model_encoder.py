@@ -14,7 +14,7 @@ from cirilla_cli.model.classifier import Classifier
 from cirilla_cli.model.config import AttentionConfig, ClassifierConfig, DecoderConfig, EncoderConfig, Pooling
 from cirilla_cli.model.count import forward_flops_per_token, parameters
 from cirilla_cli.model.encoder import Encoder
-from cirilla_cli.model.heads import LabelLoss, RewardHead, ValueHead, pool
+from cirilla_cli.model.heads import LabelLoss, RewardHead
 from cirilla_cli.model.init import fresh
 from cirilla_cli.model.layout import PADDING, SequenceLayout
 from cirilla_cli.model.readout import IGNORE, Hidden, LastLogits, TokenLoss
@@ -282,6 +282,18 @@ def test_documents_know_nothing_of_each_other_nor_of_padding(encoder: Encoder) -
 
 
 @torch.inference_mode()
+def test_long_rows_are_taken_apart_without_loss(encoder: Encoder) -> None:
+    """Rows and windows long enough that attention computes them in parts."""
+    encoder.model.embed_positions = encoder.model.embed_positions and torch.nn.Embedding(350, D).double()
+    lengths = [350, 40, 260]
+    documents = [rows_of(1, n, seed=n) for n in lengths]
+    numbers = torch.repeat_interleave(torch.arange(3), torch.tensor(lengths))[None]
+    together = logits(encoder, torch.cat(documents, dim=1), SequenceLayout.packed(numbers))
+    apart = torch.cat([logits(encoder, document) for document in documents], dim=1)
+    torch.testing.assert_close(together, apart, rtol=0, atol=EXACT)
+
+
+@torch.inference_mode()
 def test_every_token_sees_every_other_of_its_document(encoder: Encoder) -> None:
     """Through a global layer; the layers before it may be local."""
     rows = rows_of(1, T)
@@ -294,7 +306,7 @@ def test_every_token_sees_every_other_of_its_document(encoder: Encoder) -> None:
 
 @torch.inference_mode()
 def test_registers_are_tokens_before_the_document() -> None:
-    """By an encoder without registers that embeds them as words of its own, at the places before the first token."""
+    """By an encoder without registers that embeds them as words of its own, before the first token."""
     keys = {**REGISTERED, "registers": 0, "vocab_size": VOCAB + 3}
     ours, plain = built(REGISTERED), built(keys)
     weights = ours.state_dict()
@@ -306,7 +318,7 @@ def test_registers_are_tokens_before_the_document() -> None:
     expected = []
     for document in documents:
         wide = torch.cat([torch.arange(VOCAB, VOCAB + 3)[None], document], dim=1)
-        expected.append(plain.states(wide, SequenceLayout.rows(*wide.shape, start=-3))[0, 3:])
+        expected.append(plain.states(wide, SequenceLayout.rows(*wide.shape))[0, 3:])
     torch.testing.assert_close(found, torch.cat(expected), rtol=0, atol=EXACT)
     assert found.shape[0] == sum(document.shape[1] for document in documents)
 
@@ -319,21 +331,6 @@ def test_registers_matter() -> None:
     assert ((logits(ours, rows) - before).abs().amax(dim=2) > EXACT).all()
 
 
-# Pooling and heads
-
-
-@pytest.mark.parametrize("pooling", ["mean", "first", "last"])
-def test_pooling_takes_each_document_by_itself(pooling: Pooling) -> None:
-    documents, rows, layout = three_documents()
-    hidden = torch.randn(2, T, D, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    parts = [hidden[layout.documents_BT == number] for number in range(len(documents))]
-    taken = {"mean": lambda part: part.mean(dim=0), "first": lambda part: part[0], "last": lambda part: part[-1]}
-    expected = torch.stack([taken[pooling](part) for part in parts])
-    torch.testing.assert_close(pool(hidden, layout, pooling), expected, rtol=0, atol=EXACT)
-    whole = pool(hidden, SequenceLayout.rows(2, T), pooling)
-    torch.testing.assert_close(whole, torch.stack([taken[pooling](row) for row in hidden]), rtol=0, atol=EXACT)
-
-
 @torch.inference_mode()
 def test_vectors_are_pooled_states() -> None:
     encoder = built(REGISTERED)
@@ -342,23 +339,6 @@ def test_vectors_are_pooled_states() -> None:
         [encoder.states(document, SequenceLayout.rows(*document.shape)).mean(1) for document in documents]
     )
     torch.testing.assert_close(encoder.vectors(rows, layout), apart, rtol=0, atol=EXACT)
-
-
-def test_a_value_is_a_product_for_each_position() -> None:
-    head, hidden = ValueHead(D).double(), torch.randn(2, T, D, dtype=torch.float64)
-    expected = (hidden * head.value.weight[0]).sum(-1) + head.value.bias
-    torch.testing.assert_close(head(hidden), expected, rtol=0, atol=EXACT)
-
-
-def test_the_label_loss_is_torchs() -> None:
-    hidden, head = torch.randn(1, 7, D, dtype=torch.float64), torch.randn(5, D, dtype=torch.float64)
-    labels = torch.randint(5, (7,))
-    sums, scores = LabelLoss(labels)(hidden, head), hidden[0] @ head.T
-    expected = torch.nn.functional.cross_entropy(scores, labels, reduction="sum")
-    smooth = torch.nn.functional.cross_entropy(scores, labels, reduction="sum", label_smoothing=0.3)
-    torch.testing.assert_close(sums.nll, expected, rtol=0, atol=EXACT)
-    torch.testing.assert_close(0.7 * sums.nll + 0.3 * sums.uniform, smooth, rtol=0, atol=EXACT)
-    assert int(sums.correct) == int((scores.argmax(1) == labels).sum())
 
 
 # Training and counts

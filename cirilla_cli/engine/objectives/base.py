@@ -7,7 +7,8 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from cirilla_cli.data.batches import TokenBatch
+from cirilla_cli.data.batches import PADDING, TokenBatch
+from cirilla_cli.model.parts import Tally
 from cirilla_cli.model.readout import Readout
 
 B = TypeVar("B", bound=TokenBatch, contravariant=True)
@@ -17,8 +18,13 @@ Out = TypeVar("Out")
 class Forward(Protocol):
     """A forward pass of the model in the precision it is trained in."""
 
-    def __call__(self, tokens_BT: Tensor, documents_BT: Tensor, readout: Readout[Out]) -> Out:
-        """What ``readout`` makes of the hidden states of the rows ``[B, T]``, no document seeing another."""
+    def __call__(
+        self, tokens_BT: Tensor, documents_BT: Tensor, readout: Readout[Out], tally: Tally | None = None
+    ) -> Out:
+        """What ``readout`` makes of the hidden states of the rows ``[B, T]``, no document seeing another.
+
+        Sums that layers leave beside their output, such as balance losses, go into ``tally``.
+        """
         ...
 
 
@@ -48,6 +54,17 @@ class Objective(Protocol[B]):
 
     def backward(self, forward: Forward, batch: B, denominators: Mapping[str, float]) -> dict[str, Tensor]:
         """Accumulate the gradient of sum(scale * total / denominator); returns each term's share, without gradient."""
+
+
+def sizes(batch: TokenBatch) -> dict[str, float]:
+    """How many of each unit that layers sum over a micro-batch holds: rows with a token in them, and positions."""
+    real_BT = batch.documents_BT != PADDING
+    return {"rows": float(real_BT.any(1).sum()), "positions": float(real_BT.sum())}
+
+
+def tallied(tally: Tally) -> dict[str, Term]:
+    """What layers left beside their output, as parts of the loss."""
+    return {name: Term(*part) for name, part in tally.sums.items()}
 
 
 def accumulate(terms: Mapping[str, Term], denominators: Mapping[str, float]) -> dict[str, Tensor]:

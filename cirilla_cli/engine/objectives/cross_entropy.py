@@ -6,7 +6,8 @@ from torch import Tensor
 
 from cirilla_cli.data.batches import IGNORE, TokenBatch
 from cirilla_cli.engine.config import LOGITS_BYTES, CrossEntropyConfig
-from cirilla_cli.engine.objectives.base import Forward, Term, accumulate
+from cirilla_cli.engine.objectives.base import Forward, Term, accumulate, sizes, tallied
+from cirilla_cli.model.parts import Tally
 from cirilla_cli.model.readout import TokenLoss
 
 
@@ -22,18 +23,19 @@ class CrossEntropy:
         self.smoothing, self.z_weight, self.logits_bytes = config.label_smoothing, config.z_loss, logits_bytes
 
     def counts(self, batch: TokenBatch) -> Mapping[str, float]:
-        """Target tokens."""
-        return {"tokens": float((batch.targets_BT != IGNORE).sum())}
+        """Target tokens, and what layers sum their own losses over."""
+        return {"tokens": float((batch.targets_BT != IGNORE).sum()), **sizes(batch)}
 
     def terms(self, forward: Forward, batch: TokenBatch) -> Mapping[str, Term]:
-        """``nll``, and ``uniform`` and ``z`` where they have a weight."""
-        sums = forward(batch.tokens_BT, batch.documents_BT, TokenLoss(batch.targets_BT, self.logits_bytes))
+        """``nll``, ``uniform`` and ``z`` where they have a weight, and what layers add."""
+        tally = Tally()
+        sums = forward(batch.tokens_BT, batch.documents_BT, TokenLoss(batch.targets_BT, self.logits_bytes), tally)
         terms = {"nll": Term(sums.nll, "tokens", 1.0 - self.smoothing)}
         if self.smoothing:
             terms["uniform"] = Term(sums.uniform, "tokens", self.smoothing)
         if self.z_weight:
             terms["z"] = Term(sums.z, "tokens", self.z_weight)
-        return terms
+        return {**terms, **tallied(tally)}
 
     def backward(self, forward: Forward, batch: TokenBatch, denominators: Mapping[str, float]) -> dict[str, Tensor]:
         """Accumulate the gradient of the step's mean over target tokens."""

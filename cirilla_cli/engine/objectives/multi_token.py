@@ -9,7 +9,8 @@ from torch import Tensor
 
 from cirilla_cli.data.batches import IGNORE, TokenBatch
 from cirilla_cli.engine.config import MultiTokenConfig
-from cirilla_cli.engine.objectives.base import Forward, Term, accumulate
+from cirilla_cli.engine.objectives.base import Forward, Term, accumulate, sizes, tallied
+from cirilla_cli.model.parts import Tally
 from cirilla_cli.model.readout import MultiToken, TokenLoss
 
 
@@ -25,19 +26,20 @@ class MultiTokenPrediction:
         self.weight, self.depth, self.logits_bytes = config.weight, config.depth, logits_bytes
 
     def counts(self, batch: TokenBatch) -> Mapping[str, float]:
-        """Target tokens, at each distance."""
+        """Target tokens at each distance, and what layers sum their own losses over."""
         targets = self._targets(batch)
         ahead = {_unit(k): float((t_BT != IGNORE).sum()) for k, t_BT in enumerate(targets) if k}
-        return {"tokens": float((targets[0] != IGNORE).sum()), **ahead}
+        return {"tokens": float((targets[0] != IGNORE).sum()), **ahead, **sizes(batch)}
 
     def terms(self, forward: Forward, batch: TokenBatch) -> Mapping[str, Term]:
-        """``nll`` of the next token, ``nll_2`` of the one after, and so on."""
+        """``nll`` of the next token, ``nll_2`` of the one after, and so on; and what layers add."""
+        tally = Tally()
         losses = tuple(TokenLoss(targets_BT, self.logits_bytes) for targets_BT in self._targets(batch))
-        first, *rest = forward(batch.tokens_BT, batch.documents_BT, MultiToken(losses))
+        first, *rest = forward(batch.tokens_BT, batch.documents_BT, MultiToken(losses), tally)
         ahead = {
             f"nll_{k + 1}": Term(sums.nll, _unit(k), self.weight / self.depth) for k, sums in enumerate(rest, start=1)
         }
-        return {"nll": Term(first.nll, "tokens"), **ahead}
+        return {"nll": Term(first.nll, "tokens"), **ahead, **tallied(tally)}
 
     def backward(self, forward: Forward, batch: TokenBatch, denominators: Mapping[str, float]) -> dict[str, Tensor]:
         """Accumulate the gradient of the weighted means."""

@@ -16,7 +16,7 @@ from cirilla_cli.engine.optim.adamw import groups
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Quintic Newton-Schulz iteration that pushes singular values towards one fast (Jordan et al., 2024)."""
 
-_HIDDEN = ("self_attn", "mlp")
+_HIDDEN, _ROUTER = {"self_attn", "mlp"}, "gate"
 
 
 def orthogonalise(gradients_GMN: Tensor, steps: int) -> Tensor:
@@ -101,6 +101,7 @@ def muon(config: MuonConfig, model: nn.Module) -> Muon:
     hidden: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
-        is_hidden = parameter.ndim == 2 and any(part in name.split(".") for part in _HIDDEN)
+        parts = set(name.split("."))
+        is_hidden = parameter.ndim == 2 and bool(_HIDDEN & parts) and _ROUTER not in parts
         (hidden if is_hidden else rest).append(parameter)
     return Muon(hidden, groups(rest, config.adamw), config)

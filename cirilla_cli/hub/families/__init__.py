@@ -8,18 +8,36 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from cirilla_cli.errors import CirillaError, Where
-from cirilla_cli.hub.families.base import Family
+from cirilla_cli.hub.families.base import Family, Shape
+from cirilla_cli.hub.families.deepseek_v3 import DeepseekV3
 from cirilla_cli.hub.families.gpt2 import GPT2
+from cirilla_cli.hub.families.granite_hybrid import GraniteHybrid
 from cirilla_cli.hub.families.keys import Keys
 from cirilla_cli.hub.families.llama import Llama
 from cirilla_cli.hub.families.mistral import Mistral
+from cirilla_cli.hub.families.mixtral import Mixtral
+from cirilla_cli.hub.families.modernbert import ModernBert
 from cirilla_cli.hub.families.qwen3 import Qwen3
+from cirilla_cli.hub.families.qwen3_moe import Qwen3Moe
 from cirilla_cli.hub.families.rules import Move, moves, to_disk, to_ours
-from cirilla_cli.model.config import DecoderConfig
 
-__all__ = ["FAMILIES", "Family", "family_in", "family_of", "from_hf", "plan_of", "to_disk", "to_hf", "to_ours", "types"]
+__all__ = [
+    "FAMILIES",
+    "Family",
+    "Shape",
+    "family_in",
+    "family_of",
+    "from_hf",
+    "plan_of",
+    "to_disk",
+    "to_hf",
+    "to_ours",
+    "types",
+]
 
-FAMILIES: tuple[Family, ...] = (Llama(), Mistral(), Qwen3(), GPT2())
+FAMILIES: tuple[Family, ...] = (
+    Llama(), Mistral(), Qwen3(), Mixtral(), Qwen3Moe(), DeepseekV3(), GraniteHybrid(), GPT2(), ModernBert(),
+)  # fmt: skip
 """In the order in which a model is tried on them."""
 
 _MOST_SHOWN = 3
@@ -44,7 +62,7 @@ def family_in(config: Mapping[str, Any], file: Path) -> Family:
     raise _refusal(file, [Where(key="model_type", value=model_type, expected=f"one of {', '.join(types())}")])
 
 
-def from_hf(config: Mapping[str, Any], file: Path) -> DecoderConfig:
+def from_hf(config: Mapping[str, Any], file: Path) -> Shape:
     """The model a config.json describes; ``file`` is named in complaints.
 
     Raises:
@@ -63,22 +81,22 @@ def from_hf(config: Mapping[str, Any], file: Path) -> DecoderConfig:
     return found
 
 
-def family_of(config: DecoderConfig) -> Family:
+def family_of(config: Shape) -> Family:
     """The public architecture that computes what this model computes.
 
     Raises:
         CirillaError: there is none; what keeps it from the nearest ones is given.
     """
-    against: dict[str, list[str]] = {}
-    for family in FAMILIES:
-        reasons = family.against(config)
+    against = {family: family.against(config) for family in FAMILIES}
+    for family, reasons in against.items():
         if not reasons:
             return family
-        against[family.architecture] = reasons
-    raise _native_only(against)
+    # Whoever has words for all the parts is nearer than others, however few those name.
+    near = {family: reasons for family, reasons in against.items() if not family.unknown(config)}
+    raise _native_only(near or against)
 
 
-def to_hf(config: DecoderConfig) -> dict[str, Any]:
+def to_hf(config: Shape) -> dict[str, Any]:
     """The config.json of a model: shape only, no token ids and no number format.
 
     Raises:
@@ -88,7 +106,7 @@ def to_hf(config: DecoderConfig) -> dict[str, Any]:
     return {"architectures": [family.architecture], "model_type": family.model_type, **family.write(config)}
 
 
-def plan_of(family: Family, config: DecoderConfig, tensors: Mapping[str, Tensor]) -> list[Move]:
+def plan_of(family: Family, config: Shape, tensors: Mapping[str, Tensor]) -> list[Move]:
     """What becomes of each of our ``tensors`` on disk, and back."""
     return moves(family.layout(config), {name: tensor.shape for name, tensor in tensors.items()})
 
@@ -99,10 +117,10 @@ def _refusal(file: Path, wrong: list[Where]) -> CirillaError:
     return CirillaError("\n".join(lines), hint=f"models of these types can be read: {', '.join(types())}", where=where)
 
 
-def _native_only(against: Mapping[str, list[str]]) -> CirillaError:
+def _native_only(against: Mapping[Family, list[str]]) -> CirillaError:
     fewest = min(len(reasons) for reasons in against.values())
-    nearest = [name for name, reasons in against.items() if len(reasons) == fewest][:_MOST_SHOWN]
-    lines = [f"{name}: {'; '.join(against[name][:_MOST_SHOWN])}" for name in nearest]
+    nearest = [family for family, reasons in against.items() if len(reasons) == fewest][:_MOST_SHOWN]
+    lines = [f"{family.architecture}: {'; '.join(against[family][:_MOST_SHOWN])}" for family in nearest]
     return CirillaError(
         "\n".join(["this model has no public architecture; the nearest:", *lines]),
         hint="it can be used with cirilla only; docs/publishing.md lists the shapes that can be published",

@@ -8,10 +8,12 @@ import torch
 from pydantic import ValidationError
 
 from cirilla_cli.hub.families.keys import Keys
-from cirilla_cli.hub.families.rules import SAME, Rule
+from cirilla_cli.hub.families.rules import SAME, Rule, is_named
 from cirilla_cli.hub.families.shape import differences, shape_of
-from cirilla_cli.model.config import DecoderConfig
+from cirilla_cli.model.config import DecoderConfig, EncoderConfig
 
+Shape = DecoderConfig | EncoderConfig
+"""Models that public architectures are of."""
 FULL, SLIDING = "full_attention", "sliding_attention"
 
 IDLE = frozenset({
@@ -42,13 +44,18 @@ class Family(ABC):
     """What names begin with, and do not in checkpoints saved without a head."""
     idle: ClassVar[frozenset[str]] = IDLE
     """Keys of config.json that make no difference."""
+    head: ClassVar[str] = "lm_head.weight"
+    """The head's matrix where it is not the embedding, here and on disk."""
+    whole: ClassVar[type] = DecoderConfig
     mixers: ClassVar[tuple[type, ...]]
     mlps: ClassVar[tuple[type, ...]]
     norms: ClassVar[tuple[type, ...]]
     """Sections it has words for."""
+    first_mlps: ClassVar[tuple[type, ...]] = ()
+    """Those besides for first layers that are unlike the rest."""
 
     @abstractmethod
-    def read(self, keys: Keys) -> DecoderConfig:
+    def read(self, keys: Keys) -> Shape:
         """The model a config.json describes; what stands in the way is noted in ``keys``.
 
         Raises:
@@ -56,7 +63,7 @@ class Family(ABC):
         """
 
     @abstractmethod
-    def write(self, config: DecoderConfig) -> dict[str, Any]:
+    def write(self, config: Shape) -> dict[str, Any]:
         """The config.json of a model whose sections this family has words for: shape only."""
 
     @property
@@ -64,18 +71,21 @@ class Family(ABC):
         """The `model_type` that is written."""
         return self.types[0]
 
-    def layout(self, config: DecoderConfig) -> Sequence[Rule]:
+    def layout(self, config: Shape) -> Sequence[Rule]:
         """The rules for this very model; sizes may decide."""
         return self.rules
+
+    def passes_over(self, name: str, config: Shape) -> bool:
+        """Whether a tensor on disk is not wanted here."""
+        return is_named(name, self.leftovers)
 
     def disk_name(self, name: str) -> str:
         """What one of our tensors that stands alone on disk is called there."""
         return next(move for r in self.rules if (move := r.moved(name, {name: torch.Size((1,))}))).disk[0]
 
-    def against(self, config: DecoderConfig) -> list[str]:
+    def against(self, config: Shape) -> list[str]:
         """Why a model is not of this architecture; empty if it is."""
-        unknown = self._unknown(config)
-        if unknown:
+        if unknown := self.unknown(config):
             return unknown
         keys = Keys(self.write(config), self.defaults)
         try:
@@ -85,11 +95,13 @@ class Family(ABC):
         wrong = [f"`{where.key}` would be {where.value!r}, must be {where.expected}" for where in keys.wrong]
         return wrong or differences(shape_of(config), shape_of(theirs))
 
-    def _unknown(self, config: DecoderConfig) -> list[str]:
+    def unknown(self, config: Shape) -> list[str]:
         """Sections it has no words for."""
         parts: dict[str, list[Any]] = {
+            "model": [] if isinstance(config, self.whole) else [config],
             "mixers": [m for m in config.layer_mixers() if not isinstance(m, self.mixers)],
-            "mlp": [m for m in config.layer_mlps() if not isinstance(m, self.mlps)],
+            "mlp": [] if isinstance(config.mlp, self.mlps) else [config.mlp],
+            "mlp.dense": [m for m in config.layer_mlps() if not isinstance(m, (*self.mlps, *self.first_mlps))],
             "norm": [] if isinstance(config.norm, self.norms) else [config.norm],
         }
         return [f"`{name}` has the kind {_kinds(odd)}" for name, odd in parts.items() if odd]

@@ -3,12 +3,15 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from cirilla_cli.hub.families.base import Shape
 from cirilla_cli.hub.families.keys import Keys
 from cirilla_cli.hub.families.rope import read_rope, rope_keys
 from cirilla_cli.model.config import AttentionConfig, DecoderConfig, MixerSection
 from cirilla_cli.model.sections import RMSNormConfig, SwiGLUConfig
 
-_SILU = ("silu", "swish")
+SILU = ("silu", "swish"), "silu, the only activation of our gated feed-forward"
+UNQUANTISED = (None,), "absent: quantised weights cannot be trained; take the original model"
+"""What some keys must be, and why."""
 
 
 def read_attention(keys: Keys, *, qk_norm: bool = False, theta: float = 10_000.0) -> AttentionConfig:
@@ -30,13 +33,13 @@ def windowed(attention: AttentionConfig, windows: Iterable[int | None]) -> list[
 
 def read_swiglu(keys: Keys, width: str = "intermediate_size") -> SwiGLUConfig:
     """The gated feed-forward of ``width``."""
-    keys.only("hidden_act", _SILU, "silu, the only activation of our gated feed-forward")
+    keys.only("hidden_act", *SILU)
     return SwiGLUConfig(d_ff=keys.count(width))
 
 
 def read_stack(keys: Keys, layers: Sequence[MixerSection], **parts: Any) -> DecoderConfig:
     """A decoder of these mixers; ``parts`` has its feed-forward and whatever else is not said by common keys."""
-    keys.only("quantization_config", (None,), "absent: quantised weights cannot be trained; take the original model")
+    keys.only("quantization_config", *UNQUANTISED)
     mixers, pattern = lettered(layers)
     return DecoderConfig(
         vocab_size=keys.count("vocab_size"),
@@ -73,33 +76,40 @@ def _letter(mixer: MixerSection, taken: dict[str, MixerSection]) -> str:
     return next(letter for letter in f"{wanted}BCDEFGHIJKNOPQRSTUVWXYZ" if letter not in taken)
 
 
-def stack_keys(config: DecoderConfig, attention: AttentionConfig) -> dict[str, Any]:
-    """Keys that every family of this line has; ``attention`` is that of any layer."""
-    heads = attention.width(config.d_model)
+def whole_keys(config: Shape) -> dict[str, Any]:
+    """Keys of the whole stack, whatever its mixers are."""
     assert isinstance(config.norm, RMSNormConfig)
     return {
         "vocab_size": config.vocab_size,
         "hidden_size": config.d_model,
         "num_hidden_layers": config.n_layers,
-        "num_attention_heads": attention.n_heads,
-        "num_key_value_heads": attention.kv_heads,
-        "head_dim": heads,
         "hidden_act": "silu",
         "max_position_embeddings": config.context_length,
         "initializer_range": config.init_std,
         "rms_norm_eps": config.norm.eps,
-        **(rope_keys(attention.rope, heads) if attention.rope else {}),
         "tie_word_embeddings": config.tie_embeddings,
         "use_cache": True,
         "attention_dropout": 0.0,
     }
 
 
-def first_attention(config: DecoderConfig) -> AttentionConfig:
+def stack_keys(config: Shape, attention: AttentionConfig) -> dict[str, Any]:
+    """The same with those of grouped-query attention; ``attention`` is that of any layer."""
+    width = attention.width(config.d_model)
+    return {
+        **whole_keys(config),
+        "num_attention_heads": attention.n_heads,
+        "num_key_value_heads": attention.kv_heads,
+        "head_dim": width,
+        **(rope_keys(attention.rope, width) if attention.rope else {}),
+    }
+
+
+def first_attention(config: Shape) -> AttentionConfig:
     """The attention of the first layer that has one."""
     return next(mixer for mixer in config.layer_mixers() if isinstance(mixer, AttentionConfig))
 
 
-def windows_of(config: DecoderConfig) -> list[int | None]:
+def windows_of(config: Shape) -> list[int | None]:
     """What each layer's attention sees."""
     return [mixer.window if isinstance(mixer, AttentionConfig) else None for mixer in config.layer_mixers()]

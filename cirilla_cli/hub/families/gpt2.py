@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from cirilla_cli.hub.families.base import IDLE, Family
+from cirilla_cli.hub.families.base import IDLE, Family, Shape
 from cirilla_cli.hub.families.blocks import first_attention
 from cirilla_cli.hub.families.keys import Keys
 from cirilla_cli.hub.families.rules import Join, Transpose, rule
@@ -47,7 +47,7 @@ class GPT2(Family):
         rule("lm_head.weight", "lm_head.weight"),
     )
 
-    def read(self, keys: Keys) -> DecoderConfig:
+    def read(self, keys: Keys) -> Shape:
         """The model a config.json describes."""
         keys.only("quantization_config", (None,), "absent: quantised weights cannot be trained")
         keys.only("scale_attn_by_inverse_layer_idx", (False, None), "false: all layers scale alike")
@@ -81,7 +81,7 @@ class GPT2(Family):
             keys.refuse("activation_function", name, f"one of {', '.join(_GELUS)}")
         return GELUConfig(d_ff=width, bias=True, tanh=_GELUS.get(name, True))
 
-    def write(self, config: DecoderConfig) -> dict[str, Any]:
+    def write(self, config: Shape) -> dict[str, Any]:
         """The config.json of a model, shape only."""
         mlp, norm = config.layer_mlps()[0], config.norm
         assert isinstance(mlp, GELUConfig)

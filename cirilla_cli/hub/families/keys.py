@@ -26,10 +26,10 @@ class Keys:
                 return self.values[name]
         return self.defaults.get(names[0])
 
-    def count(self, *names: str, optional: bool = False) -> int:
-        """A whole number of at least one; 0 where null is allowed and found."""
+    def count(self, *names: str, optional: bool = False, zero: bool = False) -> int:
+        """A whole number of at least one; 0 where null is allowed and found, or 0 itself is allowed."""
         value = self.get(*names)
-        if value is None and optional:
+        if (value is None and optional) or (value == 0 and zero):
             return 0
         if isinstance(value, int) and not isinstance(value, bool) and value > 0:
             return value

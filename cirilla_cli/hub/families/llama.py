@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from cirilla_cli.hub.families.base import Family
+from cirilla_cli.hub.families.base import Family, Shape
 from cirilla_cli.hub.families.blocks import first_attention, read_attention, read_stack, read_swiglu, stack_keys
 from cirilla_cli.hub.families.keys import Keys
-from cirilla_cli.model.config import AttentionConfig, DecoderConfig
+from cirilla_cli.model.config import AttentionConfig
 from cirilla_cli.model.sections import RMSNormConfig, SwiGLUConfig
 
 
@@ -17,7 +17,7 @@ class Llama(Family):
     mixers, mlps, norms = (AttentionConfig,), (SwiGLUConfig,), (RMSNormConfig,)
     defaults = {"max_position_embeddings": 2048}
 
-    def read(self, keys: Keys) -> DecoderConfig:
+    def read(self, keys: Keys) -> Shape:
         """The model a config.json describes."""
         keys.only("pretraining_tp", (1, None), "1: a model split for training is not supported")
         bias = keys.flag("attention_bias")
@@ -28,7 +28,7 @@ class Llama(Family):
         mlp = read_swiglu(keys).model_copy(update={"bias": keys.flag("mlp_bias")})
         return read_stack(keys, [attention] * keys.count("num_hidden_layers"), mlp=mlp)
 
-    def write(self, config: DecoderConfig) -> dict[str, Any]:
+    def write(self, config: Shape) -> dict[str, Any]:
         """The config.json of a model, shape only."""
         attention, mlp = first_attention(config), config.layer_mlps()[0]
         assert isinstance(mlp, SwiGLUConfig)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from cirilla_cli.hub.families.base import Family
+from cirilla_cli.hub.families.base import Family, Shape
 from cirilla_cli.hub.families.blocks import (
     first_attention,
     read_attention,
@@ -13,7 +13,7 @@ from cirilla_cli.hub.families.blocks import (
     windows_of,
 )
 from cirilla_cli.hub.families.keys import Keys
-from cirilla_cli.model.config import AttentionConfig, DecoderConfig
+from cirilla_cli.model.config import AttentionConfig
 from cirilla_cli.model.sections import RMSNormConfig, SwiGLUConfig
 
 
@@ -35,12 +35,12 @@ class Mistral(Family):
         "max_position_embeddings": 131072, "num_key_value_heads": 8, "sliding_window": 4096,
     }  # fmt: skip
 
-    def read(self, keys: Keys) -> DecoderConfig:
+    def read(self, keys: Keys) -> Shape:
         """The model a config.json describes."""
         windows = [read_one_window(keys)] * keys.count("num_hidden_layers")
         return read_stack(keys, windowed(read_attention(keys), windows), mlp=read_swiglu(keys))
 
-    def write(self, config: DecoderConfig) -> dict[str, Any]:
+    def write(self, config: Shape) -> dict[str, Any]:
         """The config.json of a model, shape only."""
         mlp = config.layer_mlps()[0]
         assert isinstance(mlp, SwiGLUConfig)

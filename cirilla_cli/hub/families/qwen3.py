@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from cirilla_cli.hub.families.base import FULL, SLIDING, Family
+from cirilla_cli.hub.families.base import FULL, SLIDING, Family, Shape
 from cirilla_cli.hub.families.blocks import (
     first_attention,
     read_attention,
@@ -13,7 +13,7 @@ from cirilla_cli.hub.families.blocks import (
     windows_of,
 )
 from cirilla_cli.hub.families.keys import Keys
-from cirilla_cli.model.config import AttentionConfig, DecoderConfig
+from cirilla_cli.model.config import AttentionConfig
 from cirilla_cli.model.sections import RMSNormConfig, SwiGLUConfig
 
 
@@ -28,13 +28,13 @@ class Qwen3(Family):
         "max_window_layers": 28,
     }  # fmt: skip
 
-    def read(self, keys: Keys) -> DecoderConfig:
+    def read(self, keys: Keys) -> Shape:
         """The model a config.json describes."""
         bias = keys.flag("attention_bias")
         attention = read_attention(keys, qk_norm=True).model_copy(update={"bias": bias, "out_bias": bias})
         return read_stack(keys, windowed(attention, _windows(keys)), mlp=read_swiglu(keys))
 
-    def write(self, config: DecoderConfig) -> dict[str, Any]:
+    def write(self, config: Shape) -> dict[str, Any]:
         """The config.json of a model, shape only."""
         attention, mlp, windows = first_attention(config), config.layer_mlps()[0], windows_of(config)
         assert isinstance(mlp, SwiGLUConfig)

@@ -16,20 +16,25 @@ from cirilla_cli.model.sections import (
 )
 
 _KINDS = "default, linear, llama3 or yarn"
+_WHOLE = "1: this architecture turns heads whole"
 
 
 def read_rope(keys: Keys, theta: float = 10_000.0) -> RopeSection:
     """The rotation a config.json describes; ``theta`` is what the family means by not saying it."""
     key, found = next(((k, v) for k in ("rope_scaling", "rope_parameters") if (v := keys.get(k))), ("", {}))
     theta = keys.number("rope_theta", theta)
-    keys.only("partial_rotary_factor", (1, None), "1: this architecture turns heads whole")
+    keys.only("partial_rotary_factor", (1, None), _WHOLE)
     if not isinstance(found, Mapping) or any(isinstance(value, Mapping) for value in found.values()):
         keys.refuse(key, found, "one rotation for all layers")
         return RopeConfig(theta=theta)
+    return read_one_rope(keys, key, found, theta)
+
+
+def read_one_rope(keys: Keys, key: str, found: Mapping[str, Any], theta: float) -> RopeSection:
+    """One rotation, from the object under ``key``."""
     said = Keys(found)
-    base = said.number("rope_theta", theta)
-    said.only("partial_rotary_factor", (1, None), "1: this architecture turns heads whole")
-    rope = _kind(said, base, _original(keys, said))
+    said.only("partial_rotary_factor", (1, None), _WHOLE)
+    rope = _kind(said, said.number("rope_theta", theta), _original(keys, said))
     for wrong in said.wrong:
         keys.refuse(f"{key}.{wrong.key}", wrong.value, wrong.expected or "")
     return rope
@@ -83,10 +88,13 @@ def _ratio(said: Keys, factor: float) -> float | None:
     return (0.1 * of_turned * math.log(factor) + 1.0) / (0.1 * of_all * math.log(factor) + 1.0)
 
 
-def rope_keys(rope: RopeSection, head_dim: int) -> dict[str, Any]:
-    """Both spellings: readers that know only the other one would fall back to 10000 without a word."""
+def rope_keys(rope: RopeSection, head_dim: int, **more: Any) -> dict[str, Any]:
+    """Both spellings: readers that know only the other one would fall back to 10000 without a word.
+
+    ``more`` goes beside what the rotation itself says.
+    """
     rope = plain_rope(rope, head_dim)
-    said = {"rope_type": "default", **_said(rope)}
+    said = {"rope_type": "default", **_said(rope), **more}
     keys: dict[str, Any] = {"rope_parameters": {"rope_theta": rope.theta, **said}, "rope_theta": rope.theta}
     return keys if said["rope_type"] == "default" else {**keys, "rope_scaling": said}
 

@@ -1,10 +1,24 @@
 """What a model computes, as plain values to compare: two configurations are one function if these are equal."""
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cirilla_cli.model.config import AttentionConfig, MixerSection, StackConfig
-from cirilla_cli.model.sections import NTKRopeConfig, RopeConfig, RopeSection, YarnRopeConfig
+from cirilla_cli.model.config import (
+    AttentionConfig,
+    LatentAttentionConfig,
+    Mamba2Config,
+    MixerSection,
+    StackConfig,
+)
+from cirilla_cli.model.sections import (
+    MLPSection,
+    MoEConfig,
+    NTKRopeConfig,
+    RopeConfig,
+    RopeSection,
+    YarnRopeConfig,
+)
 
 _PER_LAYER = {"mixers", "pattern", "mlp"}
 _NOT_PUBLISHED = {"dropout"}
@@ -16,7 +30,7 @@ def shape_of(config: StackConfig) -> dict[str, Any]:
     whole = config.model_dump(exclude=_PER_LAYER | _NOT_PUBLISHED)
     mixers = [_mixer(mixer, config.d_model) for mixer in config.layer_mixers()]
     whole["mixer"] = dict(enumerate(mixers))
-    whole["mlp"] = {i: mlp.model_dump() for i, mlp in enumerate(config.layer_mlps())}
+    whole["mlp"] = {i: _mlp(mlp) for i, mlp in enumerate(config.layer_mlps())}
     return whole
 
 
@@ -40,7 +54,7 @@ def differences(ours: Mapping[Any, Any], theirs: Mapping[Any, Any]) -> list[str]
 
 def _walk(ours: Any, theirs: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any, Any]]:
     if not isinstance(ours, Mapping) or not isinstance(theirs, Mapping):
-        if ours != theirs:
+        if not _same(ours, theirs):
             yield path, ours, theirs
         return
     if ours.get("kind") != theirs.get("kind"):
@@ -50,17 +64,38 @@ def _walk(ours: Any, theirs: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple
         yield from _walk(ours.get(key), theirs.get(key), (*path, str(key)))
 
 
+def _same(mine: Any, other: Any) -> bool:
+    """Equal, but for the last bit of a number that went through its inverse."""
+    if isinstance(mine, float) and isinstance(other, float):
+        return math.isclose(mine, other, rel_tol=1e-12)
+    return bool(mine == other)
+
+
 def _shown(value: Any) -> str:
     return repr(value.get("kind", "set")) if isinstance(value, Mapping) else repr(value)
 
 
 def _mixer(mixer: MixerSection, d_model: int) -> dict[str, Any]:
     values = mixer.model_dump()
-    if isinstance(mixer, AttentionConfig):
-        width = mixer.width(d_model)
-        values["n_kv_heads"], values["head_dim"] = mixer.kv_heads, width
-        values["scale"] = mixer.scale or width**-0.5
-        values["rope"] = _rope(mixer.rope, width)
+    match mixer:
+        case AttentionConfig():
+            width = mixer.width(d_model)
+            resolved = {"n_kv_heads": mixer.kv_heads, "head_dim": width, "scale": mixer.scale or width**-0.5}
+            return {**values, **resolved, "rope": _rope(mixer.rope, width)}
+        case LatentAttentionConfig():
+            rope = _rope(mixer.rope, mixer.qk_rope_head_dim)
+            return {**values, "rope": rope, "scale": mixer.score_scale(), "mscale_all_dim": None}
+        case Mamba2Config():
+            return {**values, "head_dim": mixer.width(d_model), "expand": None}
+    return values
+
+
+def _mlp(mlp: MLPSection) -> dict[str, Any]:
+    """Of experts without what trains them, and without the first layers, which are layers of their own here."""
+    if not isinstance(mlp, MoEConfig):
+        return mlp.model_dump()
+    values = mlp.model_dump(exclude={"balance", "z_loss", "dense", "dense_layers"})
+    values["router"].pop("bias_rate", None)
     return values
 
 

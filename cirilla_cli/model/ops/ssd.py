@@ -114,7 +114,7 @@ def chunked(signals: Signals, state_BHPN: Tensor | None = None, *, chunk_size: i
     dt_BCQH, starts_BT = cut(signals.dt_BTH), signals.starts_BT
     starts_BCQ = None if starts_BT is None else cut(starts_BT)
     taken_BCQHP = cut(signals.x_BTHP * signals.dt_BTH[..., None])
-    decay_BCHQK, entering_BCQH = _decays(dt_BCQH * signals.a_H, starts_BCQ)
+    decay_BCHQK, entering_BCQH = decays(dt_BCQH * signals.a_H, starts_BCQ)
     b_BCGQN, c_BCGQN = cut(signals.b_BTGN).transpose(2, 3), cut(signals.c_BTGN).transpose(2, 3)
     within_BCHQP = _within_BCHQP(decay_BCHQK, taken_BCQHP, b_BCGQN, c_BCGQN)
     left_BCHPN = _left_BCHPN(decay_BCHQK[..., -1, :], taken_BCQHP, b_BCGQN)
@@ -129,7 +129,7 @@ def _no_state_BHPN(signals: Signals) -> Tensor:
     return signals.x_BTHP.new_zeros(B, H, P, signals.b_BTGN.shape[-1])
 
 
-def _decays(a_BCQH: Tensor, starts_BCQ: Tensor | None) -> tuple[Tensor, Tensor]:
+def decays(a_BCQH: Tensor, starts_BCQ: Tensor | None) -> tuple[Tensor, Tensor]:
     """What is left, at each position, of each input of its chunk, and of the state that entered the chunk.
 
     Logarithms are summed from the start of the chunk or document; of documents by a product with zeros and ones, so

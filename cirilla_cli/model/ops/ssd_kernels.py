@@ -4,7 +4,6 @@
 
 from collections.abc import Callable
 from functools import cache
-from importlib import import_module
 from typing import Any
 
 import torch
@@ -29,9 +28,10 @@ def kernel_for(x_BTHP: Tensor) -> Kernel | None:
 def installed() -> Kernel | None:
     """The scan of `mamba-ssm`; None where the package, or an extension that it wants, cannot be imported."""
     try:
-        return adapted(import_module("mamba_ssm.ops.triton.ssd_combined").mamba_chunk_scan_combined)
+        from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined  # type: ignore[import-not-found]
     except ImportError:
         return None
+    return adapted(mamba_chunk_scan_combined)
 
 
 def adapted(combined: Callable[..., Any]) -> Kernel:

@@ -23,6 +23,7 @@ from cirilla_cli.engine.config import (
     EvaluationConfig,
     LogConfig,
     MemoryConfig,
+    MultiTokenConfig,
     ObjectiveSection,
     OptimSection,
     PrecisionConfig,
@@ -74,7 +75,7 @@ class PretrainRecipe(TrainRecipe):
 
     data: Annotated[PackedTextConfig | MaskedTextConfig, Field(discriminator="kind")]
     """Running text."""
-    objective: CrossEntropyConfig
+    objective: Annotated[CrossEntropyConfig | MultiTokenConfig, Field(discriminator="kind")]
     """Cross-entropy of every token."""
 
 

@@ -1,0 +1,150 @@
+"""DeepSeek-V3 and Kimi K2: latent attention, experts behind sigmoids that a bias balances, dense first layers."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from cirilla_cli.hub.families.base import IDLE, Family, Shape
+from cirilla_cli.hub.families.blocks import SILU, read_stack, whole_keys
+from cirilla_cli.hub.families.experts import expert_rules, experts_of
+from cirilla_cli.hub.families.keys import Keys
+from cirilla_cli.hub.families.rope import read_rope, rope_keys
+from cirilla_cli.hub.families.rules import SAME, Interleave, Rule, rule
+from cirilla_cli.model.config import LatentAttentionConfig
+from cirilla_cli.model.routing import SigmoidRouterConfig
+from cirilla_cli.model.sections import MoEConfig, RMSNormConfig, SwiGLUConfig, YarnRopeConfig
+
+_ATTENTION = "model.layers.{i}.self_attn"
+
+
+class DeepseekV3(Family):
+    """`DeepseekV3ForCausalLM`; rows that turn are neighbours on disk and halves here."""
+
+    types = ("deepseek_v3", "kimi_k2")
+    architecture = "DeepseekV3ForCausalLM"
+    mixers, mlps, norms = (LatentAttentionConfig,), (MoEConfig,), (RMSNormConfig,)
+    first_mlps = (SwiGLUConfig,)
+    idle = IDLE | {
+        "output_router_logits", "num_nextn_predict_layers", "num_mtp_layers", "head_dim", "qk_head_dim",
+        "aux_loss_alpha", "seq_aux", "ep_size", "auto_map",
+    }  # fmt: skip
+    defaults = {
+        "max_position_embeddings": 4096, "n_shared_experts": 1, "n_routed_experts": 256, "routed_scaling_factor": 2.5,
+        "kv_lora_rank": 512, "q_lora_rank": 1536, "qk_rope_head_dim": 64, "v_head_dim": 128, "qk_nope_head_dim": 128,
+        "n_group": 8, "topk_group": 4, "num_experts_per_tok": 8, "first_k_dense_replace": 3, "norm_topk_prob": True,
+        "moe_intermediate_size": 2048,
+    }  # fmt: skip
+
+    def layout(self, config: Shape) -> Sequence[Rule]:
+        """The rules for this very model: how many heads there are, and how much of them turns."""
+        mixer = _latent(config)
+        heads, shared = (Interleave(n, mixer.qk_rope_head_dim) for n in (mixer.n_heads, 1))
+        return (
+            *(_turned("q_proj", heads), _turned("q_b_proj", heads), _turned("kv_a_proj_with_mqa", shared)),
+            *(*expert_rules("mlp", "gate_proj", "up_proj", "down_proj"), SAME),
+        )
+
+    def passes_over(self, name: str, config: Shape) -> bool:
+        """The layers past the last predict further tokens; `mtp` here has no place on disk."""
+        parts = name.split(".")
+        further = parts[1] == "layers" and parts[2].isdigit() and int(parts[2]) >= config.n_layers
+        return further or super().passes_over(name, config)
+
+    def read(self, keys: Keys) -> Shape:
+        """The model a config.json describes."""
+        keys.only("hidden_act", *SILU)
+        keys.only("rope_interleave", (True,), "true: rows that turn are neighbours")
+        keys.only("scoring_func", ("sigmoid",), "sigmoid")
+        keys.only("topk_method", ("noaux_tc",), "noaux_tc")
+        keys.only("moe_layer_freq", (1,), "1: experts are in every layer but the first ones")
+        keys.only("pretraining_tp", (1, None), "1: a model split for training is not supported")
+        heads = keys.count("num_attention_heads")
+        keys.only("num_key_value_heads", (heads, None), f"{heads}: as many as heads")
+        layers = [self._attention(keys, heads)] * keys.count("num_hidden_layers")
+        return read_stack(keys, layers, mlp=self._experts(keys))
+
+    def _attention(self, keys: Keys, heads: int) -> LatentAttentionConfig:
+        rope = read_rope(keys)
+        said = keys.get("rope_scaling") or keys.get("rope_parameters") or {}
+        return LatentAttentionConfig(
+            n_heads=heads,
+            q_lora_rank=keys.count("q_lora_rank", optional=True) or None,
+            kv_lora_rank=keys.count("kv_lora_rank"),
+            qk_nope_head_dim=keys.count("qk_nope_head_dim"),
+            qk_rope_head_dim=keys.count("qk_rope_head_dim"),
+            v_head_dim=keys.count("v_head_dim"),
+            rope=rope,
+            bias=keys.flag("attention_bias"),
+            mscale_all_dim=said.get("mscale_all_dim") or None if isinstance(rope, YarnRopeConfig) else None,
+        )
+
+    def _experts(self, keys: Keys) -> MoEConfig:
+        width, first = keys.count("moe_intermediate_size"), keys.count("first_k_dense_replace", zero=True)
+        dense = SwiGLUConfig(d_ff=keys.count("intermediate_size"))
+        router = SigmoidRouterConfig(
+            renormalise=keys.flag("norm_topk_prob"),
+            scale=keys.number("routed_scaling_factor", 1.0),
+            n_groups=keys.count("n_group", optional=True) or 1,
+            top_groups=keys.count("topk_group", optional=True) or 1,
+        )
+        return MoEConfig(
+            n_experts=keys.count("n_routed_experts", "num_local_experts"),
+            top_k=keys.count("num_experts_per_tok"),
+            d_ff=width,
+            router=router,
+            shared_d_ff=width * keys.count("n_shared_experts"),
+            dense_layers=first,
+            dense=dense if first else None,
+        )
+
+    def write(self, config: Shape) -> dict[str, Any]:
+        """The config.json of a model, shape only."""
+        mixer, mlp = _latent(config), experts_of(config)
+        router = mlp.router if isinstance(mlp.router, SigmoidRouterConfig) else SigmoidRouterConfig()
+        return {
+            **whole_keys(config),
+            "num_attention_heads": mixer.n_heads,
+            "num_key_value_heads": mixer.n_heads,
+            "q_lora_rank": mixer.q_lora_rank,
+            "kv_lora_rank": mixer.kv_lora_rank,
+            "qk_nope_head_dim": mixer.qk_nope_head_dim,
+            "qk_rope_head_dim": mixer.qk_rope_head_dim,
+            "v_head_dim": mixer.v_head_dim,
+            "attention_bias": mixer.bias,
+            **(rope_keys(mixer.rope, mixer.qk_rope_head_dim, **_scales(mixer)) if mixer.rope else {}),
+            "rope_interleave": True,
+            "intermediate_size": mlp.dense.d_ff if isinstance(mlp.dense, SwiGLUConfig) else mlp.d_ff,
+            "moe_intermediate_size": mlp.d_ff,
+            "n_routed_experts": mlp.n_experts,
+            "n_shared_experts": (mlp.shared_d_ff or 0) // mlp.d_ff,
+            "num_experts_per_tok": mlp.top_k,
+            "first_k_dense_replace": mlp.dense_layers,
+            "norm_topk_prob": router.renormalise,
+            "routed_scaling_factor": router.scale,
+            "n_group": router.n_groups,
+            "topk_group": router.top_groups,
+            "scoring_func": "sigmoid",
+            "topk_method": "noaux_tc",
+            "num_nextn_predict_layers": 0,
+        }
+
+
+def _latent(config: Shape) -> LatentAttentionConfig:
+    mixer = config.layer_mixers()[0]
+    assert isinstance(mixer, LatentAttentionConfig)
+    return mixer
+
+
+def _turned(name: str, step: Interleave) -> Rule:
+    return rule(f"{_ATTENTION}.{name}.{{own}}", f"{_ATTENTION}.{name}.{{own}}", step)
+
+
+def _scales(mixer: LatentAttentionConfig) -> dict[str, float]:
+    """YaRN's two scales as DeepSeek states them: turned parts get their ratio, scores the square of the second."""
+    rope, all_dim = mixer.rope, mixer.mscale_all_dim
+    if all_dim is None or not isinstance(rope, YarnRopeConfig):
+        return {}
+    slope = 0.1 * math.log(rope.factor)
+    factor = rope.attention_scale()
+    turned = (factor * (slope * all_dim + 1.0) - 1.0) / slope if slope else all_dim
+    return {"mscale": turned, "mscale_all_dim": all_dim, "attention_factor": factor}
