@@ -157,10 +157,11 @@ def _transformers_model(folder: Path, published: Decoder | Encoder, ids: Sequenc
         return [Check(name, "failed", f"transformers cannot load it: {error}") for name in names]
 
     model.eval()
+    keys = {"use_cache": False} if isinstance(published, Decoder) else {}
 
     def theirs(tokens: Sequence[int], last: int) -> Tensor:
         with torch.inference_mode():
-            logits: Tensor = model(torch.tensor([list(tokens)])).logits[0, -last:]
+            logits: Tensor = model(torch.tensor([list(tokens)]), **keys).logits[0, -last:]
             return logits
 
     def ours(tokens: Sequence[int], last: int) -> Tensor:

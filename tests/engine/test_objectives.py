@@ -25,7 +25,7 @@ class FixedHidden:
         self.hidden = torch.randn(rows, length, width, generator=generator, dtype=torch.float64)
         self.head = torch.randn(vocab, width, generator=generator, dtype=torch.float64)
 
-    def __call__(self, tokens: Tensor, documents: Tensor, readout: Any) -> Any:
+    def __call__(self, tokens: Tensor, documents: Tensor, readout: Any, tally: Any = None) -> Any:
         return readout(self.hidden, self.head)
 
     @property
@@ -39,7 +39,7 @@ class FixedLogps:
     def __init__(self, logps: list[list[float]]) -> None:
         self.logps = torch.tensor(logps, dtype=torch.float64)
 
-    def __call__(self, tokens: Tensor, documents: Tensor, readout: Any) -> Any:
+    def __call__(self, tokens: Tensor, documents: Tensor, readout: Any, tally: Any = None) -> Any:
         assert isinstance(readout, TokenLogp)
         return self.logps * (readout.targets_BT != IGNORE)
 

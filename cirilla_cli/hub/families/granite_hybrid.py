@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from cirilla_cli.hub.families.base import FULL, IDLE, Family, Shape
-from cirilla_cli.hub.families.blocks import SILU, read_attention, read_stack, whole_keys
+from cirilla_cli.hub.families.blocks import SILU, first_attention, read_attention, read_stack, whole_keys
 from cirilla_cli.hub.families.experts import softmax_experts
 from cirilla_cli.hub.families.keys import Keys
 from cirilla_cli.hub.families.rope import rope_keys
@@ -45,6 +45,11 @@ class GraniteHybrid(Family):
         *_feed_forward_rules(f"{_OURS}.shared_experts"),
         SAME,
     )
+
+    def against(self, config: Shape) -> list[str]:
+        """Why a model is not of this architecture: transformers' memory of a text wants a layer of attention."""
+        several = any(isinstance(mixer, AttentionConfig) for mixer in config.layer_mixers())
+        return super().against(config) if several else self.unknown(config) or ["`pattern` has no attention"]
 
     def read(self, keys: Keys) -> Shape:
         """The model a config.json describes."""
@@ -108,7 +113,7 @@ class GraniteHybrid(Family):
         logits = config.logit_scale if isinstance(config, DecoderConfig) else 1.0
         return {
             **whole_keys(config),
-            **_attention_keys(next((m for m in mixers if isinstance(m, AttentionConfig)), None), config.d_model),
+            **_attention_keys(first_attention(config), config.d_model),
             **_mamba_keys(next((m for m in mixers if isinstance(m, Mamba2Config)), None), config.d_model),
             **_mlp_keys(config.layer_mlps()[0]),
             # transformers 5 has other words for these and reads both; older readers know only these.
@@ -124,9 +129,7 @@ def _number(value: Any) -> float:
     return float(value["__float__"] if isinstance(value, dict) else value)
 
 
-def _attention_keys(attention: AttentionConfig | None, d_model: int) -> dict[str, Any]:
-    if attention is None:
-        return {"num_attention_heads": 1, "position_embedding_type": None, "rope_theta": 10_000.0}
+def _attention_keys(attention: AttentionConfig, d_model: int) -> dict[str, Any]:
     width = attention.width(d_model)
     return {
         "num_attention_heads": attention.n_heads,

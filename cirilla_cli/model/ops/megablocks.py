@@ -6,7 +6,6 @@ A layer's `Experts.product` may be set to what `megablocks_product` returns. The
 
 # Shape suffixes: M tokens, K experts of each, E experts, D model width, F inner width, G = 2 F, R = E F.
 
-import importlib
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,11 +19,11 @@ from cirilla_cli.model.ops.grouped import ExpertsProduct
 def installed() -> Any | None:
     """`Arguments` and `ParallelDroplessMLP` of the installed package; None where it cannot be imported."""
     try:
-        arguments = importlib.import_module("megablocks.layers.arguments")
-        dropless = importlib.import_module("megablocks.layers.dmoe")
+        from megablocks.layers.arguments import Arguments  # type: ignore[import-not-found]
+        from megablocks.layers.dmoe import ParallelDroplessMLP  # type: ignore[import-not-found]
     except (ImportError, OSError, RuntimeError, AssertionError):  # the last two where torch has no CUDA
         return None
-    return SimpleNamespace(Arguments=arguments.Arguments, ParallelDroplessMLP=dropless.ParallelDroplessMLP)
+    return SimpleNamespace(Arguments=Arguments, ParallelDroplessMLP=ParallelDroplessMLP)
 
 
 def megablocks_product(package: Any, *, implementation: str = "grouped") -> ExpertsProduct:
