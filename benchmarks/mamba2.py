@@ -15,8 +15,8 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor, nn
 
-from cirilla_cli.model.config import AttentionConfig, Mamba2Config
 from cirilla_cli.model.layout import SequenceLayout
+from cirilla_cli.model.mixers.config import AttentionConfig, Mamba2Config
 from cirilla_cli.model.mixers.mamba2 import Mamba2
 from cirilla_cli.model.ops.ssd import Signals, chunked, recurrence
 from cirilla_cli.model.parts import Mixer

@@ -13,8 +13,8 @@ import time
 import torch
 from torch import Tensor
 
-from cirilla_cli.model.config import AttentionConfig
 from cirilla_cli.model.layout import Needs, SequenceLayout, Sight
+from cirilla_cli.model.mixers.config import AttentionConfig
 from cirilla_cli.model.ops.attention import attend
 from cirilla_cli.model.sections import RMSNormConfig
 

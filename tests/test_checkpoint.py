@@ -13,9 +13,10 @@ from safetensors.torch import load_file, save_file
 
 from cirilla_cli.checkpoint import Checkpoint, load_weights, newest_sound, prune, set_aside_after, write_checkpoint
 from cirilla_cli.errors import CirillaError
-from cirilla_cli.model.config import AttentionConfig, DecoderConfig
+from cirilla_cli.model.config import DecoderConfig
 from cirilla_cli.model.decoder import Decoder
 from cirilla_cli.model.init import fresh
+from cirilla_cli.model.mixers.config import AttentionConfig
 from cirilla_cli.model.sections import SwiGLUConfig
 
 Save = Callable[..., Checkpoint]

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
-from cirilla_cli.model.config import AttentionConfig, DecoderConfig
+from cirilla_cli.model.config import DecoderConfig
 from cirilla_cli.model.init import fresh
 from cirilla_cli.model.layout import Needs, SequenceLayout, Sight
+from cirilla_cli.model.mixers.config import AttentionConfig
 from cirilla_cli.model.ops.attention import attend, attend_reference
 from cirilla_cli.model.ops.fold import Fold
 from cirilla_cli.model.readout import LastLogits, TokenLoss

@@ -101,13 +101,13 @@ def _parameters(size: Size) -> int:
 
 
 def _model(size: Size) -> Any:
-    from cirilla_cli.model.config import AttentionConfig, DecoderConfig
-    from cirilla_cli.model.sections import SwiGLUConfig
+    from cirilla_cli.model.config import DecoderConfig
 
-    return DecoderConfig(
-        vocab_size=size.vocab, d_model=size.d_model, n_layers=size.n_layers, context_length=size.context,
-        mixers={"A": AttentionConfig(n_heads=size.d_model // 64, qk_norm=True)}, mlp=SwiGLUConfig(d_ff=_d_ff(size)),
-    )  # fmt: skip
+    return DecoderConfig.model_validate({
+        "vocab_size": size.vocab, "d_model": size.d_model, "n_layers": size.n_layers, "context_length": size.context,
+        "mixers": {"A": {"kind": "attention", "n_heads": size.d_model // 64, "qk_norm": True}},
+        "mlp": {"kind": "swiglu", "d_ff": _d_ff(size)},
+    })  # fmt: skip
 
 
 def _d_ff(size: Size) -> int:

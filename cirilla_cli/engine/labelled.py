@@ -14,8 +14,9 @@ from cirilla_cli.engine.shards import Prepared
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.fs import hash_path, read_json, write_json
 from cirilla_cli.model.classifier import Classifier, Model
-from cirilla_cli.model.config import AttentionConfig, ClassifierConfig, DecoderConfig, EncoderConfig, MixerSection
+from cirilla_cli.model.config import ClassifierConfig, DecoderConfig, EncoderConfig
 from cirilla_cli.model.init import fresh
+from cirilla_cli.model.mixers.config import AttentionConfig, MixerSection
 
 NAME = "labelled"
 """What the one source of labelled texts is called among a run's shards."""

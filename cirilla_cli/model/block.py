@@ -7,8 +7,9 @@ from abc import ABC, abstractmethod
 from torch import Tensor, nn
 
 from cirilla_cli.model.cache import LayerCache
-from cirilla_cli.model.config import MixerSection, StackConfig
+from cirilla_cli.model.config import StackConfig
 from cirilla_cli.model.layout import SequenceLayout
+from cirilla_cli.model.mixers.config import MixerSection
 from cirilla_cli.model.parts import Mixer, Tally
 from cirilla_cli.model.sections import MLPSection
 

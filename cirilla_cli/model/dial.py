@@ -3,7 +3,8 @@
 import math
 from typing import Any, NamedTuple
 
-from cirilla_cli.model.config import AttentionConfig, DecoderConfig, DialConfig
+from cirilla_cli.model.config import DecoderConfig, DialConfig
+from cirilla_cli.model.mixers.config import AttentionConfig
 from cirilla_cli.model.sections import SwiGLUConfig
 
 ASPECT = 64

@@ -16,10 +16,11 @@ from cirilla_cli.engine.precision import CastForward
 from cirilla_cli.engine.run import TrainReport
 from cirilla_cli.engine.step import accumulate_gradients, step_counts
 from cirilla_cli.errors import CirillaError
-from cirilla_cli.model.config import AttentionConfig, DecoderConfig
+from cirilla_cli.model.config import DecoderConfig
 from cirilla_cli.model.decoder import Decoder
 from cirilla_cli.model.init import fresh
 from cirilla_cli.model.layout import SequenceLayout
+from cirilla_cli.model.mixers.config import AttentionConfig
 from cirilla_cli.model.moe import MoE
 from cirilla_cli.model.routing import (
     BatchBalanceConfig,

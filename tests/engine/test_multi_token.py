@@ -15,10 +15,11 @@ from cirilla_cli.engine.run import train
 from cirilla_cli.engine.step import accumulate_gradients, step_counts
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.fs import read_json
-from cirilla_cli.model.config import AttentionConfig, ChainedMTPConfig, DecoderConfig, MTPSection, ParallelMTPConfig
+from cirilla_cli.model.config import ChainedMTPConfig, DecoderConfig, MTPSection, ParallelMTPConfig
 from cirilla_cli.model.decoder import Decoder
 from cirilla_cli.model.init import fresh
 from cirilla_cli.model.layout import SequenceLayout
+from cirilla_cli.model.mixers.config import AttentionConfig
 from cirilla_cli.model.sections import SwiGLUConfig
 from cirilla_cli.progress import Silent
 
@@ -56,7 +57,8 @@ def test_targets_reach_no_further_than_their_document() -> None:
     whole = [TokenBatch(b.tokens_BT, _all_targets(b), b.documents_BT) for b in rows()]
     lengths = [12, 5, 7, 1, 2, 4, 3]
     expected = {f: sum(max(0, n - k) for n in lengths) for f, k in (("tokens", 1), ("tokens_2", 2), ("tokens_3", 3))}
-    assert step_counts(OBJECTIVE, whole) == expected
+    counts = step_counts(OBJECTIVE, whole)
+    assert {name: counts[name] for name in expected} == expected
 
 
 def _all_targets(batch: TokenBatch) -> Tensor:
@@ -73,8 +75,8 @@ def test_the_gradient_does_not_know_how_the_step_was_cut(section: MTPSection) ->
     )  # fmt: skip
     model = fresh(config, seed=1).double()
 
-    def forward(tokens: Tensor, documents: Tensor, readout: Any, **keys: Any) -> Any:
-        return model(tokens, SequenceLayout.packed(documents), readout=readout, **keys)
+    def forward(tokens: Tensor, documents: Tensor, readout: Any, tally: Any = None) -> Any:
+        return model(tokens, SequenceLayout.packed(documents), readout=readout, tally=tally)
 
     found = []
     for cut in CUTS:

@@ -11,10 +11,11 @@ from cirilla_cli.data.batches import IGNORE, PADDING, PairBatch, TokenBatch
 from cirilla_cli.engine.config import CrossEntropyConfig, DPOConfig
 from cirilla_cli.engine.objectives.base import Forward
 from cirilla_cli.engine.step import accumulate_gradients, mean_terms, step_counts
-from cirilla_cli.model.config import AttentionConfig, DecoderConfig
+from cirilla_cli.model.config import DecoderConfig
 from cirilla_cli.model.decoder import Decoder
 from cirilla_cli.model.init import fresh
 from cirilla_cli.model.layout import SequenceLayout
+from cirilla_cli.model.mixers.config import AttentionConfig
 from cirilla_cli.model.sections import SwiGLUConfig
 
 VOCAB, T, ROWS = 29, 12, 4

@@ -30,7 +30,8 @@ from cirilla_cli.engine.config import (
     TrainConfig,
 )
 from cirilla_cli.engine.run import Job
-from cirilla_cli.model.config import AttentionConfig, CheckpointConfig, DecoderConfig
+from cirilla_cli.model.config import CheckpointConfig, DecoderConfig
+from cirilla_cli.model.mixers.config import AttentionConfig
 from cirilla_cli.model.sections import SwiGLUConfig
 from cirilla_cli.progress import Silent
 

@@ -14,8 +14,9 @@ from cirilla_cli.data.config import SentencePieceConfig
 from cirilla_cli.data.rows import Message
 from cirilla_cli.data.sentencepiece import SentencePieceTokenizer, train
 from cirilla_cli.evals.base import Ask, Surprise
-from cirilla_cli.model.config import AttentionConfig, DecoderConfig
+from cirilla_cli.model.config import DecoderConfig
 from cirilla_cli.model.init import fresh
+from cirilla_cli.model.mixers.config import AttentionConfig
 from cirilla_cli.model.sections import SwiGLUConfig
 
 CORPUS = [

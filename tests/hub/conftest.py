@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from cirilla_cli.model.config import AttentionConfig, DecoderConfig
+from cirilla_cli.model.config import DecoderConfig
 from cirilla_cli.model.decoder import Decoder
 from cirilla_cli.model.init import fresh
+from cirilla_cli.model.mixers.config import AttentionConfig
 from cirilla_cli.model.sections import RopeConfig, SwiGLUConfig
 
 VOCAB, WINDOW = 300, 5

@@ -21,8 +21,8 @@ from cirilla_cli.hub.config import PushConfig
 from cirilla_cli.hub.families import from_hf, to_hf
 from cirilla_cli.hub.run import plan_files, push
 from cirilla_cli.hub.write import write_folder
-from cirilla_cli.model.config import AttentionConfig
 from cirilla_cli.model.layout import SequenceLayout
+from cirilla_cli.model.mixers.config import AttentionConfig
 from cirilla_cli.model.readout import LastLogits
 from cirilla_cli.progress import Silent
 

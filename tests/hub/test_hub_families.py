@@ -24,9 +24,10 @@ from cirilla_cli.hub.families.keys import Keys
 from cirilla_cli.hub.families.rules import Cut, Interleave, Join, Step, Transpose, Unstack
 from cirilla_cli.hub.read import Published, read_folder
 from cirilla_cli.hub.write import plan_folder, write_folder
-from cirilla_cli.model.config import AttentionConfig, DecoderConfig
+from cirilla_cli.model.config import DecoderConfig
 from cirilla_cli.model.init import fresh
 from cirilla_cli.model.layout import PADDING, SequenceLayout
+from cirilla_cli.model.mixers.config import AttentionConfig
 from cirilla_cli.model.readout import LastLogits
 from cirilla_cli.model.sections import NTKRopeConfig
 

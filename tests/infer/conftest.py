@@ -10,9 +10,10 @@ import torch
 from cirilla_cli.checkpoint import Loaded
 from cirilla_cli.data.chat import Rendered, segments
 from cirilla_cli.data.tokenizer import Tokenizer
-from cirilla_cli.model.config import AttentionConfig, DecoderConfig
+from cirilla_cli.model.config import DecoderConfig
 from cirilla_cli.model.decoder import Decoder
 from cirilla_cli.model.init import fresh
+from cirilla_cli.model.mixers.config import AttentionConfig
 from cirilla_cli.model.sections import SwiGLUConfig
 
 WINDOW = 5

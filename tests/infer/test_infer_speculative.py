@@ -7,9 +7,10 @@ from cirilla_cli.errors import CirillaError
 from cirilla_cli.infer.config import SamplingConfig
 from cirilla_cli.infer.generator import Continuation, Request, Stop, continuations
 from cirilla_cli.infer.speculative import continue_drafting
-from cirilla_cli.model.config import AttentionConfig, ChainedMTPConfig, DecoderConfig, MTPSection, ParallelMTPConfig
+from cirilla_cli.model.config import ChainedMTPConfig, DecoderConfig, MTPSection, ParallelMTPConfig
 from cirilla_cli.model.decoder import Decoder
 from cirilla_cli.model.init import fresh
+from cirilla_cli.model.mixers.config import AttentionConfig
 from cirilla_cli.model.sections import SwiGLUConfig
 
 GREEDY = SamplingConfig(temperature=0)

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from cirilla_cli.model.config import AttentionConfig, DecoderConfig
+from cirilla_cli.model.config import DecoderConfig
 from cirilla_cli.model.decoder import Decoder
 from cirilla_cli.model.init import fresh
+from cirilla_cli.model.mixers.config import AttentionConfig
 from cirilla_cli.model.sections import RMSNormConfig, RopeConfig, SwiGLUConfig
 
 VOCAB = 61

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from cirilla_cli.model.config import AttentionConfig
 from cirilla_cli.model.layout import Needs, SequenceLayout, Sight, visible_BTS
 from cirilla_cli.model.mixers.attention import Attention
+from cirilla_cli.model.mixers.config import AttentionConfig
 from cirilla_cli.model.ops.attention import _by_products, attend, attend_reference
 from cirilla_cli.model.rope import Rotation, angles_of, apply_rope
 from cirilla_cli.model.sections import RMSNormConfig, RopeConfig, SwiGLUConfig

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.attention import flex_attention as flex
 
-from cirilla_cli.model.config import AttentionConfig
 from cirilla_cli.model.layout import PADDING, Needs, SequenceLayout, Sight, visible_BTS
+from cirilla_cli.model.mixers.config import AttentionConfig
 from cirilla_cli.model.ops.attention import attend, attend_reference
 from cirilla_cli.model.ops.flex import BLOCK, attend_flex, block_mask, takes
 from cirilla_cli.model.ops.fold import Fold, by_bands, by_documents, fold_of

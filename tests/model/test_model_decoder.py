@@ -12,11 +12,12 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from cirilla_cli.model.config import AttentionConfig, DecoderConfig
+from cirilla_cli.model.config import DecoderConfig
 from cirilla_cli.model.count import forward_flops_per_token, parameters, train_flops_per_token
 from cirilla_cli.model.decoder import Decoder
 from cirilla_cli.model.init import fresh
 from cirilla_cli.model.layout import SequenceLayout
+from cirilla_cli.model.mixers.config import AttentionConfig
 from cirilla_cli.model.readout import LastLogits, TokenLoss
 from cirilla_cli.model.sections import RopeConfig, SwiGLUConfig
 

@@ -7,8 +7,8 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from cirilla_cli.model.config import DilatedAttentionConfig
 from cirilla_cli.model.layout import SequenceLayout
+from cirilla_cli.model.mixers.config import DilatedAttentionConfig
 from cirilla_cli.model.mixers.dilated import DilatedAttention, attend_dilated
 from cirilla_cli.model.sections import RMSNormConfig
 

@@ -11,12 +11,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from cirilla_cli.model.classifier import Classifier
-from cirilla_cli.model.config import AttentionConfig, ClassifierConfig, DecoderConfig, EncoderConfig, Pooling
+from cirilla_cli.model.config import ClassifierConfig, DecoderConfig, EncoderConfig, Pooling
 from cirilla_cli.model.count import forward_flops_per_token, parameters
 from cirilla_cli.model.encoder import Encoder
 from cirilla_cli.model.heads import LabelLoss, RewardHead
 from cirilla_cli.model.init import fresh
 from cirilla_cli.model.layout import PADDING, SequenceLayout
+from cirilla_cli.model.mixers.config import AttentionConfig
 from cirilla_cli.model.readout import IGNORE, Hidden, LastLogits, TokenLoss
 from cirilla_cli.model.rope import frequencies
 from cirilla_cli.model.sections import GeGLUConfig, GELUConfig, LayerNormConfig, RopeConfig, SwiGLUConfig

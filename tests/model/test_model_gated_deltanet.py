@@ -10,10 +10,10 @@ from pydantic import ValidationError
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from cirilla_cli.model.config import GatedDeltaNetConfig
 from cirilla_cli.model.count import forward_flops_per_token, parameters, train_flops_per_token
 from cirilla_cli.model.init import fresh
 from cirilla_cli.model.layout import SequenceLayout
+from cirilla_cli.model.mixers.config import GatedDeltaNetConfig
 from cirilla_cli.model.mixers.gated_deltanet import GatedDeltaNet
 from cirilla_cli.model.ops.delta import Signals, chunked, recurrence, scan
 from cirilla_cli.model.readout import LastLogits

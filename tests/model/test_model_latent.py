@@ -12,10 +12,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from cirilla_cli.model.cache import PastCache
-from cirilla_cli.model.config import LatentAttentionConfig
 from cirilla_cli.model.count import cache_bytes, forward_flops_per_token, parameters
 from cirilla_cli.model.init import fresh
 from cirilla_cli.model.layout import PADDING, SequenceLayout
+from cirilla_cli.model.mixers.config import LatentAttentionConfig
 from cirilla_cli.model.mixers.latent import LatentAttention
 from cirilla_cli.model.readout import LastLogits
 from cirilla_cli.model.sections import RMSNormConfig, RopeConfig, YarnRopeConfig

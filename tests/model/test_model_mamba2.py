@@ -13,10 +13,10 @@ from pydantic import ValidationError
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from cirilla_cli.model.config import Mamba2Config
 from cirilla_cli.model.count import forward_flops_per_token, parameters, train_flops_per_token
 from cirilla_cli.model.init import fresh
 from cirilla_cli.model.layout import SequenceLayout
+from cirilla_cli.model.mixers.config import Mamba2Config
 from cirilla_cli.model.mixers.mamba2 import Mamba2
 from cirilla_cli.model.ops import ssd_kernels
 from cirilla_cli.model.ops.conv import causal_conv, tail_of

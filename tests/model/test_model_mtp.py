@@ -6,11 +6,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cirilla_cli.data.batches import IGNORE
-from cirilla_cli.model.config import AttentionConfig, ChainedMTPConfig, MTPSection, ParallelMTPConfig
+from cirilla_cli.model.config import ChainedMTPConfig, MTPSection, ParallelMTPConfig
 from cirilla_cli.model.count import count
 from cirilla_cli.model.decoder import Decoder
 from cirilla_cli.model.init import fresh
 from cirilla_cli.model.layout import SequenceLayout
+from cirilla_cli.model.mixers.config import AttentionConfig
 from cirilla_cli.model.readout import LastLogits, MultiToken, TokenLoss
 
 from .conftest import VOCAB, config_of, randomise

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cirilla_cli.model.config import AttentionConfig
 from cirilla_cli.model.decoder import Decoder
 from cirilla_cli.model.init import fresh
 from cirilla_cli.model.layout import SequenceLayout
+from cirilla_cli.model.mixers.config import AttentionConfig
 from cirilla_cli.model.readout import Hidden
 from cirilla_cli.model.sections import (
     DerfConfig,

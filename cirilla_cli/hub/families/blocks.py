@@ -6,7 +6,8 @@ from typing import Any
 from cirilla_cli.hub.families.base import Shape
 from cirilla_cli.hub.families.keys import Keys
 from cirilla_cli.hub.families.rope import read_rope, rope_keys
-from cirilla_cli.model.config import AttentionConfig, DecoderConfig, MixerSection
+from cirilla_cli.model.config import DecoderConfig
+from cirilla_cli.model.mixers.config import AttentionConfig, MixerSection
 from cirilla_cli.model.sections import RMSNormConfig, SwiGLUConfig
 
 SILU = ("silu", "swish"), "silu, the only activation of our gated feed-forward"

@@ -10,7 +10,7 @@ from cirilla_cli.hub.families.experts import expert_rules, experts_of
 from cirilla_cli.hub.families.keys import Keys
 from cirilla_cli.hub.families.rope import read_rope, rope_keys
 from cirilla_cli.hub.families.rules import SAME, Interleave, Rule, rule
-from cirilla_cli.model.config import LatentAttentionConfig
+from cirilla_cli.model.mixers.config import LatentAttentionConfig
 from cirilla_cli.model.routing import SigmoidRouterConfig
 from cirilla_cli.model.sections import MoEConfig, RMSNormConfig, SwiGLUConfig, YarnRopeConfig
 

@@ -6,7 +6,8 @@ from cirilla_cli.hub.families.base import IDLE, Family, Shape
 from cirilla_cli.hub.families.blocks import first_attention
 from cirilla_cli.hub.families.keys import Keys
 from cirilla_cli.hub.families.rules import Join, Transpose, rule
-from cirilla_cli.model.config import AttentionConfig, DecoderConfig, LearnedPositionsConfig
+from cirilla_cli.model.config import DecoderConfig, LearnedPositionsConfig
+from cirilla_cli.model.mixers.config import AttentionConfig
 from cirilla_cli.model.sections import GELUConfig, LayerNormConfig
 
 _GELUS = {"gelu": False, "gelu_new": True, "gelu_pytorch_tanh": True}

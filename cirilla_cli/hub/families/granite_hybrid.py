@@ -9,7 +9,8 @@ from cirilla_cli.hub.families.experts import softmax_experts
 from cirilla_cli.hub.families.keys import Keys
 from cirilla_cli.hub.families.rope import rope_keys
 from cirilla_cli.hub.families.rules import SAME, Join, Rule, rule
-from cirilla_cli.model.config import AttentionConfig, DecoderConfig, Mamba2Config, MixerSection
+from cirilla_cli.model.config import DecoderConfig
+from cirilla_cli.model.mixers.config import AttentionConfig, Mamba2Config, MixerSection
 from cirilla_cli.model.sections import MLPSection, MoEConfig, RMSNormConfig, SwiGLUConfig
 
 _MAMBA, _ATTENTION = ("mamba", "linear_attention"), ("attention", FULL)

@@ -5,7 +5,7 @@ from typing import Any
 from cirilla_cli.hub.families.base import Family, Shape
 from cirilla_cli.hub.families.blocks import first_attention, read_attention, read_stack, read_swiglu, stack_keys
 from cirilla_cli.hub.families.keys import Keys
-from cirilla_cli.model.config import AttentionConfig
+from cirilla_cli.model.mixers.config import AttentionConfig
 from cirilla_cli.model.sections import RMSNormConfig, SwiGLUConfig
 
 

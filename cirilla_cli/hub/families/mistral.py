@@ -13,7 +13,7 @@ from cirilla_cli.hub.families.blocks import (
     windows_of,
 )
 from cirilla_cli.hub.families.keys import Keys
-from cirilla_cli.model.config import AttentionConfig
+from cirilla_cli.model.mixers.config import AttentionConfig
 from cirilla_cli.model.sections import RMSNormConfig, SwiGLUConfig
 
 

@@ -16,7 +16,7 @@ from cirilla_cli.hub.families.experts import expert_rules, experts_of, softmax_e
 from cirilla_cli.hub.families.keys import Keys
 from cirilla_cli.hub.families.mistral import read_one_window
 from cirilla_cli.hub.families.rules import SAME, rule
-from cirilla_cli.model.config import AttentionConfig
+from cirilla_cli.model.mixers.config import AttentionConfig
 from cirilla_cli.model.sections import MoEConfig, RMSNormConfig
 
 

@@ -8,7 +8,8 @@ from cirilla_cli.hub.families.blocks import UNQUANTISED, lettered
 from cirilla_cli.hub.families.keys import Keys
 from cirilla_cli.hub.families.rope import read_one_rope, rope_keys
 from cirilla_cli.hub.families.rules import SAME, Join, rule
-from cirilla_cli.model.config import AttentionConfig, EncoderConfig, MixerSection
+from cirilla_cli.model.config import EncoderConfig
+from cirilla_cli.model.mixers.config import AttentionConfig, MixerSection
 from cirilla_cli.model.sections import GeGLUConfig, LayerNormConfig
 
 _GELUS = {"gelu": False, "gelu_pytorch_tanh": True}

@@ -15,7 +15,7 @@ from cirilla_cli.hub.families.blocks import (
 from cirilla_cli.hub.families.experts import expert_rules, experts_of, softmax_experts
 from cirilla_cli.hub.families.keys import Keys
 from cirilla_cli.hub.families.rules import SAME
-from cirilla_cli.model.config import AttentionConfig
+from cirilla_cli.model.mixers.config import AttentionConfig
 from cirilla_cli.model.routing import SoftmaxRouterConfig
 from cirilla_cli.model.sections import MoEConfig, RMSNormConfig, SwiGLUConfig
 

@@ -4,13 +4,8 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cirilla_cli.model.config import (
-    AttentionConfig,
-    LatentAttentionConfig,
-    Mamba2Config,
-    MixerSection,
-    StackConfig,
-)
+from cirilla_cli.model.config import StackConfig
+from cirilla_cli.model.mixers.config import AttentionConfig, LatentAttentionConfig, Mamba2Config, MixerSection
 from cirilla_cli.model.sections import (
     MLPSection,
     MoEConfig,

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cirilla_cli.model.cache import LayerCache, PastCache
-from cirilla_cli.model.config import DilatedAttentionConfig
 from cirilla_cli.model.layout import Needs, SequenceLayout, Sight, visible_BTS
+from cirilla_cli.model.mixers.config import DilatedAttentionConfig
 from cirilla_cli.model.parts import Mixer
 from cirilla_cli.model.rope import Rotation, apply_rope
 

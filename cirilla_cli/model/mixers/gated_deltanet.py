@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cirilla_cli.model.cache import LayerCache
-from cirilla_cli.model.config import GatedDeltaNetConfig
 from cirilla_cli.model.layout import Needs, SequenceLayout
+from cirilla_cli.model.mixers.config import GatedDeltaNetConfig
 from cirilla_cli.model.ops.conv import causal_conv, tail_of
 from cirilla_cli.model.ops.delta import Signals, scan
-from cirilla_cli.model.parts import Mixer, OwnInit
+from cirilla_cli.model.parts import Exact, Mixer, OwnInit
 from cirilla_cli.model.state_cache import StateCache
 
 _LENGTH_EPS = 1e-6
@@ -35,7 +35,7 @@ class NormedThenGated(nn.Module):
         return (normed_BTHV * F.silu(gate_BTHV.to(x_BTHV.dtype))).to(gate_BTHV.dtype)
 
 
-class GatedDeltaNet(Mixer, OwnInit):
+class GatedDeltaNet(Mixer, OwnInit, Exact):
     """The gated delta rule as a layer (Yang, Kautz and Hatamizadeh, 2024, arXiv:2412.06464, section 3.4).
 
     Each matrix stands by itself, named as in Hugging Face's Qwen3.5; Qwen3-Next holds the same numbers in two matrices

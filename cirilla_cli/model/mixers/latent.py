@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from cirilla_cli.model.cache import LayerCache, PastCache
-from cirilla_cli.model.config import LatentAttentionConfig
 from cirilla_cli.model.layout import Needs, SequenceLayout, Sight, visible_BTS
+from cirilla_cli.model.mixers.config import LatentAttentionConfig
 from cirilla_cli.model.ops.attention import attend
 from cirilla_cli.model.parts import Mixer
 from cirilla_cli.model.rope import Rotation, apply_rope

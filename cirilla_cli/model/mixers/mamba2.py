@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cirilla_cli.model.cache import LayerCache
-from cirilla_cli.model.config import Mamba2Config
 from cirilla_cli.model.layout import Needs, SequenceLayout
+from cirilla_cli.model.mixers.config import Mamba2Config
 from cirilla_cli.model.ops.conv import causal_conv, tail_of
 from cirilla_cli.model.ops.ssd import Signals, scan
-from cirilla_cli.model.parts import Mixer, OwnInit
+from cirilla_cli.model.parts import Exact, Mixer, OwnInit
 from cirilla_cli.model.state_cache import StateCache
 
 
@@ -34,7 +34,7 @@ class GatedRMSNorm(nn.Module):
         return normed.flatten(2).to(gate_BTI.dtype) * self.weight
 
 
-class Mamba2(Mixer, OwnInit):
+class Mamba2(Mixer, OwnInit, Exact):
     """A selective state-space layer (Dao and Gu, 2024, arXiv:2405.21060, section 7).
 
     Step sizes, inputs to the state and outputs from it all depend on the token. Parameters are named as in Hugging
