@@ -16,7 +16,7 @@ import yaml
 
 from cirilla_cli.cli.pipeline import resolve_stages
 from cirilla_cli.errors import CirillaError
-from cirilla_cli.model.config import DecoderConfig
+from cirilla_cli.model.config import CheckpointConfig
 from cirilla_cli.model.count import parameters
 from cirilla_cli.model.init import empty
 from cirilla_cli.recipe.builtin import list_recipes
@@ -72,21 +72,38 @@ def test_the_stages_of_a_pipeline_resolve_and_feed_each_other(name: str) -> None
         assert all(any(f"runs/{path}".startswith(out) for out in outs) for path in elsewhere), elsewhere
 
 
+SMALL: dict[str, dict[str, Any]] = {
+    "attention": {"n_heads": 2, "n_kv_heads": 1, "head_dim": 16},
+    "dilated": {"n_heads": 2, "n_kv_heads": 1, "head_dim": 16, "segments": [8, 16], "dilations": [1, 2]},
+    "mla": {"n_heads": 2, "q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8,
+            "v_head_dim": 8},
+    "mamba2": {"n_heads": 4, "d_state": 8, "chunk_size": 16},
+    "gated_deltanet": {"n_heads": 2, "chunk_size": 16},
+    "moe": {"n_experts": 8, "top_k": 2, "d_ff": 32, "shared_d_ff": 32},
+}  # fmt: skip
+"""Sizes of pieces that fit a model 32 wide, by kind; only those that a recipe sets are changed."""
+
+
+def shrunk_piece(at: str, piece: Mapping[str, Any]) -> list[str]:
+    """Overrides that make a mixer or feed-forward small."""
+    small = SMALL.get(piece["kind"], {"d_ff": 64})
+    changes = [f"{at}.{key}={value}" for key, value in small.items() if piece.get(key) is not None]
+    return changes + ([f"{at}.dense.d_ff=64"] if piece.get("dense") else [])
+
+
 def shrunk(resolved: Resolved) -> list[str]:
     """Overrides that make a training recipe small and give it the tests' data; all else stays as it is."""
-    model, given = resolved.recipe.model, ["train.steps=2", "train.batch_tokens=256", "train.micro_batch_tokens=128"]  # type: ignore[attr-defined]
+    model, given = resolved.data["model"], ["train.steps=2", "train.batch_tokens=256", "train.micro_batch_tokens=128"]
     given += ["train.early_stopping=null", "train.max_epochs=null", "device=cpu"]
-    if isinstance(model, DecoderConfig):
-        given += ["model.d_model=32", "model.n_layers=2", "model.context_length=64", "model.mlp.d_ff=64"]
-        given += [f"model.mixers.{key}.n_heads=2" for key in model.mixers]
-        given += [
-            f"model.mixers.{key}.n_kv_heads=1" for key, mixer in model.mixers.items() if mixer.n_kv_heads is not None
-        ]
-        given += [
-            f"model.mixers.{key}.head_dim=16" for key, mixer in model.mixers.items() if mixer.head_dim is not None
-        ]
-    else:
+    if model["kind"] == "checkpoint":
         given += ["model.path=base", "model.context_length=64"]
+    else:
+        letters = "".join(dict.fromkeys(model["pattern"]))
+        given += [f"model.pattern={letters}", f"model.n_layers={max(2, len(letters))}", "model.d_model=32"]
+        given += ["model.context_length=64", *shrunk_piece("model.mlp", model["mlp"])]
+        given += [
+            change for key, mixer in model["mixers"].items() for change in shrunk_piece(f"model.mixers.{key}", mixer)
+        ]
     if resolved.verb == "pretrain":
         given += [f"data.sources.{name}.path=tok" for name in resolved.data["data"]["sources"]]
     else:
@@ -101,8 +118,8 @@ def test_a_training_recipe_builds_its_model_and_trains_when_shrunk(
     name: str, verb: str, data: Path, tmp_path: Path
 ) -> None:
     resolved = load_recipe(name, verb)
-    if isinstance(model := resolved.recipe.model, DecoderConfig):  # type: ignore[attr-defined]
-        full = model.model_copy(update={"vocab_size": model.vocab_size or 8192})
+    if not isinstance(model := resolved.recipe.model, CheckpointConfig):  # type: ignore[attr-defined]
+        full = model.changed(vocab_size=model.vocab_size or 8192)
         built = empty(full, "meta")
         assert all(parameter.is_meta for parameter in built.parameters())
         assert sum(parameter.numel() for parameter in built.parameters()) == parameters(full)
