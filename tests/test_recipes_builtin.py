@@ -97,6 +97,8 @@ def shrunk(resolved: Resolved) -> list[str]:
     given += ["train.early_stopping=null", "train.max_epochs=null", "device=cpu"]
     if model["kind"] == "checkpoint":
         given += ["model.path=base", "model.context_length=64"]
+    elif yaml.safe_load(resolved.path.read_text(encoding="utf-8"))["model"]["kind"] == "dial":
+        given += ["model.depth=1", "model.context_length=64", f"optim.lr={resolved.data['optim']['lr']}"]
     else:
         letters = "".join(dict.fromkeys(model["pattern"]))
         given += [f"model.pattern={letters}", f"model.n_layers={max(2, len(letters))}", "model.d_model=32"]

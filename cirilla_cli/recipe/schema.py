@@ -44,11 +44,11 @@ def verb_of(data: Mapping[str, Any]) -> str | None:
     """
     if "stages" in data:
         return "run"
-    for verb in ("scrape", "synth", "tokenize", "generate", "push"):
-        if verb in data:
-            return verb
     section = data.get("data")
     if isinstance(section, Mapping) and section.get("kind") in _VERB_OF_DATA:
         return _VERB_OF_DATA[section["kind"]]
+    for verb in ("scrape", "synth", "tokenize", "generate", "push"):
+        if verb in data:
+            return verb
     training = {"model", "data", "objective", "train", "optim", "schedule"} & set(data)
     return "eval" if "eval" in data and not training else None

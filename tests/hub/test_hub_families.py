@@ -369,6 +369,21 @@ def test_layers_that_predict_further_tokens_are_passed_over(transformers: Any, t
     torch.testing.assert_close(ours, their_logits(model, ids), rtol=0, atol=1e-5)
 
 
+def test_steps_that_predict_further_tokens_stand_behind_the_last_layer(transformers: Any, tmp_path: Path) -> None:
+    """Named as transformers' own module for them names its parts."""
+    values = transformers.DeepseekV3Config(**{**DEEPSEEK, "num_nextn_predict_layers": 2}).to_dict()
+    config = from_hf(values, Path("config.json"))
+    source: Published = Found(fresh(config, seed=0).eval(), config, None, Path("nowhere"))
+    scramble_all(source.model)
+    write_folder(source, tmp_path / "out", PushConfig(dtype="float32"))
+    assert not failures(check(tmp_path / "out", source))
+    disk = load_file(tmp_path / "out" / "model.safetensors")
+    own = {"enorm.weight", "hnorm.weight", "eh_proj.weight", "shared_head.norm.weight"}
+    for last, further in ((2, 3), (2, 4)):
+        layers = ({n.split(f"layers.{k}.")[1] for n in disk if f"layers.{k}." in n} for k in (last, further))
+        assert next(layers) | own == next(layers)
+
+
 def test_a_router_keeps_its_balance_where_weights_are_rounded(transformers: Any, tmp_path: Path) -> None:
     model = transformers.DeepseekV3ForCausalLM(transformers.DeepseekV3Config(**DEEPSEEK)).eval()
     scramble_all(model)

@@ -1,7 +1,7 @@
 """What a public architecture is to us: keys of config.json both ways, names of tensors both ways."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -74,6 +74,10 @@ class Family(ABC):
     def layout(self, config: Shape) -> Sequence[Rule]:
         """The rules for this very model; sizes may decide."""
         return self.rules
+
+    def settled(self, config: Shape, names: Collection[str]) -> Shape:
+        """The configuration, in agreement with what stands on disk."""
+        return config
 
     def passes_over(self, name: str, config: Shape) -> bool:
         """Whether a tensor on disk is not wanted here."""

@@ -1,7 +1,8 @@
 """DeepSeek-V3 and Kimi K2: latent attention, experts behind sigmoids that a bias balances, dense first layers."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 from cirilla_cli.hub.families.base import IDLE, Family, Shape
@@ -10,11 +11,13 @@ from cirilla_cli.hub.families.experts import expert_rules, experts_of
 from cirilla_cli.hub.families.keys import Keys
 from cirilla_cli.hub.families.rope import read_rope, rope_keys
 from cirilla_cli.hub.families.rules import SAME, Interleave, Rule, rule
+from cirilla_cli.model.config import ChainedMTPConfig, DecoderConfig
 from cirilla_cli.model.mixers.config import LatentAttentionConfig
 from cirilla_cli.model.routing import SigmoidRouterConfig
 from cirilla_cli.model.sections import MoEConfig, RMSNormConfig, SwiGLUConfig, YarnRopeConfig
 
-_ATTENTION = "model.layers.{i}.self_attn"
+_LAYER = "model.layers.{i}"
+_ATTENTION = f"{_LAYER}.self_attn"
 
 
 class DeepseekV3(Family):
@@ -25,7 +28,7 @@ class DeepseekV3(Family):
     mixers, mlps, norms = (LatentAttentionConfig,), (MoEConfig,), (RMSNormConfig,)
     first_mlps = (SwiGLUConfig,)
     idle = IDLE | {
-        "output_router_logits", "num_nextn_predict_layers", "num_mtp_layers", "head_dim", "qk_head_dim",
+        "output_router_logits", "head_dim", "qk_head_dim",
         "aux_loss_alpha", "seq_aux", "ep_size", "auto_map",
     }  # fmt: skip
     defaults = {
@@ -39,16 +42,26 @@ class DeepseekV3(Family):
         """The rules for this very model: how many heads there are, and how much of them turns."""
         mixer = _latent(config)
         heads, shared = (Interleave(n, mixer.qk_rope_head_dim) for n in (mixer.n_heads, 1))
-        return (
+        rules = (
             *(_turned("q_proj", heads), _turned("q_b_proj", heads), _turned("kv_a_proj_with_mqa", shared)),
-            *(*expert_rules("mlp", "gate_proj", "up_proj", "down_proj"), SAME),
+            *expert_rules("mlp", "gate_proj", "up_proj", "down_proj"),
         )
+        further = (_step_rules(rules, k, config.n_layers + k) for k in range(_depth(config)))
+        return (*rules, *chain.from_iterable(further), SAME)
+
+    def settled(self, config: Shape, names: Collection[str]) -> Shape:
+        """A configuration that names further steps stands on many disks without them."""
+        first = f"model.layers.{config.n_layers}."
+        return config if any(name.startswith(first) for name in names) else config.changed(mtp=None)
 
     def passes_over(self, name: str, config: Shape) -> bool:
-        """The layers past the last predict further tokens; `mtp` here has no place on disk."""
+        """Layers past the last, where they are no steps of ours, and their copies of embedding and head."""
         parts = name.split(".")
-        further = parts[1] == "layers" and parts[2].isdigit() and int(parts[2]) >= config.n_layers
-        return further or super().passes_over(name, config)
+        if parts[1] == "layers" and parts[2].isdigit() and int(parts[2]) >= config.n_layers:
+            return (
+                int(parts[2]) >= config.n_layers + _depth(config) or parts[3] == "embed_tokens" or parts[-2] == "head"
+            )
+        return super().passes_over(name, config)
 
     def read(self, keys: Keys) -> Shape:
         """The model a config.json describes."""
@@ -61,7 +74,9 @@ class DeepseekV3(Family):
         heads = keys.count("num_attention_heads")
         keys.only("num_key_value_heads", (heads, None), f"{heads}: as many as heads")
         layers = [self._attention(keys, heads)] * keys.count("num_hidden_layers")
-        return read_stack(keys, layers, mlp=self._experts(keys))
+        depth = keys.count("num_nextn_predict_layers", "num_mtp_layers", optional=True, zero=True)
+        mtp = ChainedMTPConfig(depth=depth) if depth else None
+        return read_stack(keys, layers, mlp=self._experts(keys), mtp=mtp)
 
     def _attention(self, keys: Keys, heads: int) -> LatentAttentionConfig:
         rope = read_rope(keys)
@@ -125,7 +140,7 @@ class DeepseekV3(Family):
             "topk_group": router.top_groups,
             "scoring_func": "sigmoid",
             "topk_method": "noaux_tc",
-            "num_nextn_predict_layers": 0,
+            "num_nextn_predict_layers": _depth(config),
         }
 
 
@@ -133,6 +148,23 @@ def _latent(config: Shape) -> LatentAttentionConfig:
     mixer = config.layer_mixers()[0]
     assert isinstance(mixer, LatentAttentionConfig)
     return mixer
+
+
+def _depth(config: Shape) -> int:
+    """Steps that predict further tokens, each given the token before."""
+    mtp = config.mtp if isinstance(config, DecoderConfig) else None
+    return mtp.depth if isinstance(mtp, ChainedMTPConfig) else 0
+
+
+def _step_rules(rules: Sequence[Rule], step: int, layer: int) -> Iterator[Rule]:
+    """A step's tensors are those of a layer past the last, and four more."""
+    ours, disk = f"mtp.steps.{step}", f"model.layers.{layer}"
+    for one in rules:
+        block = (name.replace(_LAYER, f"{ours}.block") for name in one.ours)
+        yield Rule(tuple(block), tuple(name.replace(_LAYER, disk) for name in one.disk), one.steps)
+    yield rule(f"{ours}.block.{{name}}", f"{disk}.{{name}}")
+    yield rule(f"{ours}.norm.weight", f"{disk}.shared_head.norm.weight")
+    yield rule(f"{ours}.{{name}}", f"{disk}.{{name}}")
 
 
 def _turned(name: str, step: Interleave) -> Rule:
