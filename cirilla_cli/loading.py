@@ -9,7 +9,7 @@ from cirilla_cli.checkpoint import Checkpoint, Config, Found, Loaded, load_check
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.fs import newest, read_object
 from cirilla_cli.hub.names import is_hub_name
-from cirilla_cli.hub.read import read_folder
+from cirilla_cli.hub.read import read_config, read_folder
 from cirilla_cli.model.classifier import Model
 from cirilla_cli.model.decoder import Decoder
 from cirilla_cli.progress import Progress
@@ -63,6 +63,23 @@ def load_any(
         raise _not_a_model(folder)
     loaded.model.eval()
     return loaded
+
+
+def read_shape(where: str | Path) -> Config:
+    """The shape of the model in a folder, without its weights.
+
+    Raises:
+        CirillaError: there is no such folder, or no model in it; a name on the Hub is not fetched.
+    """
+    folder = Path(where)
+    if not folder.is_dir():
+        raise CirillaError(f"{where}: there is no such folder", hint="`cirilla runs` lists what has been trained here")
+    checkpoint = _checkpoint(folder)
+    if checkpoint is not None:
+        return checkpoint.model_config()
+    if (folder / "config.json").is_file():
+        return read_config(folder)
+    raise _not_a_model(folder)
 
 
 def newest_model(root: Path = Path("runs")) -> Path:

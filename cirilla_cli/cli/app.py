@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from cirilla_cli import __version__
-from cirilla_cli.cli import data, project, recipes, train, use
+from cirilla_cli.cli import counting, data, project, recipes, train, use
 from cirilla_cli.errors import CirillaError, UsageError, Where
 from cirilla_cli.fs import NO_ROOM, is_text
 
@@ -29,7 +29,7 @@ _PANELS = {
     "Data": ["scrape", "synth", "tokenize"],
     "Train": ["pretrain", "sft", "dpo"],
     "Use": ["eval", "generate", "push"],
-    "Recipes": ["recipe"],
+    "Recipes": ["plan", "recipe"],
 }
 
 
@@ -92,6 +92,7 @@ app.command("dpo")(train.dpo)
 app.command("eval")(use.evaluate)
 app.command("generate")(use.generate)
 app.command("push")(use.push)
+app.command("plan")(counting.plan)
 app.add_typer(recipes.app, name="recipe")
 
 

@@ -22,7 +22,7 @@ Verb = Annotated[
 ]
 
 
-def _split(name: str, verb: str | None) -> tuple[str, str | None]:
+def split_name(name: str, verb: str | None) -> tuple[str, str | None]:
     """A file as it is; NAME/VERB of a built-in one as name and verb."""
     head, slash, tail = name.partition("/")
     from cirilla_cli.recipe import builtin
@@ -58,7 +58,7 @@ def show(
     from cirilla_cli.recipe.explain import show as text
     from cirilla_cli.recipe.load import load_recipe
 
-    recipe, known = _split(name, verb)
+    recipe, known = split_name(name, verb)
     resolved = load_recipe(recipe, known, overrides=overrides or ())
     if json_:
         show_json({"recipe": resolved.data, "origins": {k: str(o) for k, o in resolved.origins.items()}})
@@ -78,7 +78,7 @@ def copy(
     from cirilla_cli.fs import write_text
     from cirilla_cli.recipe.load import locate
 
-    recipe, known = _split(name, verb)
+    recipe, known = split_name(name, verb)
     source = locate(recipe, known)
     target = to / source.name if to.is_dir() else to
     files = {target: source, **{target.parent / part: source.parent / part for part in _own_recipes(source)}}
@@ -108,7 +108,7 @@ def check(name: Name, overrides: Overrides = None, verb: Verb = None, json_: Jso
     from cirilla_cli.cli.render import show_json
     from cirilla_cli.recipe.load import load_recipe
 
-    recipe, known = _split(name, verb)
+    recipe, known = split_name(name, verb)
     resolved = load_recipe(recipe, known, overrides=overrides or ())
     _check_stages(resolved)
     if json_:
@@ -147,7 +147,7 @@ def diff(a: Name, b: Name, verb: Verb = None, json_: Json = False) -> None:
     from cirilla_cli.recipe.explain import diff as compare
     from cirilla_cli.recipe.load import load_recipe
 
-    one, other = (load_recipe(*_split(name, verb)) for name in (a, b))
+    one, other = (load_recipe(*split_name(name, verb)) for name in (a, b))
     found = compare(one.data, other.data)
     if json_:
         show_json([d._asdict() for d in found])

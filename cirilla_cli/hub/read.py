@@ -53,6 +53,15 @@ def read_folder(folder: Path, device: torch.device | str = "cpu", dtype: torch.d
     )
 
 
+def read_config(folder: Path) -> Shape:
+    """The shape that a Hugging Face folder's config.json describes, without looking at its weights.
+
+    Raises:
+        CirillaError: a model we have no shape for.
+    """
+    return from_hf(_json_object(folder / "config.json"), folder / "config.json")
+
+
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a folder: one, or those its index names.
 

@@ -1,0 +1,76 @@
+"""`cirilla plan`: the numbers of a recipe's model, against the model itself."""
+
+import json
+from pathlib import Path
+
+import pytest
+from program import call
+
+from cirilla_cli.model.config import DecoderConfig
+from cirilla_cli.model.layout import SequenceLayout
+from cirilla_cli.model.readout import LastLogits
+from cirilla_cli.recipe.load import load_recipe
+
+
+def figures(*words: str) -> dict[str, float]:
+    done = call("plan", *words, "--json")
+    assert done.code == 0, done
+    found: dict[str, float] = json.loads(done.out)
+    return found
+
+
+@pytest.mark.parametrize("name", ["gpt2", "deepseek-v3", "granite-hybrid", "modernbert"])
+def test_parameters_are_those_of_the_built_model(name: str) -> None:
+    import torch
+
+    model = load_recipe(name, "pretrain").recipe.model  # type: ignore[attr-defined]
+    with torch.device("meta"):
+        built = model.changed(vocab_size=32768).build()
+    found = figures(name)
+    assert found["parameters"] == sum(p.numel() for p in built.parameters())
+    assert found["training_state_bytes"] == 16 * found["parameters"]
+
+
+def test_the_cache_is_what_generating_allocates() -> None:
+    """Two layers, one key/value head 16 wide, 64 tokens, two numbers of two bytes: and so it is when it is done."""
+    import torch
+
+    words = ["qwen3", "model.d_model=32", "model.n_layers=2", "model.context_length=64", "model.vocab_size=50"]
+    words += ["model.mixers.A.n_heads=2", "model.mixers.A.n_kv_heads=1", "model.mixers.A.head_dim=16"]
+    shape = load_recipe(words[0], "pretrain", words[1:]).recipe.model  # type: ignore[attr-defined]
+    assert isinstance(shape, DecoderConfig)
+    model = shape.build().bfloat16()
+    caches = model.make_caches(64)
+    model(torch.zeros(1, 64, dtype=torch.long), SequenceLayout.rows(1, 64), caches, readout=LastLogits())
+    positions = sum(64 * 8 for _ in caches)
+    assert figures(*words)["cache_bytes"] == 2 * 2 * 64 * 16 * 2 == sum(c.nbytes for c in caches) - positions
+
+
+def test_compute_of_the_whole_run_is_that_of_a_token_times_its_tokens() -> None:
+    found = figures("llama3", "train.tokens=1M")
+    assert found["train_flops"] == found["train_flops_per_token"] * 1_000_000
+    assert found["train_flops_per_token"] == pytest.approx(
+        found["forward_flops_per_token"] + found["backward_flops_per_token"]
+    )
+    assert figures("llama3", "train.steps=3", "train.batch_tokens=4096")["tokens"] == 3 * 4096
+
+
+def test_a_checkpoint_is_planned_for_without_its_weights(lab: Path) -> None:
+    weights = next(lab.glob("runs/pre/checkpoints/step-*/model.safetensors"))
+    before = figures("quickstart/sft", "model.path=runs/pre")
+    assert before["parameters"] > 1000
+    assert weights.is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["quickstart/scrape"], "which trains no model"),
+        (["quickstart/sft", "model.path=nowhere"], "there is no such folder"),
+        (["qwen3", "tokenizer=null"], "nothing says how large it is"),
+        (["qwen3", "model.d_modle=3"], "did you mean `d_model`"),
+    ],
+)
+def test_what_cannot_be_planned_is_said(words: list[str], says: str) -> None:
+    done = call("plan", *words)
+    assert (done.code, says in done.err) == (1, True), done
