@@ -12,7 +12,7 @@ from cirilla_cli.hub.names import is_hub_name
 from cirilla_cli.hub.read import read_config, read_folder
 from cirilla_cli.model.classifier import Model
 from cirilla_cli.model.decoder import Decoder
-from cirilla_cli.progress import Progress
+from cirilla_cli.progress import SILENT, Progress
 
 
 def load_model(
@@ -20,7 +20,7 @@ def load_model(
     *,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
-    progress: Progress,
+    progress: Progress = SILENT,
 ) -> Loaded:
     """The language model at ``where``, in evaluation mode, in float32 unless ``dtype`` says otherwise.
 
@@ -45,7 +45,7 @@ def load_any(
     *,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
-    progress: Progress,
+    progress: Progress = SILENT,
 ) -> Found[Model, Config]:
     """The model at ``where``, of whatever kind, as `load_model` finds it.
 

@@ -21,3 +21,7 @@ class Silent:
 
     def step(self, what: str, done: float, total: float | None = None, **figures: float) -> None:
         """Does nothing."""
+
+
+SILENT = Silent()
+"""For callers who do not want to watch."""

@@ -16,7 +16,7 @@ from cirilla_cli.infer.config import GenerateConfig
 from cirilla_cli.infer.generator import Continuation, Request, Stop, continue_prompts
 from cirilla_cli.infer.speculative import continue_drafting
 from cirilla_cli.infer.text import TextDecoder, stop_matcher, text_of
-from cirilla_cli.progress import Progress
+from cirilla_cli.progress import SILENT, Progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,9 @@ def wants_chat(loaded: Loaded) -> bool:
     return True
 
 
-def generate(config: GenerateConfig, loaded: Loaded, prompts: Iterable[Prompt], progress: Progress) -> Iterator[Answer]:
+def generate(
+    config: GenerateConfig, loaded: Loaded, prompts: Iterable[Prompt], progress: Progress = SILENT
+) -> Iterator[Answer]:
     """Continue each prompt; answers come in the order of the prompts, a batch at a time.
 
     Each prompt's random choices depend on the seed and on its place among the prompts, not on its batch.

@@ -170,7 +170,7 @@ CASES = {
     ),
     "a missing model": case("generate runs/nope -p x", "runs/nope: there is no such folder"),
     "a Hugging Face model of another type": case(
-        "generate hf -p x", "`model_type` is 'gpt2'", hf__config_json='{"model_type": "gpt2"}'
+        "generate hf -p x", "`model_type` is 'gptj'", hf__config_json='{"model_type": "gptj"}'
     ),
     "a Hugging Face model whose config is torn": case(
         "generate hf -p x", "hf/config.json: not JSON", hf__config_json="{"
