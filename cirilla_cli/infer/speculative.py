@@ -50,18 +50,20 @@ class _Row:
     """One prompt under way."""
 
     def __init__(self, model: Decoder, mtp: MTP, request: Request) -> None:
-        self.model, self.mtp, self.depth = model, mtp, len(mtp.steps)
+        self.model = model
         self.device = next(model.parameters()).device
-        room = len(request.prompt) + request.most_new + self.depth + 1
-        self.caches = model.make_caches(room, rollback=self.depth)
+        self.end = len(request.prompt) + request.most_new
+        self.caches = model.make_caches(self.end, rollback=len(mtp.steps))
         self.tokens = list(request.prompt)
         self.passed = 0
         """Positions that have been through the model."""
-        self.drafts = _Drafts(model, mtp, room)
+        self.drafts = _Drafts(model, mtp, self.end)
 
     def advance(self) -> list[tuple[int, float]]:
         """One pass of the model: the next token, and those drafted that the model would have chosen too."""
         drafted = self.drafts.draft(self.tokens, self.passed) if self.passed else []
+        # Of what is wanted the model itself gives the last, and beyond the end it may have learned no position.
+        drafted = drafted[: self.end - len(self.tokens) - 1]
         new = [*self.tokens[self.passed :], *drafted]
         layout = SequenceLayout.rows(1, len(new), start=self.passed, device=self.device)
         ids = torch.tensor([new], device=self.device)

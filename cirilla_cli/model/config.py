@@ -165,7 +165,7 @@ class DecoderConfig(StackConfig):
     """Blocks that predict further tokens: a denser lesson in training, drafts in generation; null for none."""
 
     def build(self) -> "Decoder":
-        """The decoder, freshly initialised."""
+        """The decoder; its weights are drawn by `init.fresh` or loaded, until then they may be anything."""
 
         from cirilla_cli.model.decoder import Decoder
 
@@ -202,7 +202,7 @@ class EncoderConfig(StackConfig):
         return length
 
     def build(self) -> "Encoder":
-        """The encoder, freshly initialised."""
+        """The encoder; its weights are drawn by `init.fresh` or loaded, until then they may be anything."""
 
         from cirilla_cli.model.encoder import Encoder
 
@@ -249,7 +249,7 @@ class ClassifierConfig(Section):
         return self.model_copy(update={"base": self.base.changed(**changes)})
 
     def build(self) -> "Classifier":
-        """The classifier, freshly initialised."""
+        """The classifier; its weights are drawn by `init.fresh` or loaded, until then they may be anything."""
 
         from cirilla_cli.model.classifier import Classifier
 
@@ -270,7 +270,7 @@ class DialConfig(Section):
     """Share of the residual branches' outputs dropped in training."""
 
     def build(self) -> "Decoder":
-        """The decoder at this setting."""
+        """The decoder at this setting, its weights not yet drawn."""
 
         from cirilla_cli.model.dial import decoder_of
 

@@ -119,12 +119,3 @@ class ParallelMTP(MTP):
 def shifted(values_BT: Tensor, by: int, fill: int) -> Tensor:
     """``values_BT`` moved ``by`` places to the front; what enters at the end is ``fill``."""
     return nn.functional.pad(values_BT[:, by:], (0, by), value=fill)
-
-
-def within(layout: SequenceLayout, by: int) -> Tensor:
-    """True ``[B, T]`` where the position ``by`` places on is still of the same document."""
-    T = layout.length
-    inside_BT = torch.arange(T, device=layout.positions_BT.device).expand_as(layout.positions_BT) + by < T
-    if layout.documents_BT is None:
-        return inside_BT
-    return inside_BT & (shifted(layout.documents_BT, by, -2) == layout.documents_BT)

@@ -7,8 +7,9 @@ from torch import Tensor
 from cirilla_cli.data.batches import PADDING
 from cirilla_cli.data.labelled_batches import LabelledBatch
 from cirilla_cli.engine.config import ClassificationConfig
-from cirilla_cli.engine.objectives.base import Forward, Term, accumulate
+from cirilla_cli.engine.objectives.base import Forward, Term, accumulate, sizes, tallied
 from cirilla_cli.model.heads import LabelLoss
+from cirilla_cli.model.parts import Tally
 
 
 class Classification:
@@ -23,20 +24,21 @@ class Classification:
         self.smoothing = config.label_smoothing
 
     def counts(self, batch: LabelledBatch) -> Mapping[str, float]:
-        """Documents, and their tokens."""
+        """Documents, their tokens, and what layers sum their own losses over."""
         tokens = (batch.documents_BT != PADDING).sum()
-        return {"documents": float(len(batch.labels_P)), "tokens": float(tokens)}
+        return {"documents": float(len(batch.labels_P)), "tokens": float(tokens), **sizes(batch)}
 
     def terms(self, forward: Forward, batch: LabelledBatch) -> Mapping[str, Term]:
-        """``nll`` and ``accuracy`` per document, and ``uniform`` where it has a weight."""
-        sums = forward(batch.tokens_BT, batch.documents_BT, LabelLoss(batch.labels_P))
+        """``nll`` and ``accuracy`` per document, ``uniform`` where it has a weight, and what layers add."""
+        tally = Tally()
+        sums = forward(batch.tokens_BT, batch.documents_BT, LabelLoss(batch.labels_P), tally)
         terms = {
             "nll": Term(sums.nll, "documents", 1.0 - self.smoothing),
             "accuracy": Term(sums.correct, "documents", 0.0),
         }
         if self.smoothing:
             terms["uniform"] = Term(sums.uniform, "documents", self.smoothing)
-        return terms
+        return {**terms, **tallied(tally)}
 
     def backward(self, forward: Forward, batch: LabelledBatch, denominators: Mapping[str, float]) -> dict[str, Tensor]:
         """Accumulate the gradient of the step's mean over documents."""

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from cirilla_cli.data.batches import IGNORE, PADDING, PairBatch
 from cirilla_cli.engine.config import LOGITS_BYTES, DPOConfig
-from cirilla_cli.engine.objectives.base import Forward, Term, accumulate
+from cirilla_cli.engine.objectives.base import Forward, Term, accumulate, sizes, tallied
+from cirilla_cli.model.parts import Tally
 from cirilla_cli.model.readout import TokenLogp
 
 
@@ -35,15 +36,19 @@ class DPO:
         self.logits_bytes = logits_bytes
 
     def counts(self, batch: PairBatch) -> Mapping[str, float]:
-        """Pairs, and the better answers' tokens."""
+        """Pairs, the better answers' tokens, and what layers sum their own losses over."""
         better_BT = (batch.documents_BT != PADDING) & (batch.documents_BT % 2 == 0)
         chosen = (batch.targets_BT != IGNORE) & better_BT
         tokens = (batch.targets_BT != IGNORE).sum()
-        return {"pairs": float(len(batch.pairs_P)), "chosen_tokens": float(chosen.sum()), "tokens": float(tokens)}
+        return {
+            "pairs": float(len(batch.pairs_P)), "chosen_tokens": float(chosen.sum()), "tokens": float(tokens),
+            **sizes(batch),
+        }  # fmt: skip
 
     def terms(self, forward: Forward, batch: PairBatch) -> Mapping[str, Term]:
-        """``dpo`` per pair, ``sft`` per token of the better answers, and figures that carry no gradient."""
-        policy_P2 = self.logps(forward, batch)
+        """``dpo`` per pair, ``sft`` per token of the better answers, what layers add, and figures without gradient."""
+        tally = Tally()
+        policy_P2 = self.logps(forward, batch, tally)
         ratio_P2 = policy_P2 - batch.reference_P2.to(policy_P2.dtype)
         margin_P = self.beta * (ratio_P2[:, 0] - ratio_P2[:, 1])
         loss_P = -(1 - self.smoothing) * F.logsigmoid(margin_P) - self.smoothing * F.logsigmoid(-margin_P)
@@ -56,13 +61,15 @@ class DPO:
             "reward_accuracy": Term((margin_P.detach() > 0).to(fixed_P2.dtype).sum(), "pairs", 0.0),
             "margin": Term((fixed_P2[:, 0] - fixed_P2[:, 1]).sum(), "pairs", 0.0),
             "chosen_above": Term(above_P.sum(), "pairs", 0.0),
+            **tallied(tally),
         }
 
     def backward(self, forward: Forward, batch: PairBatch, denominators: Mapping[str, float]) -> dict[str, Tensor]:
         """Accumulate the gradient of the step's mean over pairs."""
         return accumulate(self.terms(forward, batch), denominators)
 
-    def logps(self, forward: Forward, batch: PairBatch) -> Tensor:
+    def logps(self, forward: Forward, batch: PairBatch, tally: Tally | None = None) -> Tensor:
         """Log-probabilities ``[P, 2]`` of both answers under the model."""
-        logp_BT = forward(batch.tokens_BT, batch.documents_BT, TokenLogp(batch.targets_BT, self.logits_bytes))
+        readout = TokenLogp(batch.targets_BT, self.logits_bytes)
+        logp_BT = forward(batch.tokens_BT, batch.documents_BT, readout, tally)
         return answer_logps(logp_BT, batch.documents_BT, len(batch.pairs_P))

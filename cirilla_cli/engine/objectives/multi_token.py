@@ -7,11 +7,15 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from cirilla_cli.data.batches import IGNORE, TokenBatch
-from cirilla_cli.engine.config import MultiTokenConfig
+from cirilla_cli.data.batches import IGNORE, PADDING, TokenBatch
+from cirilla_cli.engine.config import LOGITS_BYTES, MultiTokenConfig
 from cirilla_cli.engine.objectives.base import Forward, Term, accumulate, sizes, tallied
+from cirilla_cli.model.mtp import shifted
 from cirilla_cli.model.parts import Tally
 from cirilla_cli.model.readout import MultiToken, TokenLoss
+
+_NO_DOCUMENT = PADDING - 1
+"""Document number of what is behind the end of a row."""
 
 
 class MultiTokenPrediction:
@@ -22,7 +26,7 @@ class MultiTokenPrediction:
 
     main = "nll"
 
-    def __init__(self, config: MultiTokenConfig, *, logits_bytes: int = 268_435_456) -> None:
+    def __init__(self, config: MultiTokenConfig, *, logits_bytes: int = LOGITS_BYTES) -> None:
         self.weight, self.depth, self.logits_bytes = config.weight, config.depth, logits_bytes
 
     def counts(self, batch: TokenBatch) -> Mapping[str, float]:
@@ -49,13 +53,9 @@ class MultiTokenPrediction:
         """The targets 1, 2, ... tokens on; IGNORE where that is outside the document."""
         found, documents_BT = [batch.targets_BT], batch.documents_BT
         for k in range(1, self.depth + 1):
-            same_BT = _moved(documents_BT, k, -2) == documents_BT
-            found.append(torch.where(same_BT, _moved(batch.targets_BT, k, IGNORE), IGNORE))
+            same_BT = shifted(documents_BT, k, _NO_DOCUMENT) == documents_BT
+            found.append(torch.where(same_BT, shifted(batch.targets_BT, k, IGNORE), IGNORE))
         return found
-
-
-def _moved(values_BT: Tensor, by: int, fill: int) -> Tensor:
-    return torch.nn.functional.pad(values_BT[:, by:], (0, by), value=fill)
 
 
 def _unit(k: int) -> str:

@@ -1,4 +1,4 @@
-"""Muon for hidden matrices, batched over equal shapes; AdamW for everything else, in the same optimizer."""
+"""Muon for attention's and feed-forwards' matrices, batched over equal shapes; AdamW for all else in one optimizer."""
 
 # Shape suffixes: G matrices of one shape, M rows, N columns.
 
@@ -97,7 +97,10 @@ class Muon(torch.optim.Optimizer):
 
 
 def muon(config: MuonConfig, model: nn.Module) -> Muon:
-    """Every parameter in exactly one group: the blocks' matrices to Muon, the rest to AdamW."""
+    """Every parameter in exactly one group: attention's and feed-forwards' matrices to Muon, the rest to AdamW.
+
+    The rest are also stacked experts, routers, and the matrices of recurrent mixers.
+    """
     hidden: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():

@@ -1,6 +1,7 @@
 """DeepSeek-V3 and Kimi K2: latent attention, experts behind sigmoids that a bias balances, dense first layers."""
 
 import math
+import re
 from collections.abc import Collection, Iterator, Sequence
 from itertools import chain
 from typing import Any
@@ -18,6 +19,9 @@ from cirilla_cli.model.sections import MoEConfig, RMSNormConfig, SwiGLUConfig, Y
 
 _LAYER = "model.layers.{i}"
 _ATTENTION = f"{_LAYER}.self_attn"
+_IN_LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)")
+_COPY = re.compile(r"embed_tokens\..+|shared_head\.head\..+")
+"""What a step has of the embedding and the head."""
 
 
 class DeepseekV3(Family):
@@ -56,12 +60,10 @@ class DeepseekV3(Family):
 
     def passes_over(self, name: str, config: Shape) -> bool:
         """Layers past the last, where they are no steps of ours, and their copies of embedding and head."""
-        parts = name.split(".")
-        if parts[1] == "layers" and parts[2].isdigit() and int(parts[2]) >= config.n_layers:
-            return (
-                int(parts[2]) >= config.n_layers + _depth(config) or parts[3] == "embed_tokens" or parts[-2] == "head"
-            )
-        return super().passes_over(name, config)
+        found = _IN_LAYER.fullmatch(name)
+        if found is None or int(found[1]) < config.n_layers:
+            return super().passes_over(name, config)
+        return int(found[1]) >= config.n_layers + _depth(config) or _COPY.fullmatch(found[2]) is not None
 
     def read(self, keys: Keys) -> Shape:
         """The model a config.json describes."""
