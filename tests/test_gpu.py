@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
 from cirilla_cli.model.config import DecoderConfig
+from cirilla_cli.model.heads import pool
 from cirilla_cli.model.init import fresh
 from cirilla_cli.model.layout import Needs, SequenceLayout, Sight
 from cirilla_cli.model.mixers.config import AttentionConfig
@@ -53,6 +54,12 @@ def test_cached_decoding_equals_the_full_pass() -> None:
         for t in range(24)
     ]
     torch.testing.assert_close(torch.cat(steps, 1), full, rtol=0, atol=1e-4)
+
+
+def test_the_mean_of_a_long_document_is_not_rounded_away() -> None:
+    """In bfloat16 256 + 1 is 256: a sum that is rounded at every addition stands still there."""
+    hidden = torch.ones(1, 2048, 8, dtype=torch.bfloat16, device="cuda")
+    assert torch.equal(pool(hidden, SequenceLayout.rows(1, 2048, device="cuda"), "mean"), hidden[0, :1])
 
 
 ROWS = {

@@ -74,15 +74,22 @@ def learner(
     Raises:
         CirillaError: it can learn nothing from such data.
     """
-    config = model.config
+    check_teachable(model.config, data, objective)
+    if not isinstance(objective, ClassificationConfig):
+        return model
+    return classifier_of(model, label_names(prepared.folders[NAME]), objective, seed=seed, device=device)
+
+
+def check_teachable(
+    config: DecoderConfig | EncoderConfig | ClassifierConfig, data: DataSection, objective: ObjectiveSection
+) -> None:
+    """Raises: CirillaError: a model of this shape can learn nothing from such data."""
     if problem := pairing_problem(config.kind, data.kind, objective.kind):
         raise CirillaError(problem)
-    if isinstance(objective, ClassificationConfig):
-        labels = label_names(prepared.folders[NAME])
-        return classifier_of(model, labels, objective, seed=seed, device=device)
-    if isinstance(config, DecoderConfig) and not all(_is_causal(mixer) for mixer in config.layer_mixers()):
+    if isinstance(objective, ClassificationConfig) or not isinstance(config, DecoderConfig):
+        return
+    if not all(_is_causal(mixer) for mixer in config.layer_mixers()):
         raise CirillaError("the model is a decoder with mixers of causal: false, which see what they are to predict")
-    return model
 
 
 def _is_causal(mixer: MixerSection) -> bool:

@@ -21,6 +21,7 @@ from cirilla_cli.engine.build import (
 )
 from cirilla_cli.engine.fresh import keep_inputs
 from cirilla_cli.engine.job import Job, check_job
+from cirilla_cli.engine.labelled import check_teachable
 from cirilla_cli.engine.lock import check_same_run, machine
 from cirilla_cli.engine.precision import compute_dtype
 from cirilla_cli.engine.sources import cut_of, source_of, steps_of
@@ -141,7 +142,7 @@ def _shape(job: Job, base: Base | None, newest: Checkpoint | None, seen: Survey)
     """The model's shape as far as it is known; None where it lies on the Hub.
 
     Raises:
-        CirillaError: it embeds fewer ids than the tokenizer has.
+        CirillaError: it embeds fewer ids than the tokenizer has, or can learn nothing from such data.
     """
     if newest is not None:
         shape: Config = newest.model_config()
@@ -153,6 +154,7 @@ def _shape(job: Job, base: Base | None, newest: Checkpoint | None, seen: Survey)
     else:
         return None
     check_ahead(job, shape)
+    check_teachable(shape, job.data, job.objective)
     if seen.tokenizer is not None:
         check_vocabulary(shape, seen.tokenizer.vocab_size)
     return retuned(shape, job.model) if isinstance(job.model, CheckpointConfig) else shape

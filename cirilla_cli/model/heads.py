@@ -40,7 +40,7 @@ def pool(hidden_BTD: Tensor, layout: SequenceLayout, pooling: Pooling) -> Tensor
     if pooling == "last":
         following_BT = F.pad(numbers_BT[:, 1:], (0, 1), value=-1)
         return hidden_BTD[(numbers_BT != following_BT) & (numbers_BT != count)]
-    # Padding is summed into a row of its own, which is dropped. In bfloat16 CUDA's additions would round each by itself.
+    # Padding is summed into a row of its own, which is dropped. Sums in bfloat16 are rounded at every addition on CUDA.
     wide = torch.promote_types(hidden_BTD.dtype, torch.float32)
     sums_PD = hidden_BTD.new_zeros(count + 1, hidden_BTD.shape[-1], dtype=wide)
     sums_PD = sums_PD.index_add(0, numbers_BT.flatten(), hidden_BTD.flatten(0, 1).to(wide))[:-1]

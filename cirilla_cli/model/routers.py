@@ -135,6 +135,8 @@ class SigmoidRouter(Router, OwnInit):
         """Keep the bias in float32 at least: bfloat16 does not resolve the steps it is moved by."""
         exact_E = self.e_score_correction_bias
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        if self.e_score_correction_bias.itemsize < exact_E.itemsize:
-            self.e_score_correction_bias = exact_E.to(self.e_score_correction_bias.device)
+        moved_E = self.e_score_correction_bias
+        wanted = torch.promote_types(moved_E.dtype, torch.float32)
+        if moved_E.dtype != wanted:
+            self.e_score_correction_bias = exact_E.to(moved_E.device, wanted)
         return self

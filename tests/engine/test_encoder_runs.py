@@ -242,7 +242,7 @@ def test_the_classification_gradient_is_that_of_the_mean(tmp_path: Path) -> None
     ]
     objective = Classification(ClassificationConfig(label_smoothing=0.2))
     sums, counts = accumulate_gradients(forward_of(model, torch.float32), objective, batches, torch.device("cpu"))
-    assert counts == {"documents": 3.0, "tokens": 19.0}
+    assert counts == {"documents": 3.0, "tokens": 19.0, "rows": 2.0, "positions": 19.0}
     found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
     logits = []

@@ -10,13 +10,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from cirilla_cli.data.batches import IGNORE, PADDING, TokenBatch
-from cirilla_cli.engine.config import AdamWConfig, CrossEntropyConfig, MuonConfig
+from cirilla_cli.data.batches import IGNORE, PADDING, PairBatch, TokenBatch
+from cirilla_cli.data.labelled_batches import LabelledBatch
+from cirilla_cli.engine.config import AdamWConfig, ClassificationConfig, CrossEntropyConfig, DPOConfig, MuonConfig
 from cirilla_cli.engine.precision import CastForward
 from cirilla_cli.engine.run import TrainReport
 from cirilla_cli.engine.step import accumulate_gradients, step_counts
 from cirilla_cli.errors import CirillaError
-from cirilla_cli.model.config import DecoderConfig
+from cirilla_cli.model.config import ClassifierConfig, DecoderConfig
 from cirilla_cli.model.decoder import Decoder
 from cirilla_cli.model.init import fresh
 from cirilla_cli.model.layout import SequenceLayout
@@ -144,6 +145,27 @@ def test_muon_leaves_the_router_to_adamw() -> None:
     assert any(name.endswith("q_proj.weight") for name in muon)
     assert not any(".gate." in name for name in muon)
     assert sum(len(group["params"]) for group in optimizer.param_groups) == len(named)
+
+
+def test_losses_of_layers_are_minimised_whatever_the_objective() -> None:
+    """A `balance` or `z_loss` that is written down has its weight in alignment and in classification too."""
+    batch = joined(ragged()[:2])
+    pairs = PairBatch(
+        batch.tokens_BT, batch.targets_BT, torch.tensor([[0] * 5 + [1] * 7, [2] * 8 + [3] * 4]),
+        torch.arange(2), torch.zeros(2, 2),
+    )  # fmt: skip
+    texts = LabelledBatch(batch.tokens_BT, batch.targets_BT, batch.documents_BT, torch.tensor([0, 1, 1]))
+    base = decoder(balance=BALANCES["sequence"], z_loss=0.1).config
+    classifier = fresh(ClassifierConfig(base=base, labels=("a", "b"), pooling="last"), seed=1)
+    cases: list[tuple[Any, Any, Any, str]] = [
+        (DPOConfig().build(), fresh(base, seed=1), pairs, "dpo"),
+        (ClassificationConfig().build(), classifier, texts, "nll"),
+    ]
+    for objective, model, given, main in cases:
+        sums, counts = accumulate_gradients(CastForward(model.train(), torch.float32), objective, [given], CPU)
+        assert (counts["rows"], counts["positions"]) == (2.0, float((given.documents_BT != PADDING).sum()))
+        expected = float(sums[main]) + 0.3 * float(sums["moe/balance"]) + 0.1 * float(sums["moe/z"])
+        assert float(sums["loss"]) == pytest.approx(expected, rel=1e-6)
 
 
 # Whole runs

@@ -14,6 +14,7 @@ import torch
 from cirilla_cli.data.config import (
     ConversationsConfig,
     LoadTokenizerConfig,
+    MaskedTextConfig,
     PackedTextConfig,
     SentencePieceConfig,
     TextSourceConfig,
@@ -155,6 +156,8 @@ def test_what_a_run_would_refuse_its_plan_refuses(
     torn = tmp_path / "torn.jsonl"
     torn.write_text(documents.read_text() + '{"text": "a')
     wiki = {"tokenizer": SentencePieceConfig(vocab_size=300)}
+    masked = MaskedTextConfig(sources={"wiki": TextSourceConfig(path=data)})
+    both_ways = tiny.decoder(mixers={"A": {"kind": "attention", "n_heads": 2, "causal": False}})
     missing = "mps" if torch.cuda.is_available() else "cuda"
     refused: list[tuple[str, dict[str, Any], str]] = [
         ("pretrain", {"data_from": tmp_path / "nope"}, "nope: no such file or folder"),
@@ -166,6 +169,8 @@ def test_what_a_run_would_refuse_its_plan_refuses(
         ("pretrain", {"model": tiny.decoder(vocab_size=20)}, "`model.vocab_size` is 20"),
         ("sft", {"start": tmp_path / "gone"}, "there is no such folder"),
         ("sft", {"model": CheckpointConfig(path=str(started), context_length=1)}, "is empty"),
+        ("pretrain", {"start": started, "tokenizer": None, "data": masked}, "a decoder cannot see what follows"),
+        ("pretrain", {"model": both_ways}, "see what they are to predict"),
         ("pretrain", {"insist": True}, "no checkpoint to resume from"),
         ("pretrain", {"device": missing}, f"`device` is '{missing}'"),
     ]

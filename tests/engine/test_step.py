@@ -143,7 +143,7 @@ def test_the_gradient_is_that_of_torchs_own_mean(model: Decoder) -> None:
 def test_counts_are_sums_over_the_whole_step() -> None:
     assert step_counts(OBJECTIVES["plain"].build(), ragged_text()) == {"tokens": 17.0, "rows": 4.0, "positions": 48.0}
     counts = step_counts(OBJECTIVES["dpo"].build(), ragged_pairs())
-    assert counts == {"pairs": 6.0, "chosen_tokens": 10.0, "tokens": 22.0}
+    assert counts == {"pairs": 6.0, "chosen_tokens": 10.0, "tokens": 22.0, "rows": 4.0, "positions": 22.0}
 
 
 def test_a_step_without_a_counted_token_has_no_gradient_and_no_loss(model: Decoder) -> None:

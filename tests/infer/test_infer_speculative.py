@@ -1,5 +1,7 @@
 """Drafts change how many passes it takes, never which tokens come."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -7,7 +9,13 @@ from cirilla_cli.errors import CirillaError
 from cirilla_cli.infer.config import SamplingConfig
 from cirilla_cli.infer.generator import Continuation, Request, Stop, continuations
 from cirilla_cli.infer.speculative import continue_drafting
-from cirilla_cli.model.config import ChainedMTPConfig, DecoderConfig, MTPSection, ParallelMTPConfig
+from cirilla_cli.model.config import (
+    ChainedMTPConfig,
+    DecoderConfig,
+    LearnedPositionsConfig,
+    MTPSection,
+    ParallelMTPConfig,
+)
 from cirilla_cli.model.decoder import Decoder
 from cirilla_cli.model.init import fresh
 from cirilla_cli.model.mixers.config import AttentionConfig
@@ -22,11 +30,14 @@ MTP: dict[str, MTPSection] = {
 MIXERS = {"full": AttentionConfig(n_heads=2), "windowed": AttentionConfig(n_heads=2, window=3)}
 
 
-def model_of(mtp: MTPSection | None, mixer: AttentionConfig = MIXERS["full"], sharp: float = 0.3) -> Decoder:
+def model_of(
+    mtp: MTPSection | None, mixer: AttentionConfig = MIXERS["full"], sharp: float = 0.3, **keys: Any
+) -> Decoder:
     """Few tokens, so that drafts are right now and then."""
     config = DecoderConfig(
-        vocab_size=5, d_model=16, n_layers=2, context_length=64, mixers={"A": mixer}, mlp=SwiGLUConfig(d_ff=24), mtp=mtp
-    )
+        vocab_size=5, d_model=16, n_layers=2, context_length=64, mixers={"A": mixer}, mlp=SwiGLUConfig(d_ff=24),
+        mtp=mtp, **keys,
+    )  # fmt: skip
     model = fresh(config, seed=3).double().eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -52,6 +63,14 @@ def test_the_tokens_are_those_of_plain_greedy_decoding(mtp: MTPSection, mixer: A
         assert (ours.tokens, ours.finish_reason) == (theirs.tokens, theirs.finish_reason)
         torch.testing.assert_close(ours.logprobs, theirs.logprobs, rtol=0, atol=1e-9)
     assert passes <= sum(len(done.tokens) + 1 for done in plain)
+
+
+@pytest.mark.parametrize("mtp", MTP.values(), ids=MTP)
+def test_no_draft_reaches_beyond_the_positions_that_were_learned(mtp: MTPSection) -> None:
+    model = model_of(mtp, positions=LearnedPositionsConfig())
+    requests = [Request([1, 4, 2], 61), Request([3], 63)]
+    plain, (done, _) = continuations(model, requests, GREEDY), drafted(model, requests)
+    assert [one.tokens for one in done] == [one.tokens for one in plain]
 
 
 def test_right_drafts_save_passes() -> None:

@@ -253,6 +253,7 @@ def test_a_bias_is_zero_to_begin_with_saved_and_never_rounded() -> None:
     model.get_buffer(name).fill_(0.501)
     loaded = empty(config_of(mlp=config()))
     loaded.load_state_dict(model.state_dict())
+    assert SigmoidRouterConfig().build(D, 4, 2).double().float().e_score_correction_bias.dtype == torch.float32
     rough = loaded.to(torch.bfloat16)
     assert torch.equal(rough.get_buffer(name), torch.full((E,), 0.501))
     assert rough.get_parameter("model.layers.1.mlp.gate.weight").dtype == torch.bfloat16

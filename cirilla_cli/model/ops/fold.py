@@ -18,6 +18,13 @@ from cirilla_cli.model.layout import PADDING, SequenceLayout, Sight, visible_BTS
 _FILLER = PADDING - 1
 """Document of places that fill a short call up; they see each other and nobody else does."""
 
+_LONG = 512
+"""Rows from this length on are taken apart into documents: in shorter ones, small calls cost what they save.
+
+So many positions are also what short calls of one length are filled up to: few shapes occur, and a library that keeps
+what it made for each shape does not grow.
+"""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -50,9 +57,10 @@ def fold_of(layout: SequenceLayout, sight: Sight, dtype: torch.dtype) -> Fold | 
     Documents differ in length, and how long they are has to be known outside the device: only on CPUs is that free.
     """
     B, T = layout.positions_BT.shape
-    splits = layout.positions_BT.device.type == "cpu" and layout.documents_BT is not None and _begins_anew(layout)
-    groups = _alike(_runs(layout)[1]) if splits else []
-    apart = sum(len(lengths_R) * int(lengths_R.max()) ** 2 for _, lengths_R in groups) if splits else B * T * T
+    on_cpu = layout.positions_BT.device.type == "cpu"
+    splits = on_cpu and T >= _LONG and layout.documents_BT is not None and _begins_anew(layout)
+    groups = _alike(_runs(layout)[1], T) if splits else []
+    apart = sum(_filled(len(members), length) * length**2 for members, _, length in groups) if splits else B * T * T
     banded = B * _band_scores(layout, sight) if sight.window is not None else B * T * T
     if 2 * min(apart, banded) > B * T * T:
         return None
@@ -117,16 +125,24 @@ def by_documents(layout: SequenceLayout, sight: Sight, dtype: torch.dtype) -> Fo
     starts_R, lengths_R = _runs(layout)
     parts, taken = [], 0
     back = torch.empty(layout.positions_BT.numel(), dtype=torch.long)
-    for members, size in _alike(lengths_R):
-        step = torch.arange(int(size.max()))
+    for members, size, length in _alike(lengths_R, layout.length):
+        filling = (0, _filled(len(members), length) - len(members))
+        starts, size = torch.nn.functional.pad(starts_R[members], filling), torch.nn.functional.pad(size, filling)
+        step = torch.arange(length)
         real = step < size[:, None]
-        at = starts_R[members][:, None] + torch.where(real, step, 0)
+        at = starts[:, None] + torch.where(real, step, 0)
         back[at[real]] = taken + real.flatten().nonzero()[:, 0]
         taken += at.numel()
-        causal = sight.causal and layout.prefix_BT is None and (sight.window or len(step)) >= len(step)
+        causal = sight.causal and layout.prefix_BT is None and (sight.window or length) >= length
         row = _taken(layout, sight, at, real)
         parts.append(Part(at, at, None if causal else as_bias(visible_BTS(row, row, sight), dtype)))
     return Fold(tuple(parts), back.view_as(layout.positions_BT))
+
+
+def _filled(count: int, length: int) -> int:
+    """Short calls of one length, with those that fill up."""
+    together = max(1, _LONG // length)
+    return -(-count // together) * together
 
 
 def _runs(layout: SequenceLayout) -> tuple[Tensor, Tensor]:
@@ -146,11 +162,11 @@ def _begins_anew(layout: SequenceLayout) -> bool:
     return bool(((position == 0) | (document == PADDING)).all())
 
 
-def _alike(lengths_R: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Which runs are between two powers of two long, and their lengths; the shortest are all together."""
+def _alike(lengths_R: Tensor, longest: int) -> list[tuple[Tensor, Tensor, int]]:
+    """Which runs are between two powers of two long, their lengths, and what they are filled up to."""
     size = torch.log2(lengths_R.clamp(min=16) - 0.5).long()
-    groups = [(size == one).nonzero()[:, 0] for one in torch.unique(size)]
-    return [(members, lengths_R[members]) for members in groups]
+    groups = [(one, (size == one).nonzero()[:, 0]) for one in torch.unique(size).tolist()]
+    return [(members, lengths_R[members], min(2 << one, longest)) for one, members in groups]
 
 
 # Both
