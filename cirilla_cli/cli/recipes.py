@@ -107,14 +107,18 @@ def check(name: Name, overrides: Overrides = None, verb: Verb = None, json_: Jso
     """Every mistake in a recipe, with file, line, key, value and remedy; exit 1 if there is one."""
     from cirilla_cli.cli.render import show_json
     from cirilla_cli.recipe.load import load_recipe
+    from cirilla_cli.recipe.rules import notes
 
     recipe, known = split_name(name, verb)
     resolved = load_recipe(recipe, known, overrides=overrides or ())
     _check_stages(resolved)
+    said = notes(resolved.data)
     if json_:
-        show_json({"ok": True, "verb": resolved.verb, "hash": resolved.hash})
+        show_json({"ok": True, "verb": resolved.verb, "hash": resolved.hash, "notes": said})
     else:
-        print(f"{resolved.path}: a good recipe for `cirilla {resolved.verb}`")
+        print(
+            "\n".join([f"{resolved.path}: a good recipe for `cirilla {resolved.verb}`", *(f"note: {n}" for n in said)])
+        )
 
 
 def _check_stages(resolved: object) -> None:

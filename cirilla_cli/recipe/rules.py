@@ -1,7 +1,7 @@
 """Rules between keys that no section can judge by itself."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cirilla_cli.recipe.near import nearest
@@ -56,3 +56,16 @@ def _texts(value: Any) -> Iterator[str]:
     elif isinstance(value, list | dict):
         for item in value.values() if isinstance(value, dict) else value:
             yield from _texts(item)
+
+
+def notes(data: Mapping[str, Any]) -> list[str]:
+    """What is right but worth knowing of a checked recipe's values."""
+    train, model = data.get("train") or {}, data.get("model") or {}
+    balance = (model.get("mlp") or {}).get("balance") or {}
+    micro, whole = train.get("micro_batch_tokens"), train.get("batch_tokens")
+    if balance.get("kind") == "batch" and micro is not None and micro < whole:
+        return [
+            "`model.mlp.balance` of kind batch is a product of means over a micro-batch: with "
+            f"`train.micro_batch_tokens` {micro} the gradient is not that of whole steps of {whole}; kind sequence is"
+        ]
+    return []

@@ -74,3 +74,10 @@ def test_a_checkpoint_is_planned_for_without_its_weights(lab: Path) -> None:
 def test_what_cannot_be_planned_is_said(words: list[str], says: str) -> None:
     done = call("plan", *words)
     assert (done.code, says in done.err) == (1, True), done
+
+
+def test_a_check_says_what_a_batch_wide_balance_loss_depends_on() -> None:
+    batch = "model.mlp.balance={kind: batch}"
+    assert "note" not in call("recipe", "check", "mixtral").out
+    assert "note: `model.mlp.balance` of kind batch" in call("recipe", "check", "mixtral", batch).out
+    assert "note" not in call("recipe", "check", "mixtral", batch, "train.micro_batch_tokens=null").out
