@@ -60,7 +60,9 @@ def _texts(value: Any) -> Iterator[str]:
 
 def notes(data: Mapping[str, Any]) -> list[str]:
     """What is right but worth knowing of a checked recipe's values."""
-    train, model = data.get("train") or {}, data.get("model") or {}
+    train, model = data.get("train"), data.get("model")
+    if not isinstance(train, Mapping) or not isinstance(model, Mapping):
+        return []
     balance = (model.get("mlp") or {}).get("balance") or {}
     micro, whole = train.get("micro_batch_tokens"), train.get("batch_tokens")
     if balance.get("kind") == "batch" and micro is not None and micro < whole:

@@ -10,7 +10,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def test_a_model_of_ones_own_pieces_learns_its_text(capsys: pytest.CaptureFixture[str]) -> None:
-    runpy.run_path(str(EXAMPLES / "mix_your_own.py"))["main"](60)
+    runpy.run_path(str(EXAMPLES / "mix_your_own.py"))["main"](25)
     lines = capsys.readouterr().out.splitlines()
     losses = [float(line.rpartition(" ")[2]) for line in lines if line.startswith("step")]
     assert losses[0] > 5.0
