@@ -1,9 +1,14 @@
 """The base of every recipe section."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+
+if TYPE_CHECKING:
+    from pydantic.json_schema import JsonSchemaValue
+    from pydantic_core import CoreSchema
 
 
 class Section(BaseModel):
@@ -20,6 +25,31 @@ class Section(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, defer_build=True, validate_default=True, allow_inf_nan=False
     )
+
+
+class ByKind:
+    """Marks a union of sections that are told apart by their `kind`; a section's checks are made when it is met.
+
+    What pydantic's own `Field(discriminator="kind")` does, which makes the checks of all members at the first recipe.
+    """
+
+    def __get_pydantic_core_schema__(self, union: Any, handler: Callable[[Any], "CoreSchema"]) -> "CoreSchema":
+        from pydantic_core import core_schema
+
+        choices = {
+            member.model_fields["kind"].default: core_schema.no_info_plain_validator_function(member.model_validate)
+            for member in get_args(union)
+        }
+        return core_schema.tagged_union_schema({**choices}, discriminator="kind", metadata={"union": union})
+
+    def __get_pydantic_json_schema__(
+        self, schema: "CoreSchema", handler: Callable[["CoreSchema"], "JsonSchemaValue"]
+    ) -> "JsonSchemaValue":
+        from pydantic import TypeAdapter
+
+        assert schema["type"] == "tagged-union"
+        told_apart: Any = Annotated[schema["metadata"]["union"], Field(discriminator="kind")]
+        return handler(TypeAdapter(told_apart).core_schema)
 
 
 FilePath = Annotated[Path, Field(strict=False)]

@@ -120,9 +120,9 @@ SHELL = [(block, words) for block in ALL_BLOCKS if block.language in ("sh", "bas
 
 def problems(words: list[str]) -> list[str]:
     """What is wrong with a call of `cirilla`: an unknown verb or flag, or a key that no recipe of the verb has."""
-    from cirilla_cli.cli.app import app
+    from cirilla_cli.cli.app import program
 
-    command: Any = typer.main.get_command(app)
+    command: Any = typer.main.get_command(program())
     names, rest = [words[0]], words[1:]
     while getattr(command, "commands", None) and rest and not rest[0].startswith("-"):
         if rest[0] not in command.commands:

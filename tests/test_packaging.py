@@ -204,9 +204,9 @@ def flags() -> dict[str, set[str]]:
     """The flags of each verb, from the program itself; of `recipe`, those of all its parts."""
     from typer.main import get_command
 
-    from cirilla_cli.cli.app import app
+    from cirilla_cli.cli.app import program
 
-    group: Any = get_command(app)
+    group: Any = get_command(program())
     found = {}
     for verb, command in group.commands.items():
         parts = list(command.commands.values()) if verb == "recipe" else [command]

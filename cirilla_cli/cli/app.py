@@ -1,6 +1,7 @@
 """The `cirilla` command: its verbs, and how an error reaches the terminal.
 
-Nothing heavy is imported here or by the modules of verbs: each imports what it needs inside its body.
+Nothing heavy is imported here or by the modules of verbs: each imports what it needs inside its body. A call that names
+its verb imports that verb's module only.
 """
 
 import errno
@@ -8,13 +9,13 @@ import gc
 import io
 import os
 import sys
+from importlib import import_module
 from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
 from cirilla_cli import __version__
-from cirilla_cli.cli import counting, data, project, recipes, train, use
 from cirilla_cli.errors import CirillaError, UsageError, Where
 from cirilla_cli.fs import NO_ROOM, is_text
 
@@ -55,20 +56,12 @@ class _Grouped(TyperGroup):
                 formatter.write_dl(rows)
 
 
-# Plain help: Typer's Rich mode imports Rich to print a list of names, which more than doubles `--help`.
-app = typer.Typer(
-    name="cirilla", cls=_Grouped, rich_markup_mode=None, no_args_is_help=True, pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)  # fmt: skip
-
-
 def _version(wanted: bool) -> None:
     if wanted:
         print(f"cirilla {__version__}")
         raise typer.Exit
 
 
-@app.callback()
 def cirilla(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
@@ -80,20 +73,33 @@ def cirilla(
     """
 
 
-app.command("run")(project.run)
-app.command("init")(project.init)
-app.command("runs")(project.runs)
-app.command("scrape")(data.scrape)
-app.command("synth")(data.synth)
-app.command("tokenize")(data.tokenize)
-app.command("pretrain")(train.pretrain)
-app.command("sft")(train.sft)
-app.command("dpo")(train.dpo)
-app.command("eval")(use.evaluate)
-app.command("generate")(use.generate)
-app.command("push")(use.push)
-app.command("plan")(counting.plan)
-app.add_typer(recipes.app, name="recipe")
+_VERBS = {
+    "run": "project", "init": "project", "runs": "project", "scrape": "data", "synth": "data", "tokenize": "data",
+    "pretrain": "train", "sft": "train", "dpo": "train", "eval": "use", "generate": "use", "push": "use",
+    "plan": "counting", "recipe": "recipes",
+}  # fmt: skip
+"""The module that each verb stands in, in `COMMANDS` or, with verbs of its own, as `app`."""
+
+
+def program(*verbs: str) -> typer.Typer:
+    """The command line with ``verbs``, with all of them where none is named."""
+    # Plain help: Typer's Rich mode imports Rich to print a list of names, which more than doubles `--help`.
+    app = typer.Typer(
+        name="cirilla", cls=_Grouped, rich_markup_mode=None, no_args_is_help=True, pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]}, callback=cirilla,
+    )  # fmt: skip
+    for verb in verbs or _VERBS:
+        module = import_module(f"cirilla_cli.cli.{_VERBS[verb]}")
+        if verb == "recipe":
+            app.add_typer(module.app, name=verb)
+        else:
+            app.command(verb)(module.COMMANDS[verb])
+    return app
+
+
+def _named(words: list[str]) -> list[str]:
+    """The verb that a call begins with, as a list; empty where it begins with an option, or with no verb."""
+    return [word for word in words[:1] if word in _VERBS]
 
 
 def main() -> None:
@@ -101,13 +107,15 @@ def main() -> None:
     as_json = "--json" in sys.argv
     # Imports make much that stays: looking through it for garbage costs a tenth of a short command. Work turns it on.
     gc.disable()
+    # pydantic would look through every installed package for plugins, of which we use none: some milliseconds more.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Names of files may hold bytes that are not text: shown as escapes, as they are on standard error.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         _check_text(sys.argv[1:])
         # Typer prints usage errors itself only in its standalone mode; a machine gets them as it gets all others.
-        _leave(app(standalone_mode=not as_json) or 0)
+        _leave(program(*_named(sys.argv[1:]))(standalone_mode=not as_json) or 0)
     except CirillaError as error:
         _refuse(error, as_json)
     except _WRONG_CALL as error:

@@ -112,3 +112,6 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
         yield f"            {found['train_flops']:.3g} FLOPs for {show_count(found['tokens'])} tokens"
     if found["cache_bytes"] is not None:
         yield f"cache       {show_bytes(found['cache_bytes'])} for one row while generating, in bfloat16"
+
+
+COMMANDS = {"plan": plan}

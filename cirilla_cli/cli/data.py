@@ -59,3 +59,6 @@ def tokenize(words: Words = None, *, flags: Flags) -> None:
     from cirilla_cli.cli.verbs import tokenize_verb
 
     tokenize_verb(words or [], flags)
+
+
+COMMANDS = {"scrape": scrape, "synth": synth, "tokenize": tokenize}

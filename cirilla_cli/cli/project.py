@@ -61,3 +61,6 @@ def runs(
     from cirilla_cli.cli.listing import list_runs
 
     list_runs(folder, clean=clean, dry_run=dry_run, as_json=json_)
+
+
+COMMANDS = {"run": run, "init": init, "runs": runs}

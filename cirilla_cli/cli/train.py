@@ -38,3 +38,6 @@ dpo = _command(
     Example: cirilla dpo recipe.yaml samples.jsonl objective.beta=0.1
     """,
 )
+
+
+COMMANDS = {"pretrain": pretrain, "sft": sft, "dpo": dpo}

@@ -86,3 +86,6 @@ def push(words: ModelWords = None, *, target: Target, flags: Flags) -> None:
     from cirilla_cli.cli.verbs import push_verb
 
     push_verb(words or [], target.to, target.scores, flags)
+
+
+COMMANDS = {"eval": evaluate, "generate": generate, "push": push}

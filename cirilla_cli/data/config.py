@@ -2,9 +2,9 @@
 
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
+from pydantic import NonNegativeFloat, PositiveInt, model_validator
 
-from cirilla_cli.config import FilePath, Paths, Section
+from cirilla_cli.config import ByKind, FilePath, Paths, Section
 from cirilla_cli.units import Fraction, PositiveCount
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class LoadTokenizerConfig(Section):
         return load_tokenizer(self.path)
 
 
-TokenizerSection = Annotated[SentencePieceConfig | LoadTokenizerConfig, Field(discriminator="kind")]
+TokenizerSection = Annotated[SentencePieceConfig | LoadTokenizerConfig, ByKind()]
 
 
 class TokenizeConfig(Section):
@@ -141,5 +141,5 @@ class LabelledTextConfig(Section):
 
 DataSection = Annotated[
     PackedTextConfig | MaskedTextConfig | ConversationsConfig | LabelledTextConfig | PreferencesConfig,
-    Field(discriminator="kind"),
+    ByKind(),
 ]

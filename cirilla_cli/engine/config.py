@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-from cirilla_cli.config import Section, Texts
+from cirilla_cli.config import ByKind, Section, Texts
 from cirilla_cli.model.config import Pooling
 from cirilla_cli.units import Bytes, Fraction, PositiveCount, Seconds, Span
 
@@ -92,9 +92,7 @@ class ClassificationConfig(Section):
         return Classification(self)
 
 
-ObjectiveSection = Annotated[
-    CrossEntropyConfig | DPOConfig | MultiTokenConfig | ClassificationConfig, Field(discriminator="kind")
-]
+ObjectiveSection = Annotated[CrossEntropyConfig | DPOConfig | MultiTokenConfig | ClassificationConfig, ByKind()]
 
 
 def pairing_problem(model: str, data: str, objective: str) -> str | None:
@@ -158,7 +156,7 @@ class MuonConfig(Section):
         return muon(self, model)
 
 
-OptimSection = Annotated[AdamWConfig | MuonConfig, Field(discriminator="kind")]
+OptimSection = Annotated[AdamWConfig | MuonConfig, ByKind()]
 
 
 class _Schedule(Section):
@@ -192,7 +190,7 @@ class ConstantConfig(_Schedule):
     kind: Literal["constant"] = "constant"
 
 
-ScheduleSection = Annotated[CosineConfig | WSDConfig | ConstantConfig, Field(discriminator="kind")]
+ScheduleSection = Annotated[CosineConfig | WSDConfig | ConstantConfig, ByKind()]
 
 
 class EarlyStoppingConfig(Section):

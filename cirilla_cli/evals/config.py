@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from cirilla_cli.config import FilePath, Paths, Section
+from cirilla_cli.config import ByKind, FilePath, Paths, Section
 from cirilla_cli.units import Fraction
 
 
@@ -74,7 +74,7 @@ class PreferencesTaskConfig(Section):
 
 TaskSection = Annotated[
     TextTaskConfig | QuestionsTaskConfig | ChoicesTaskConfig | ReasoningTaskConfig | PreferencesTaskConfig,
-    Field(discriminator="kind"),
+    ByKind(),
 ]
 
 

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from cirilla_cli.config import Section
+from cirilla_cli.config import ByKind, Section
 from cirilla_cli.model.mixers.config import AttentionConfig, MixerSection
 from cirilla_cli.model.sections import (
     Count,
@@ -152,7 +152,7 @@ class ParallelMTPConfig(_MTPConfig):
         return ParallelMTP(self, config)
 
 
-MTPSection = Annotated[ChainedMTPConfig | ParallelMTPConfig, Field(discriminator="kind")]
+MTPSection = Annotated[ChainedMTPConfig | ParallelMTPConfig, ByKind()]
 
 
 class DecoderConfig(StackConfig):
@@ -213,7 +213,7 @@ class ClassifierConfig(Section):
     """A decoder or encoder whose documents are told apart: what fine-tuning on labelled text makes of a model."""
 
     kind: Literal["classifier"] = "classifier"
-    base: Annotated[DecoderConfig | EncoderConfig, Field(discriminator="kind")]
+    base: Annotated[DecoderConfig | EncoderConfig, ByKind()]
     """The model that reads."""
     labels: Annotated[tuple[str, ...], Field(strict=False, min_length=2)]
     """Names of the classes, in the order of the logits."""
@@ -289,9 +289,9 @@ class CheckpointConfig(Section):
     """Dropout while training; checkpoints are stored without."""
 
 
-ModelSection = Annotated[DecoderConfig | EncoderConfig | DialConfig | CheckpointConfig, Field(discriminator="kind")]
+ModelSection = Annotated[DecoderConfig | EncoderConfig | DialConfig | CheckpointConfig, ByKind()]
 
-ShapeSection = Annotated[DecoderConfig | EncoderConfig | ClassifierConfig, Field(discriminator="kind")]
+ShapeSection = Annotated[DecoderConfig | EncoderConfig | ClassifierConfig, ByKind()]
 """What a checkpoint holds: a model with every choice made."""
 
 ResolvedModel = DecoderConfig | EncoderConfig | CheckpointConfig

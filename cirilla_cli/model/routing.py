@@ -2,9 +2,9 @@
 
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
-from cirilla_cli.config import Section
+from cirilla_cli.config import ByKind, Section
 
 if TYPE_CHECKING:
     from cirilla_cli.model.routers import NoisyRouter, SigmoidRouter, SoftmaxRouter
@@ -88,7 +88,7 @@ class NoisyRouterConfig(_Router):
         return NoisyRouter(self, d_model, n_experts, top_k)
 
 
-RouterSection = Annotated[SoftmaxRouterConfig | SigmoidRouterConfig | NoisyRouterConfig, Field(discriminator="kind")]
+RouterSection = Annotated[SoftmaxRouterConfig | SigmoidRouterConfig | NoisyRouterConfig, ByKind()]
 
 
 class SequenceBalanceConfig(Section):
@@ -121,6 +121,4 @@ class BatchBalanceConfig(Section):
     """Whether a step's gradient is the same however the step is cut into micro-batches."""
 
 
-BalanceSection = Annotated[
-    SequenceBalanceConfig | ImportanceBalanceConfig | BatchBalanceConfig, Field(discriminator="kind")
-]
+BalanceSection = Annotated[SequenceBalanceConfig | ImportanceBalanceConfig | BatchBalanceConfig, ByKind()]

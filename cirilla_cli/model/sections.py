@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from cirilla_cli.config import Section
+from cirilla_cli.config import ByKind, Section
 from cirilla_cli.model.routing import BalanceSection, RouterSection, SequenceBalanceConfig, SigmoidRouterConfig
 from cirilla_cli.units import PositiveCount
 
@@ -117,7 +117,7 @@ class DerfConfig(Section):
         return Derf(self, width)
 
 
-NormSection = Annotated[RMSNormConfig | LayerNormConfig | DynamicTanhConfig | DerfConfig, Field(discriminator="kind")]
+NormSection = Annotated[RMSNormConfig | LayerNormConfig | DynamicTanhConfig | DerfConfig, ByKind()]
 
 
 # Rotary positions
@@ -192,9 +192,7 @@ class YarnRopeConfig(_Rope):
         return self.attention_factor or 0.1 * math.log(self.factor) + 1.0
 
 
-RopeSection = Annotated[
-    RopeConfig | LinearRopeConfig | NTKRopeConfig | Llama3RopeConfig | YarnRopeConfig, Field(discriminator="kind")
-]
+RopeSection = Annotated[RopeConfig | LinearRopeConfig | NTKRopeConfig | Llama3RopeConfig | YarnRopeConfig, ByKind()]
 
 
 # Feed-forwards
@@ -292,7 +290,7 @@ class KANConfig(Section):
         return KAN(self, d_model)
 
 
-DenseSection = Annotated[SwiGLUConfig | GeGLUConfig | GELUConfig | ReLU2Config, Field(discriminator="kind")]
+DenseSection = Annotated[SwiGLUConfig | GeGLUConfig | GELUConfig | ReLU2Config, ByKind()]
 
 
 # Mixture of experts
@@ -346,6 +344,4 @@ class MoEConfig(Section):
         return MoE(self, d_model)
 
 
-MLPSection = Annotated[
-    SwiGLUConfig | GeGLUConfig | GELUConfig | ReLU2Config | KANConfig | MoEConfig, Field(discriminator="kind")
-]
+MLPSection = Annotated[SwiGLUConfig | GeGLUConfig | GELUConfig | ReLU2Config | KANConfig | MoEConfig, ByKind()]

@@ -44,9 +44,13 @@ def _names() -> list[str]:
     return sorted(path.name for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
 
 
-def _files() -> Iterator[tuple[str, Path]]:
-    """Every folder's recipes with its name: those called after verbs in the order of a model's life, then its parts."""
-    for name in _names():
+def _files(reference: str | None = None) -> Iterator[tuple[str, Path]]:
+    """Every folder's recipes with its name: those called after verbs in the order of a model's life, then its parts.
+
+    Of the folder that NAME or NAME/PART names alone, where one is given.
+    """
+    folder = reference and reference.partition("/")[0]
+    for name in (name for name in _names() if folder in (None, name)):
         files = sorted((_root() / name).glob("*.yaml"))
         yield from ((name, path) for path in sorted(files, key=lambda path: [*_STEMS, path.stem].index(path.stem)))
 
@@ -64,7 +68,7 @@ def _called(name: str) -> dict[str | None, Path]:
     """The files that a name stands for, by verb: NAME for those called after verbs, NAME/PART for that one."""
     return {
         _verb(path): path
-        for folder, path in _files()
+        for folder, path in _files(name)
         if name == f"{folder}/{path.stem}" or (name == folder and path.stem in _STEMS)
     }
 
@@ -119,7 +123,7 @@ def find(name: str, verb: str) -> Path:
 
 def find_part(reference: str) -> Path | None:
     """The file of ``NAME/PART``, the spelling `extends` uses, or None if there is none."""
-    return next((path for name, path in _files() if reference == f"{name}/{path.stem}"), None)
+    return next((path for name, path in _files(reference) if reference == f"{name}/{path.stem}"), None)
 
 
 def part_names() -> list[str]:

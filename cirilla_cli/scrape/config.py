@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, NonNegativeInt, field_validator, model_validator
 
-from cirilla_cli.config import FilePath, Section, Texts
+from cirilla_cli.config import ByKind, FilePath, Section, Texts
 from cirilla_cli.units import Bytes, PositiveCount, Seconds
 
 
@@ -96,7 +96,7 @@ class HubConfig(Section):
     """Stop once the texts taken hold this many UTF-8 bytes."""
 
 
-SourceSection = Annotated[MediaWikiConfig | DumpConfig | FilesConfig | HubConfig, Field(discriminator="kind")]
+SourceSection = Annotated[MediaWikiConfig | DumpConfig | FilesConfig | HubConfig, ByKind()]
 
 
 class ScrapeConfig(Section):

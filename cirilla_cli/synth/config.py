@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from cirilla_cli.config import FilePath, Paths, Section
+from cirilla_cli.config import ByKind, FilePath, Paths, Section
 from cirilla_cli.teachers.config import OllamaConfig, TeacherSection
 from cirilla_cli.units import Fraction, PositiveCount
 
@@ -112,7 +112,7 @@ class TeacherQAConfig(Section):
         return TeacherQA(self, workspace)
 
 
-SynthSection = Annotated[FandomConfig | ReasoningGymConfig | TeacherQAConfig, Field(discriminator="kind")]
+SynthSection = Annotated[FandomConfig | ReasoningGymConfig | TeacherQAConfig, ByKind()]
 
 
 class DedupeConfig(Section):

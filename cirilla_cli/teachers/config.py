@@ -2,9 +2,9 @@
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field, PositiveInt, SecretStr
+from pydantic import PositiveInt, SecretStr
 
-from cirilla_cli.config import FilePath, Section
+from cirilla_cli.config import ByKind, FilePath, Section
 from cirilla_cli.units import Seconds
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class ReplayConfig(Section):
         return ReplayTeacher(self)
 
 
-TeacherSection = Annotated[OllamaConfig | OpenAIConfig | ReplayConfig, Field(discriminator="kind")]
+TeacherSection = Annotated[OllamaConfig | OpenAIConfig | ReplayConfig, ByKind()]
 
 
 def parse_teacher(text: str) -> OllamaConfig | OpenAIConfig:

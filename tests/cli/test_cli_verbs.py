@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from program import CIRILLA, call, environment
 
-from cirilla_cli.cli.app import app
+from cirilla_cli.cli.app import program
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_every_option_of_scrape_is_a_key_of_its_recipe(here: Path) -> None:
 def test_each_verb_takes_the_shared_options_that_mean_something_to_it() -> None:
     from typer.main import get_command
 
-    commands: Any = get_command(app)
+    commands: Any = get_command(program())
     shared = {"out", "device", "json", "quiet", "verbose", "dry_run", "fresh", "resume"}
     everywhere = {"json", "quiet", "verbose", "dry_run"}
     for names, more in {

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-from cirilla_cli.config import Section
+from cirilla_cli.config import ByKind, Section
 from cirilla_cli.model.sections import (
     Count,
     NormSection,
@@ -400,5 +400,5 @@ class DilatedAttentionConfig(_HeadsConfig):
 
 MixerSection = Annotated[
     AttentionConfig | DilatedAttentionConfig | GatedDeltaNetConfig | LatentAttentionConfig | Mamba2Config,
-    Field(discriminator="kind"),
+    ByKind(),
 ]

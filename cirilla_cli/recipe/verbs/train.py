@@ -2,8 +2,9 @@
 
 from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
+from cirilla_cli.config import ByKind
 from cirilla_cli.data.config import (
     ConversationsConfig,
     DataSection,
@@ -73,18 +74,18 @@ class TrainRecipe(DeviceRecipe):
 class PretrainRecipe(TrainRecipe):
     """Next-token training on running text."""
 
-    data: Annotated[PackedTextConfig | MaskedTextConfig, Field(discriminator="kind")]
+    data: Annotated[PackedTextConfig | MaskedTextConfig, ByKind()]
     """Running text."""
-    objective: Annotated[CrossEntropyConfig | MultiTokenConfig, Field(discriminator="kind")]
+    objective: Annotated[CrossEntropyConfig | MultiTokenConfig, ByKind()]
     """Cross-entropy of every token."""
 
 
 class SftRecipe(TrainRecipe):
     """Fine-tuning on conversations: the assistant's turns are learned."""
 
-    data: Annotated[ConversationsConfig | LabelledTextConfig, Field(discriminator="kind")]
+    data: Annotated[ConversationsConfig | LabelledTextConfig, ByKind()]
     """Chats and tasks, or texts and their labels."""
-    objective: Annotated[CrossEntropyConfig | ClassificationConfig, Field(discriminator="kind")]
+    objective: Annotated[CrossEntropyConfig | ClassificationConfig, ByKind()]
     """Cross-entropy of the assistant's tokens, or of the labels."""
 
 
