@@ -1,5 +1,6 @@
 """The base of every recipe section."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +21,21 @@ class Section(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, defer_build=True, validate_default=True, allow_inf_nan=False
     )
+
+
+class Misfits(ValueError):
+    """Values that do not go with their neighbours, each named by its key, seen from the section that finds them."""
+
+    def __init__(self, found: Mapping[str, str]) -> None:
+        """What is wrong with each, by key: `is 5, must be less than n_layers (4)`."""
+        super().__init__("; ".join(f"{key} {said}" for key, said in found.items()))
+        self.found = dict(found)
+
+    @classmethod
+    def refuse(cls, found: Mapping[str, str]) -> None:
+        """Raises: Misfits: there is something in ``found``."""
+        if found:
+            raise cls(found)
 
 
 FilePath = Annotated[Path, Field(strict=False)]
