@@ -18,13 +18,29 @@ UNQUANTISED = (None,), "absent: quantised weights cannot be trained; take the or
 def read_attention(keys: Keys, *, qk_norm: bool = False, theta: float = 10_000.0) -> AttentionConfig:
     """One layer's attention, without a window."""
     heads = keys.count("num_attention_heads")
+    kv_heads = keys.count("num_key_value_heads", optional=True) or heads
+    if heads % kv_heads:
+        keys.refuse(
+            "num_key_value_heads", kv_heads, f"a divisor of num_attention_heads ({heads})", "num_attention_heads"
+        )
+        kv_heads = heads
     return AttentionConfig(
-        n_heads=heads,
-        n_kv_heads=keys.count("num_key_value_heads", optional=True) or heads,
-        head_dim=keys.count("head_dim", optional=True) or max(1, keys.count("hidden_size") // heads),
-        rope=read_rope(keys, theta),
-        qk_norm=qk_norm,
-    )
+        n_heads=heads, n_kv_heads=kv_heads, head_dim=_width(keys, heads), rope=read_rope(keys, theta), qk_norm=qk_norm,
+    )  # fmt: skip
+
+
+def _width(keys: Keys, heads: int) -> int:
+    """Width of one head, which turns in pairs."""
+    said, whole = keys.count("head_dim", optional=True), keys.count("hidden_size")
+    width = said or whole // heads
+    if width and not width % 2:
+        return width
+    if said:
+        keys.refuse("head_dim", said, "an even number")
+    else:
+        expected = f"num_attention_heads ({heads}) times an even number, as head_dim is absent"
+        keys.refuse("hidden_size", whole, expected, "num_attention_heads")
+    return 2
 
 
 def windowed(attention: AttentionConfig, windows: Iterable[int | None]) -> list[MixerSection]:

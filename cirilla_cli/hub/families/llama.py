@@ -23,10 +23,10 @@ class Llama(Family):
         bias = keys.flag("attention_bias")
         heads = keys.count("num_attention_heads")
         if keys.count("hidden_size") % heads:
-            keys.refuse("num_attention_heads", heads, "a divisor of hidden_size in a Llama")
+            keys.refuse("num_attention_heads", heads, "a divisor of hidden_size in a Llama", "hidden_size")
         attention = read_attention(keys).model_copy(update={"bias": bias, "out_bias": bias})
         mlp = read_swiglu(keys).model_copy(update={"bias": keys.flag("mlp_bias")})
-        return read_stack(keys, [attention] * keys.count("num_hidden_layers"), mlp=mlp)
+        return read_stack(keys, [attention] * keys.layers("num_hidden_layers"), mlp=mlp)
 
     def write(self, config: Shape) -> dict[str, Any]:
         """The config.json of a model, shape only."""

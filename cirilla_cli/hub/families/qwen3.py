@@ -52,16 +52,16 @@ class Qwen3(Family):
 
 def _windows(keys: Keys) -> list[int | None]:
     """What each layer sees; a window is honoured where transformers honours it."""
-    n, types = keys.count("num_hidden_layers"), keys.get("layer_types")
-    window, first = keys.count("sliding_window", optional=True), keys.get("max_window_layers")
+    n = keys.layers("num_hidden_layers")
+    types = keys.words("layer_types", layers="num_hidden_layers", among=(FULL, SLIDING))
+    window, first = (
+        keys.count("sliding_window", optional=True),
+        keys.count("max_window_layers", optional=True, zero=True),
+    )
     window = window if keys.flag("use_sliding_window") else 0
     if types is None:
         return [window if window and i >= first else None for i in range(n)]
-    if not isinstance(types, list) or not set(types) <= {FULL, SLIDING}:
-        keys.refuse("layer_types", types, f"a list of {FULL} and {SLIDING}")
-    elif len(types) != n:
-        keys.refuse("layer_types", f"{len(types)} entries", "one for each of num_hidden_layers")
-    elif SLIDING in types and not window:
+    if SLIDING in types and not window:
         expected = f"true, with sliding_window set: layer_types names {SLIDING}"
         keys.refuse("use_sliding_window", keys.get("use_sliding_window"), expected)
     return [window if window and kind == SLIDING else None for kind in types]

@@ -38,13 +38,13 @@ class Qwen3Moe(Family):
         """The model a config.json describes."""
         keys.only("decoder_sparse_step", (1,), "1: experts are in every layer but the first ones")
         bias, window = keys.flag("attention_bias"), keys.count("sliding_window", optional=True) or None
-        windows = [window if keys.flag("use_sliding_window") else None] * keys.count("num_hidden_layers")
+        windows = [window if keys.flag("use_sliding_window") else None] * keys.layers("num_hidden_layers")
         attention = read_attention(keys, qk_norm=True).model_copy(update={"bias": bias, "out_bias": bias})
         dense = read_swiglu(keys)
         mlp = softmax_experts(
-            keys.count("num_experts", "num_local_experts"),
-            keys.count("num_experts_per_tok"),
-            keys.count("moe_intermediate_size"),
+            keys,
+            *("num_experts", "num_local_experts"),
+            d_ff=keys.count("moe_intermediate_size"),
             renormalise=keys.flag("norm_topk_prob"),
         )
         if first := self._dense_layers(keys):
@@ -52,9 +52,12 @@ class Qwen3Moe(Family):
         return read_stack(keys, windowed(attention, windows), mlp=mlp)
 
     def _dense_layers(self, keys: Keys) -> int:
-        layers = keys.get("mlp_only_layers") or []
-        if layers != list(range(len(layers))):
-            keys.refuse("mlp_only_layers", layers, "the first layers, counted from 0")
+        layers, n = keys.get("mlp_only_layers"), keys.layers("num_hidden_layers")
+        if layers is None:
+            return 0
+        if not isinstance(layers, list) or layers != list(range(len(layers))) or len(layers) >= n:
+            keys.lack("mlp_only_layers", layers, f"a list of the first layers, counted from 0, fewer than all {n}")
+            return 0
         return len(layers)
 
     def write(self, config: Shape) -> dict[str, Any]:
