@@ -52,6 +52,8 @@ class Found(Generic[AnyM, AnyC]):
     """What trained it last: pretrain, sft or dpo; None for imported models."""
 
 
+AnyFound = Found[Model, Config]
+"""A model of any kind."""
 Loaded = Found[Decoder, DecoderConfig]
 """A language model, which continues text."""
 
