@@ -15,11 +15,15 @@ from cirilla_cli.fs import read_json
 from cirilla_cli.hub.families import Family, family_in, from_hf, plan_of, to_disk, to_ours, trunk_of
 from cirilla_cli.model.classifier import Model
 from cirilla_cli.model.config import ClassifierConfig
+from cirilla_cli.model.count import parameters
+from cirilla_cli.units import show_count
 
 INDEX = "model.safetensors.index.json"
 LINEAGE = "cirilla.json"
 Published = AnyFound
 """A model that has, or may have, the layout of a public architecture."""
+_MOST_TIMES = 16
+"""Times what is on disk that a model may have before its tensors are compared one by one."""
 _FLOATS = {torch.float64, torch.float32, torch.bfloat16, torch.float16}
 _EMBEDDING = "model.embed_tokens.weight"
 """Our name of it."""
@@ -145,11 +149,22 @@ def _tie(family: Family, config: Config, tensors: dict[str, Tensor]) -> Config:
 
 def _translated(family: Family, config: Config, tensors: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
     """The tensors of a checkpoint under our names; ``tensors`` is empty afterwards."""
+    _refuse_size(config, tensors, file)
     with torch.device("meta"):
         own = config.build().state_dict()
     plan = plan_of(family, config, own)
     refuse_misfit(to_disk(plan, own), tensors, file)
     return to_ours(plan, tensors)
+
+
+def _refuse_size(config: Config, tensors: Mapping[str, Tensor], file: Path) -> None:
+    """Raises: CirillaError: the model is so much larger than its weights that laying it out might not end."""
+    held, described = sum(tensor.numel() for tensor in tensors.values()), parameters(config)
+    if described > _MOST_TIMES * held:
+        raise CirillaError(
+            f"{file}: holds {show_count(held)} numbers, config.json describes a model of {show_count(described)}",
+            hint="weights or config.json belong to another model: download both again",
+        )
 
 
 def _refuse_numbers(tensors: dict[str, Tensor], folder: Path) -> None:

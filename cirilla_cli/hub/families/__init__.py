@@ -53,6 +53,9 @@ FAMILIES: tuple[Family, ...] = (
 )  # fmt: skip
 """In the order in which a model is tried on them."""
 
+_DAMAGED = "the file is damaged, or was changed by hand: download the model again"
+_FOREIGN = "cirilla has no such part; docs/model/families.md says what can be read of this architecture"
+
 _MOST_SHOWN = 3
 """Near misses that are explained, and reasons of each."""
 
@@ -72,7 +75,9 @@ def family_in(config: Mapping[str, Any], file: Path) -> Family:
     for family in FAMILIES:
         if model_type in family.types:
             return family
-    raise _refusal(file, [Where(key="model_type", value=model_type, expected=f"one of {', '.join(types())}")])
+    known = ", ".join(types())
+    wrong = Where(key="model_type", value=model_type, expected=f"one of {known}")
+    raise _refusal(file, [wrong], f"models of these types can be read: {known}")
 
 
 def from_hf(config: Mapping[str, Any], file: Path) -> Config:
@@ -88,10 +93,10 @@ def from_hf(config: Mapping[str, Any], file: Path) -> Config:
         found = read_classifier(read, keys) if is_classifier(config) else read
     except ValidationError as error:
         if not keys.wrong:
-            details = "; ".join(str(e["msg"]) for e in error.errors())
-            raise CirillaError(f"{file}: no model has this shape: {details}") from None
+            details = "; ".join(str(e.get("ctx", {}).get("error", e["msg"])) for e in error.errors())
+            raise CirillaError(f"{file}: no model has this shape: {details}", hint=_DAMAGED) from None
     if keys.wrong:
-        raise _refusal(file, keys.wrong)
+        raise _refusal(file, keys.wrong, _FOREIGN if keys.foreign else _DAMAGED)
     return found
 
 
@@ -129,10 +134,15 @@ def plan_of(family: Family, config: Config, tensors: Mapping[str, Tensor]) -> li
     return moves(rules, {name: tensor.shape for name, tensor in tensors.items()})
 
 
-def _refusal(file: Path, wrong: list[Where]) -> CirillaError:
+def _refusal(file: Path, wrong: list[Where], hint: str) -> CirillaError:
     where = [Where(str(file), None, w.key, w.value, w.expected) for w in wrong]
-    lines = [f"{file}: `{w.key}` is {w.value!r}: expected {w.expected}" for w in wrong]
-    return CirillaError("\n".join(lines), hint=f"models of these types can be read: {', '.join(types())}", where=where)
+    lines = [f"{file}: `{w.key}` is {_short(w.value)}: expected {w.expected}" for w in wrong]
+    return CirillaError("\n".join(lines), hint=hint, where=where)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _native_only(config: Config, against: Mapping[Family, list[str]]) -> CirillaError:
