@@ -15,6 +15,9 @@ _POOLINGS: Mapping[str, Pooling] = {"cls": "first", "mean": "mean"}
 """What ModernBERT calls how a document becomes one vector; a decoder's is its last token's, without a word."""
 
 
+_MOST_LABELS = 1_000_000
+
+
 def trunk_of(config: Config) -> Shape:
     """The decoder or encoder that a model is, or reads with."""
     return config.base if isinstance(config, ClassifierConfig) else config
@@ -43,8 +46,8 @@ def read_classifier(base: Shape, keys: Keys) -> Config:
 def _labels(keys: Keys) -> tuple[str, ...]:
     named = keys.get("id2label")
     if named is None:
-        count = keys.get("num_labels")
-        named = {str(i): f"LABEL_{i}" for i in range(2 if count is None else keys.count("num_labels"))}
+        count = keys.count("num_labels", optional=True, most=_MOST_LABELS)
+        named = {str(number): f"LABEL_{number}" for number in range(count or 2)}
     numbers = sorted(named, key=str) if isinstance(named, Mapping) else []
     if len(numbers) < 2 or {*map(str, numbers)} != {*map(str, range(len(numbers)))}:
         keys.refuse("id2label", named, "names of two labels or more, numbered from 0")
@@ -56,10 +59,7 @@ def _labels(keys: Keys) -> tuple[str, ...]:
 def _pooling(base: Shape, keys: Keys) -> Pooling:
     if isinstance(base, DecoderConfig):
         return "last"
-    word = keys.get("classifier_pooling") or "cls"
-    if word not in _POOLINGS:
-        keys.refuse("classifier_pooling", word, f"one of {', '.join(_POOLINGS)}")
-    return _POOLINGS.get(word, "first")
+    return "first" if keys.get("classifier_pooling") is None else keys.choice("classifier_pooling", _POOLINGS, "first")
 
 
 def classifier_keys(config: ClassifierConfig) -> dict[str, Any]:

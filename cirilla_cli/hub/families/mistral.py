@@ -8,6 +8,7 @@ from cirilla_cli.hub.families.blocks import (
     read_attention,
     read_stack,
     read_swiglu,
+    read_window,
     stack_keys,
     windowed,
     windows_of,
@@ -22,7 +23,7 @@ def read_one_window(keys: Keys) -> int | None:
     types = keys.words("layer_types", layers="num_hidden_layers", among=(FULL, SLIDING))
     if types is not None and len(set(types)) > 1:
         keys.lack("layer_types", types, "one kind for all layers: this architecture has no mixed ones")
-    return keys.count("sliding_window", optional=True) or None
+    return read_window(keys)
 
 
 class Mistral(Family):
