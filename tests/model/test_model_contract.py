@@ -279,6 +279,7 @@ PLAINEST = {name: variant for name, variant in VARIANTS.items() if "," not in na
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # asked for by the tracer itself
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # done by the tracer itself
 @pytest.mark.parametrize("section", PLAINEST.values(), ids=PLAINEST)
 def test_compiled_it_is_the_same_function(section: Any) -> None:
     """Traced, its backward pass too, and run as traced: what a compiler starts from, without one for this machine."""

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from cirilla_cli.model.ops.chunks import Chunks
-from cirilla_cli.model.ops.ssd import decays
+from cirilla_cli.model.ops.decays import decays
 
 
 @dataclass(frozen=True)
