@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
 from cirilla_cli.config import FilePath, Paths, Section
-from cirilla_cli.units import Fraction, PartialShare, PositiveCount
+from cirilla_cli.units import Fraction, InnerShare, PositiveCount
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -93,7 +93,7 @@ class MaskedTextConfig(_TextConfig):
     """Running text in which an encoder has to restore tokens that were changed (arXiv:1810.04805, section 3.1)."""
 
     kind: Literal["masked_text"] = "masked_text"
-    share: Annotated[PartialShare, Field(gt=0)] = 0.3
+    share: InnerShare = 0.3
     """Tokens to be restored; BERT's 15% or ModernBERT's 30%."""
     as_mask: Fraction = 1.0
     """Of those, the share that is replaced by the mask token; BERT's 80%."""

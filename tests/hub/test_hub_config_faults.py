@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.hub.families import FAMILIES, family_in, from_hf, plan_of, to_disk
 from cirilla_cli.hub.read import read_folder
+from cirilla_cli.model.config import ClassifierConfig
 from cirilla_cli.model.init import fresh
 
 BASE = {
@@ -163,6 +164,24 @@ def test_any_value_of_any_key_is_read_or_refused_by_name(model_type: str, folder
     assert not wrong, "\n".join(map(str, wrong[:40]))
     assert min(counts["read"], counts["weights"]) > 3
     assert counts["refused"] > 200
+
+
+@pytest.mark.parametrize("model_type", ["qwen3", "modernbert"])
+@pytest.mark.parametrize("key", ["id2label", "num_labels", "classifier_pooling", "problem_type"])
+def test_any_value_of_a_classifiers_own_keys_is_read_or_refused_by_name(model_type: str, key: str) -> None:
+    own = {"problem_type": "single_label_classification", "classifier_pooling": "mean", "num_labels": 2}
+    labels = {} if key == "num_labels" else {"id2label": {"0": "a", "1": "b"}}
+    named = {"model_type": model_type, "architectures": ["XForSequenceClassification"]}
+    values = {**CONFIGS[model_type], **own, **named}
+    assert isinstance(from_hf({**values, **labels}, Path("config.json")), ClassifierConfig)
+    for value in [*ODD, {"0": [], "1": {}}, {"0": "a", "00": "b"}, {"1": "a", "2": "b"}]:
+        try:
+            from_hf({**values, **labels, key: value}, Path("config.json"))
+        except CirillaError as error:
+            said = str(error)
+        else:
+            said = ""
+        assert not said or re.match(f"config.json: `(id2label|{key})` is ", said), (value, said)
 
 
 def refusal(model_type: str, change: dict[str, Any]) -> CirillaError:
