@@ -34,7 +34,7 @@ _SHOWN_KEYS = {
 }
 """What the table of stages shows, by key of the resolved recipe."""
 
-_SHOWN_METRICS = ("step", "loss", "val_loss", "tokens", "tokens_per_second", "epoch")
+_SHOWN_METRICS = ("step", "loss", "val_loss", "val_accuracy", "tokens", "tokens_per_second", "epoch")
 
 
 @dataclass(frozen=True)
@@ -153,10 +153,11 @@ def _use(facts: CardFacts) -> str:
     name = facts.config.to if facts.config.to and not facts.config.to.startswith("dir:") else "."
     where = "" if name != "." else "Run these in this folder.\n\n"
     if facts.loaded.tokenizer is None:
-        return (
-            f"## Use\n\n{where}There is no tokenizer in this repository: the model takes ids and gives ids.\n\n"
-            f'```bash\ncirilla generate {name} --prompt-ids "1 2 3"\n```'
-        )
+        gives = {"decoder": "ids", "encoder": "vectors", "classifier": "a label"}[facts.loaded.config.kind]
+        said = f"## Use\n\n{where}There is no tokenizer in this repository: the model takes ids and gives {gives}."
+        if isinstance(facts.loaded.config, EncoderConfig):
+            return said
+        return f'{said}\n\n```bash\ncirilla generate {name} --prompt-ids "1 2 3"\n```'
     if not isinstance(facts.loaded.config, DecoderConfig):
         transformers, prompt = _whole_texts(facts)
         return (
