@@ -213,6 +213,21 @@ def test_states_are_kept_in_float32_whatever_the_model_is_in(config: Any) -> Non
         assert [s.dtype for s in cache.state] == [torch.bfloat16, torch.float32]
 
 
+@EACH_PLAIN
+@torch.no_grad()
+def test_a_long_memory_in_bfloat16_stays_near_the_exact_one(config: Any) -> None:
+    """Three hundred like tokens and hardly any decay: what each adds is less than bfloat16 can add to the state."""
+    layer, T = built(config), 300
+    layer.A_log.fill_(-7.0)
+    x_BTD = 0.3 * normal(2, T, D) + normal(2, 1, D, seed=1)
+    cache, out = layer.bfloat16().make_cache(T), []
+    for t in range(T):
+        out.append(layer(x_BTD[:, t : t + 1].bfloat16(), SequenceLayout.rows(2, 1, start=t), cache))
+    exact = layer.double()(x_BTD.bfloat16().double(), SequenceLayout.rows(2, T))[:, -50:]
+    error = torch.cat(out, dim=1)[:, -50:] - exact
+    assert float(error.square().mean().sqrt()) < 0.008 * float(exact.std())
+
+
 def test_a_state_cache_keeps_what_it_may_go_back_to_and_no_more() -> None:
     cache = StateCache(rollback=2)
     assert cache.state is None
