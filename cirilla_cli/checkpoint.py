@@ -52,6 +52,8 @@ class Found(Generic[AnyM, AnyC]):
     """What trained it last: pretrain, sft or dpo; None for imported models."""
 
 
+AnyFound = Found[Model, Config]
+"""A model of any kind."""
 Loaded = Found[Decoder, DecoderConfig]
 """A language model, which continues text."""
 
@@ -137,7 +139,7 @@ def read_model_config(folder: Path) -> Config:
         first = error.errors()[0]
         # The first part is the kind, which the file says itself.
         key = ".".join(map(str, first["loc"][1:])) or "model"
-        raise CirillaError(f"{path}: `{key}`: {first['msg']}") from None
+        raise CirillaError(f"{path}: `{key}`: {first.get('ctx', {}).get('error', first['msg'])}") from None
 
 
 def load_weights(

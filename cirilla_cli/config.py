@@ -1,6 +1,6 @@
 """The base of every recipe section."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
@@ -48,8 +48,24 @@ class ByKind:
         from pydantic import TypeAdapter
 
         assert schema["type"] == "tagged-union"
-        told_apart: Any = Annotated[schema["metadata"]["union"], Field(discriminator="kind")]
+        union = schema["metadata"]["union"]
+        told_apart: Any = Annotated[union, Field(discriminator="kind")]
         return handler(TypeAdapter(told_apart).core_schema)
+
+
+class Misfits(ValueError):
+    """Values that do not go with their neighbours, each named by its key, seen from the section that finds them."""
+
+    def __init__(self, found: Mapping[str, str]) -> None:
+        """What is wrong with each, by key: `is 5, must be less than n_layers (4)`."""
+        super().__init__("; ".join(f"{key} {said}" for key, said in found.items()))
+        self.found = dict(found)
+
+    @classmethod
+    def refuse(cls, found: Mapping[str, str]) -> None:
+        """Raises: Misfits: there is something in ``found``."""
+        if found:
+            raise cls(found)
 
 
 FilePath = Annotated[Path, Field(strict=False)]

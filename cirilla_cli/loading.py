@@ -35,9 +35,17 @@ def load_model(
     if not isinstance(found.model, Decoder):
         raise CirillaError(
             f"{where}: this model is of kind {found.config.kind}, which cannot continue text; kind decoder is wanted",
-            hint="`cirilla sft` with data.kind=labelled_text fine-tunes it; its report tells accuracy",
+            hint=_OTHER_USES[found.config.kind].format(where),
         )
     return cast(Loaded, found)
+
+
+_OTHER_USES = {
+    "encoder": "`cirilla generate {0}` restores hidden tokens; `cirilla sft` with data.kind=labelled_text makes a "
+    "classifier of it",
+    "classifier": "`cirilla generate {0} --prompt TEXT` names a text's label; its run's report.json tells accuracy",
+}
+"""What models that do not continue text do instead."""
 
 
 def load_any(

@@ -76,6 +76,10 @@ Seconds = Annotated[
     float, Field(ge=0), BeforeValidator(parse_seconds), _schema("number", _NUM + "(ms|s|sec|min|h|d)?$")
 ]
 Fraction = Annotated[float, Field(ge=0, le=1), BeforeValidator(parse_fraction), _schema("number", _NUM + "%?$")]
+PartialShare = Annotated[float, Field(ge=0, lt=1), BeforeValidator(parse_fraction), _schema("number", _NUM + "%?$")]
+"""A `Fraction` that leaves something over."""
+InnerShare = Annotated[float, Field(gt=0, lt=1), BeforeValidator(parse_fraction), _schema("number", _NUM + "%?$")]
+"""A `Fraction` that takes something and leaves something over."""
 Span = Annotated[int | float, Field(ge=0), BeforeValidator(parse_span), _schema("number", _NUM + "(%|k|M)?$")]
 """Steps as a whole number, or a fraction of the run (``1%`` or ``0.01``)."""
 

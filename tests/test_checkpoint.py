@@ -218,6 +218,14 @@ def test_a_checkpoint_of_a_newer_format_is_refused(tmp_path: Path) -> None:
         saved.model_config()
 
 
+def test_a_shape_that_cannot_be_is_refused_in_plain_words(tmp_path: Path) -> None:
+    saved = save(tmp_path, 1)
+    path = saved.path / "model.json"
+    path.write_text(path.read_text().replace('"pattern": "A"', '"pattern": "B"'))
+    with pytest.raises(CirillaError, match=r"model\.json: `model`: pattern names 'B', but mixers has A$"):
+        saved.model_config()
+
+
 # A full disk
 
 

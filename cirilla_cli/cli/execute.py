@@ -2,18 +2,20 @@
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from cirilla_cli.cli.places import check_place
-from cirilla_cli.errors import CirillaError
+from cirilla_cli.errors import CirillaError, Where
 from cirilla_cli.progress import Progress
 from cirilla_cli.recipe.load import Resolved
+from cirilla_cli.recipe.tree import DEFAULT
 
 if TYPE_CHECKING:
-    from cirilla_cli.checkpoint import Loaded
+    from cirilla_cli.checkpoint import AnyFound, Loaded
+    from cirilla_cli.infer.run import Prompt
 
 
 @dataclass(frozen=True)
@@ -126,10 +128,23 @@ def enough_memory() -> Iterator[None]:
 
 
 def load(where: str | None, device: str, dtype: str, progress: Progress) -> "Loaded":
-    """The model a verb names, or the newest under runs/, which is said."""
+    """The language model a verb names, or the newest under runs/, which is said."""
+    from cirilla_cli.loading import load_model
+
+    return cast("Loaded", _load(load_model, where, device, dtype, progress))
+
+
+def load_any(where: str | None, device: str, dtype: str, progress: Progress) -> "AnyFound":
+    """The model a verb names, of whatever kind, or the newest under runs/, which is said."""
+    from cirilla_cli.loading import load_any as area
+
+    return cast("AnyFound", _load(area, where, device, dtype, progress))
+
+
+def _load(area: Callable[..., Any], where: str | None, device: str, dtype: str, progress: Progress) -> Any:
     from cirilla_cli.compat import device_problem, pick_device
     from cirilla_cli.infer.run import dtype_of
-    from cirilla_cli.loading import load_model, newest_model
+    from cirilla_cli.loading import newest_model
 
     if problem := device_problem(device):
         raise CirillaError(f"`device` is {device!r}: {problem}", hint="device=cpu, or leave it out")
@@ -137,7 +152,7 @@ def load(where: str | None, device: str, dtype: str, progress: Progress) -> "Loa
     if where is None:
         where = str(newest_model())
         progress.say(f"model: {where}")
-    return load_model(where, device=str(picked), dtype=dtype_of(dtype, picked), progress=progress)
+    return area(where, device=str(picked), dtype=dtype_of(dtype, picked), progress=progress)
 
 
 def evaluate(resolved: Resolved, progress: Progress, control: Control) -> Any:
@@ -160,20 +175,51 @@ def generate(resolved: Resolved, progress: Progress, control: Control) -> Any:
     """The recipe's own prompts, answered into ``answers.jsonl`` in its `out`."""
     from cirilla_cli.data.jsonl import JsonlWriter
     from cirilla_cli.infer.run import Prompt
-    from cirilla_cli.infer.run import generate as area
 
     recipe: Any = resolved.recipe
-    config = seeded(recipe)
+    config = recipe.generate
     if not config.prompts:
         raise CirillaError(
             "`generate.prompts` is empty: there is nothing to continue", hint="generate.prompts=['Who is Geralt?']"
         )
-    loaded = load(recipe.model, recipe.device, config.dtype, progress)
-    answers = list(area(config, loaded, [Prompt(text=text) for text in config.prompts], progress))
+    asked = [Prompt(text=text) for text in config.prompts]
+    loaded = load_any(recipe.model, recipe.device, config.dtype, progress)
+    answers = list(answer(resolved, loaded, asked, progress))
     with JsonlWriter(Path(resolved.out) / "answers.jsonl") as writer:
-        for answer in answers:
-            writer.write(answer_row(answer))
+        for given in answers:
+            writer.write(answer_row(given))
     return {"out": resolved.out, "answers": [{"prompt": a.prompt, "text": a.text} for a in answers]}
+
+
+def answer(resolved: Resolved, loaded: "AnyFound", asked: "Sequence[Prompt]", progress: Progress) -> Any:
+    """What a model of any kind says to prompts, one after the other: continuations, labels, or fillings.
+
+    Raises:
+        CirillaError: the recipe or the call gives keys that mean nothing to this kind of model.
+    """
+    from cirilla_cli.infer.run import answers
+
+    if loaded.config.kind != "decoder":
+        _refuse_idle(resolved, loaded.config.kind)
+    return answers(seeded(resolved.recipe), loaded, asked, progress)
+
+
+_FOR_READERS = ("batch", "dtype", "prompts")
+"""Keys of `generate` that mean something to models that do not write."""
+
+
+def _refuse_idle(resolved: Resolved, kind: str) -> None:
+    """Raises: CirillaError: somebody set keys of `generate` that do nothing with a model of this kind."""
+    given = [key for key, origin in resolved.origins.items() if key.startswith("generate.") and origin != DEFAULT]
+    idle = sorted(
+        {".".join(key.split(".")[:2]) for key in given if key.split(".")[1].split("[")[0] not in _FOR_READERS}
+    )
+    if idle:
+        where = [Where(key=key, expected=f"left out: the model is of kind {kind}") for key in idle]
+        said = (
+            f"{', '.join(f'`{key}`' for key in idle)}: of no meaning for a model of kind {kind}, which writes nothing"
+        )
+        raise CirillaError(said, hint=f"leave {'it' if len(idle) == 1 else 'them'} out", where=where)
 
 
 def seeded(recipe: Any) -> Any:
@@ -183,9 +229,8 @@ def seeded(recipe: Any) -> Any:
 
 
 def answer_row(answer: Any) -> dict[str, Any]:
-    """One answer as `--json` prints it."""
-    names = ("prompt", "prompt_tokens", "text", "tokens", "logprobs", "finish_reason", "seconds")
-    return {name: getattr(answer, name) for name in names}
+    """One answer as `--json` prints it: the fields of its kind."""
+    return asdict(answer)
 
 
 def push(
@@ -205,7 +250,7 @@ def push(
         )
     if config.to.startswith("dir:") and not dry_run:
         check_place(Path(config.to.removeprefix("dir:")), "push.to")
-    loaded = load(config.model, recipe.device, "float32", progress)
+    loaded = load_any(config.model, recipe.device, "float32", progress)
     scores = scores or config.scores
     if dry_run:
         return plan_files(config, loaded, scores=scores)

@@ -112,7 +112,8 @@ def _answers(stages: list[Stage], most: int = 3) -> str:
         path = Path(stage.resolved.out) / "answers.jsonl"
         if stage.verb == "generate" and path.is_file():
             rows = [row.data for row in read_rows(path, Complaints())][:most]
-            lines = [f"  {' '.join(row['prompt'].split())}\n  > {' '.join(row['text'].split())}" for row in rows]
+            said = [(row["prompt"], row["text"] if "text" in row else row["label"]) for row in rows]
+            lines = [f"  {' '.join(prompt.split())}\n  > {' '.join(answer.split())}" for prompt, answer in said]
             return "Three questions\n" + "\n".join(lines)
     return ""
 

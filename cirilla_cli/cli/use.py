@@ -56,7 +56,7 @@ class Settings(Group):
 
 @takes("device")
 def generate(words: ModelWords = None, *, prompts: Prompts, settings: Settings, flags: Flags) -> None:
-    """Continue prompts, streamed to stdout.
+    """Continue prompts, streamed to stdout; a classifier names labels, an encoder fills in <mask>.
 
     Examples: cirilla generate --chat --prompt "Who is Geralt?"; cirilla generate runs/mine-sft --json < prompts.txt
     """

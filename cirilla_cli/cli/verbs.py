@@ -287,7 +287,7 @@ def generate_verb(
     flags: Flags,
 ) -> None:
     """`cirilla generate`."""
-    from cirilla_cli.cli.execute import enough_memory, load, seeded
+    from cirilla_cli.cli.execute import enough_memory, load_any
 
     reading = read_words(words, "generate")
     extra = {**_model_word(reading, "model"), **{f"generate.{key}": value for key, value in settings.items()}}
@@ -298,8 +298,8 @@ def generate_verb(
     recipe: Any = resolved.recipe
     asked = list(_prompts(prompts, file, ids, recipe.generate.prompts))
     with enough_memory(), progress_for(quiet=flags.quiet or flags.json, verbose=flags.verbose) as progress:
-        loaded = load(recipe.model, recipe.device, recipe.generate.dtype, progress)
-        _answer(seeded(recipe), loaded, asked, flags, progress)
+        loaded = load_any(recipe.model, recipe.device, recipe.generate.dtype, progress)
+        _answer(resolved, loaded, asked, flags, progress)
 
 
 def _prompts(texts: Sequence[str], file: str | None, ids: str | None, own: Sequence[str]) -> Iterator[Any]:
@@ -347,24 +347,26 @@ def _text(name: str, data: bytes) -> list[str]:
     return [line for line in lines if line.strip()]
 
 
-def _answer(config: Any, loaded: Any, asked: list[Any], flags: Flags, progress: Any) -> None:
-    from cirilla_cli.cli.execute import answer_row
-    from cirilla_cli.infer.run import generate, stream, wants_chat
+def _answer(resolved: Resolved, loaded: Any, asked: list[Any], flags: Flags, progress: Any) -> None:
+    from cirilla_cli.cli.execute import answer, answer_row, seeded
+    from cirilla_cli.infer.run import stream, wants_chat
 
     if not asked:
         raise CirillaError("there is no prompt: standard input is empty")
-    if not config.chat and wants_chat(loaded):
+    config: Any = seeded(resolved.recipe)
+    writes = loaded.config.kind == "decoder"
+    if writes and not config.chat and wants_chat(loaded):
         progress.say("hint: this model was tuned on chats; --chat puts the prompt into its template")
-    if flags.json:
-        for answer in generate(config, loaded, asked, progress):
-            show_json(answer_row(answer))
-    elif len(asked) == 1:
+    if writes and len(asked) == 1 and not flags.json:
         for piece in stream(config, loaded, asked[0]):
             print(piece, end="", flush=True)
         print(flush=True)
-    else:
-        for answer in generate(config, loaded, asked, progress):
-            print(" ".join(map(str, answer.tokens)) if answer.text is None else answer.text, flush=True)
+        return
+    for given in answer(resolved, loaded, asked, progress):
+        if flags.json:
+            show_json(answer_row(given))
+        else:
+            print(" ".join(map(str, given.tokens)) if given.text is None else given.text, flush=True)
 
 
 def push_verb(words: Sequence[str], to: str | None, scores: str | None, flags: Flags) -> None:

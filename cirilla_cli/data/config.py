@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 from pydantic import NonNegativeFloat, PositiveInt, model_validator
 
 from cirilla_cli.config import ByKind, FilePath, Paths, Section
-from cirilla_cli.units import Fraction, PositiveCount
+from cirilla_cli.units import Fraction, InnerShare, PositiveCount
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -93,7 +93,7 @@ class MaskedTextConfig(_TextConfig):
     """Running text in which an encoder has to restore tokens that were changed (arXiv:1810.04805, section 3.1)."""
 
     kind: Literal["masked_text"] = "masked_text"
-    share: Fraction = 0.3
+    share: InnerShare = 0.3
     """Tokens to be restored; BERT's 15% or ModernBERT's 30%."""
     as_mask: Fraction = 1.0
     """Of those, the share that is replaced by the mask token; BERT's 80%."""
@@ -102,8 +102,8 @@ class MaskedTextConfig(_TextConfig):
 
     @model_validator(mode="after")
     def _shares_fit(self) -> Self:
-        if not self.share:
-            raise ValueError("share is 0: there is nothing to restore")
+        if not self.as_mask + self.as_random:
+            raise ValueError("as_mask and as_random are 0: nothing is hidden or changed, and so to be restored")
         if self.as_mask + self.as_random > 1:
             raise ValueError(f"as_mask ({self.as_mask}) and as_random ({self.as_random}) are more than all together")
         return self

@@ -7,6 +7,7 @@ from typing import Any, Self
 
 from cirilla_cli.data.chat import CHAT_TEMPLATE, Rendered
 from cirilla_cli.data.rows import Message
+from cirilla_cli.data.tokenizer import MaskToken
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.fs import read_json
 
@@ -44,7 +45,8 @@ class ImportedTokenizer:
         self.stop_ids = frozenset(self._stops())
         pad = self._id("pad_token")
         self.pad_id = pad if pad is not None else min(self.stop_ids, default=0)
-        self.mask_id: int | None = self._id("mask_token")
+        self.mask = self._find_mask()
+        self._begin, self._end = self._find_ends()
         digest = hashlib.sha256((folder / "tokenizer.json").read_bytes() + (self.template or "").encode())
         self.hash = digest.hexdigest()
 
@@ -59,10 +61,7 @@ class ImportedTokenizer:
     @property
     def bos_ids(self) -> list[int]:
         """What the model's own post-processor puts before text."""
-        self._tokenizer.encode_special_tokens = False
-        empty: list[int] = self._tokenizer.encode("", add_special_tokens=True).ids
-        self._tokenizer.encode_special_tokens = True
-        return [i for i in empty if i not in self.stop_ids] or empty[:1]
+        return list(self._begin)
 
     def encode(self, text: str) -> list[int]:
         """Ids of plain text, control tokens off."""
@@ -93,8 +92,7 @@ class ImportedTokenizer:
 
     def document(self, ids: Sequence[int]) -> list[int]:
         """Begin (where the model has one), text, and the end of text."""
-        end = self._id("eos_token")
-        return [*self.bos_ids, *ids, *([end] if end is not None else [])]
+        return [*self._begin, *ids, *self._end]
 
     def chat(self, messages: Sequence[Message], *, generation_prompt: bool = False) -> Rendered:
         """A conversation in the model's own template; each assistant turn is what it adds to the text before it.
@@ -151,6 +149,20 @@ class ImportedTokenizer:
             if len(token) > 2:
                 content = content.replace(token, f"{token[:2]} {token[2:]}")
         return content
+
+    def _find_mask(self) -> MaskToken | None:
+        name, id = self._token("mask_token"), self._id("mask_token")
+        if name is None or id is None:
+            return None
+        added = self._tokenizer.get_added_tokens_decoder().get(id)
+        return MaskToken(name, id) if added is None else MaskToken(name, id, added.lstrip, added.rstrip)
+
+    def _find_ends(self) -> tuple[list[int], list[int]]:
+        """What the model's own post-processor puts before and behind text; else the end of text is behind it."""
+        whole, end = self._tokenizer.encode("a", add_special_tokens=True), self._id("eos_token")
+        text = [place for place, added in enumerate(whole.special_tokens_mask) if not added]
+        begin, behind = whole.ids[: text[0]], whole.ids[text[-1] + 1 :]
+        return begin, behind or ([] if end is None else [end])
 
     def _find_template(self) -> str | None:
         file = self.folder / "chat_template.jinja"

@@ -158,7 +158,8 @@ def _misfit(misfit: Any, model: type[BaseModel]) -> dict[str, Any]:
             remedy = f"; did you mean `{close[0]}`?" if close else ""
             return {"expected": f"`{key}` is not a field of a {model.__name__.lower()}{remedy}"}
         case "value_error":
-            return {"expected": str(misfit["ctx"]["error"])}
+            whole = {} if key is None else {"key": key, "value": misfit["input"]}
+            return {"expected": str(misfit["ctx"]["error"]), **whole}
     wanted = misfit["msg"].removeprefix("Input should be ")
     return {"expected": f"must be {wanted}", "key": key, "value": misfit["input"]}
 

@@ -4,11 +4,11 @@ Each document of these shards begins with the number of its label, in place of a
 whatever vouches for the tokens vouches for the labels; `labels.json` holds their names.
 """
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, field_validator
 
 from cirilla_cli.data.jsonl import Complaints, read_rows, validate
 from cirilla_cli.data.rows import Record, content_hash, held_out
@@ -33,6 +33,20 @@ class LabelledRow(Record):
     split_key: str | None = None
     """What decides on which side of the split the row falls; the text itself where there is none."""
 
+    @field_validator("text")
+    @classmethod
+    def _says_something(cls, text: str) -> str:
+        if not text.strip():
+            raise ValueError("must not be empty")
+        return text
+
+    @field_validator("label", mode="before")
+    @classmethod
+    def _names_a_class(cls, label: Any) -> Any:
+        if not isinstance(label, str | int) or isinstance(label, bool) or not str(label).strip():
+            raise ValueError("must be the name of a class, or its number")
+        return label
+
 
 def read_labelled(paths: Sequence[Path]) -> Iterator[LabelledRow]:
     """Every row of the files, and of the `.jsonl` files of folders.
@@ -42,6 +56,8 @@ def read_labelled(paths: Sequence[Path]) -> Iterator[LabelledRow]:
     """
     complaints = Complaints()
     for path in paths:
+        if not path.exists():
+            raise CirillaError(f"{path}: no such file or folder")
         for file in [f for f in files_below(path) if f.suffix == ".jsonl"] if path.is_dir() else [path]:
             for row in read_rows(file, complaints):
                 labelled = validate(row, LabelledRow, complaints)
@@ -61,7 +77,12 @@ def shard_labelled(paths: Sequence[Path], tokenizer: Tokenizer, folder: Path, *,
     if index.is_file() and marker.is_file() and read_json(marker) == made_from:
         return label_names(folder)
     rows = list(read_labelled(paths))
-    labels = _labels(rows, paths, tokenizer)
+    labels = class_names({row.label for row in rows}, paths)
+    if len(labels) >= tokenizer.vocab_size:
+        raise CirillaError(
+            f"{', '.join(map(str, paths))}: {len(labels)} labels, more than the tokenizer has pieces",
+            hint="`label` must be the name of a class",
+        )
     index.unlink(missing_ok=True)
     splits: dict[str, list[LabelledRow]] = {"train": [], "val": []}
     for row in rows:
@@ -80,19 +101,24 @@ def label_names(folder: Path) -> list[str]:
     return [str(name) for name in read_json(folder / LABELS)]
 
 
-def _labels(rows: Sequence[LabelledRow], paths: Sequence[Path], tokenizer: Tokenizer) -> list[str]:
-    """The names in order, numbers by size."""
-    counts = Counter(row.label for row in rows)
-    if len({str(label) for label in counts}) < 2:
-        found = f"only the label {next(iter(counts))!r}" if counts else "no rows"
-        raise CirillaError(f"{', '.join(map(str, paths))}: {found}; a classifier tells at least two labels apart")
-    if len(counts) >= tokenizer.vocab_size:
+def class_names(labels: Collection[str | int], paths: Sequence[Path]) -> list[str]:
+    """The classes' names in order, numbers by size; ``paths`` are named in complaints.
+
+    Raises:
+        CirillaError: there are fewer than two, or a number stands there as text too.
+    """
+    where = ", ".join(map(str, paths))
+    numbers, names = sorted(x for x in labels if isinstance(x, int)), sorted(x for x in labels if isinstance(x, str))
+    both = [number for number in numbers if str(number) in names]
+    if both:
         raise CirillaError(
-            f"{', '.join(map(str, paths))}: {len(counts)} labels, more than the tokenizer has pieces",
-            hint="`label` must be the name of a class",
+            f"{where}: `label` is {both[0]} in some rows and {str(both[0])!r} in others: one class or two?",
+            hint="write the label alike in all rows",
         )
-    numbers, names = sorted(x for x in counts if isinstance(x, int)), sorted(x for x in counts if isinstance(x, str))
-    return list(dict.fromkeys(map(str, [*numbers, *names])))
+    if len(labels) < 2:
+        found = f"only the label {next(iter(labels))!r}" if labels else "no rows"
+        raise CirillaError(f"{where}: {found}; a classifier tells at least two labels apart")
+    return list(map(str, [*numbers, *names]))
 
 
 def _write(

@@ -36,13 +36,13 @@ class Masking:
         Raises:
             CirillaError: it has no token that stands for a hidden one.
         """
-        if tokenizer.mask_id is None:
+        if tokenizer.mask is None:
             raise CirillaError(
                 "`data.kind` is 'masked_text', but the tokenizer has no mask token",
                 hint="tokenizer.kind=sentencepiece trains one that has; an imported one names it as mask_token",
             )
         is_plain = np.array([tokenizer.piece_bytes(id) != b"" for id in range(tokenizer.vocab_size)])
-        return cls(config, tokenizer.mask_id, np.flatnonzero(is_plain), is_plain)
+        return cls(config, tokenizer.mask.id, np.flatnonzero(is_plain), is_plain)
 
     def row(self, ids_T: NDArray[np.int64], seed: list[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """What the model sees of a row, and what it is to say: the token where it was chosen, else `IGNORE`.

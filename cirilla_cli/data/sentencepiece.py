@@ -11,6 +11,7 @@ import sentencepiece as spm
 from cirilla_cli.data.chat import CHAT_TEMPLATE, Rendered, segments
 from cirilla_cli.data.config import SentencePieceConfig
 from cirilla_cli.data.rows import Message
+from cirilla_cli.data.tokenizer import MaskToken
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.fs import write_json, write_text
 
@@ -98,7 +99,7 @@ class SentencePieceTokenizer:
         self._processor = spm.SentencePieceProcessor(model_proto=model)
         self.vocab_size: int = self._processor.vocab_size()
         self.pad_id = _PAD
-        self.mask_id: int | None = _MASK
+        self.mask: MaskToken | None = MaskToken("<mask>", _MASK, lstrip=True)
         self.stop_ids = frozenset({_EOS, _IM_END})
         self.hash = hashlib.sha256(model + CHAT_TEMPLATE.encode()).hexdigest()
         self._markers = {"<s>": _BOS, "<|im_start|>": _IM_START, "<|im_end|>": _IM_END}
@@ -175,7 +176,11 @@ class SentencePieceTokenizer:
         fast.post_processor = processors.TemplateProcessing(
             single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", _BOS)]
         )
-        fast.add_special_tokens([AddedToken(piece, normalized=False, special=True) for piece in pieces[:16]])
+        # A piece brings the space before it along, so what hides one swallows it.
+        swallows = {pieces[_MASK]}
+        fast.add_special_tokens(
+            [AddedToken(piece, normalized=False, special=True, lstrip=piece in swallows) for piece in pieces[:16]]
+        )
         fast.add_tokens([AddedToken("\n", normalized=False, special=False)])
         return fast
 

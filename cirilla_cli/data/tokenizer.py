@@ -1,12 +1,34 @@
 """The tokenizer protocol and the door through which every tokenizer is loaded."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from cirilla_cli.data.chat import Rendered
 from cirilla_cli.data.rows import Message
 from cirilla_cli.errors import CirillaError
+
+
+@dataclass(frozen=True, slots=True)
+class MaskToken:
+    """The token that hides another from an encoder, and how a user writes it."""
+
+    text: str
+    id: int
+    lstrip: bool = False
+    """Whether it swallows white space before it."""
+    rstrip: bool = False
+    """Whether it swallows white space behind it."""
+
+    def encode(self, text: str, plain: Callable[[str], list[int]]) -> list[int]:
+        """Ids of a text in which `text` stands for this token; ``plain`` gives those of what is between."""
+        first, *others = text.split(self.text)
+        ids = plain(first.rstrip() if self.lstrip and others else first)
+        for place, part in enumerate(others, 1):
+            part = part.lstrip() if self.rstrip else part
+            ids += [self.id, *plain(part.rstrip() if self.lstrip and place < len(others) else part)]
+        return ids
 
 
 class Tokenizer(Protocol):
@@ -18,7 +40,7 @@ class Tokenizer(Protocol):
     """Ids that end a document or a turn."""
     pad_id: int
     """Fills rows; never attended, never a target."""
-    mask_id: int | None
+    mask: MaskToken | None
     """Stands for a token that an encoder has to restore; None where the tokenizer has none."""
     hash: str
     """Fingerprint of vocabulary and chat template."""

@@ -15,7 +15,7 @@ from cirilla_cli.compat import pick_device
 from cirilla_cli.data.batches import BatchSource, Cut, Preferences
 from cirilla_cli.data.config import LabelledTextConfig
 from cirilla_cli.data.rows import content_hash
-from cirilla_cli.engine.config import MultiTokenConfig
+from cirilla_cli.engine.config import MultiTokenConfig, ahead_misfits
 from cirilla_cli.engine.hooks import (
     Evaluate,
     Log,
@@ -147,6 +147,8 @@ def build(
             write_text(job.out / name, text)
     if newest is None:
         progress.say(_summary(job, trainer, source, cut))
+        if untrained := _untrained(job, model.config):
+            progress.say(untrained)
     return trainer
 
 
@@ -220,18 +222,11 @@ def check_vocabulary(config: Config, ids: int) -> None:
 
 def check_ahead(job: Job, config: Config) -> None:
     """Raises: CirillaError: the objective looks further ahead than the model predicts, or leaves steps untrained."""
-    wanted = job.objective.depth if isinstance(job.objective, MultiTokenConfig) else 0
-    has = config.mtp.depth if isinstance(config, DecoderConfig) and config.mtp else 0
-    if wanted and wanted != has:
-        raise CirillaError(
-            f"`objective.depth` is {wanted}, but the model predicts {has} tokens beyond the next",
-            hint=f"model.mtp={{kind: chained, depth: {wanted}}}",
-        )
-    if has and not wanted and isinstance(job.model, DecoderConfig):
-        raise CirillaError(
-            f"`model.mtp` predicts {has} tokens beyond the next, and nothing trains them",
-            hint=f"objective={{kind: multi_token, depth: {has}}}, or model.mtp=null",
-        )
+    if not isinstance(config, DecoderConfig):
+        return
+    wrong = ahead_misfits(config, job.objective, fresh=isinstance(job.model, DecoderConfig))
+    if wrong:
+        raise CirillaError("\n".join(f"`{key}` {said}" for key, said in wrong.items()))
 
 
 def _state(checkpoint: Checkpoint) -> TrainState:
@@ -273,6 +268,15 @@ def _hooks(
             job.checkpoint, job.out, prepared.tokenizer, job.texts, interrupts, job.verb, prefer_best=early is not None
         ),
     ])  # fmt: skip
+
+
+def _untrained(job: Job, config: Config) -> str | None:
+    """What to say of steps ahead that a loaded model has and this objective leaves as they are."""
+    if not isinstance(config, DecoderConfig) or config.mtp is None or isinstance(job.objective, MultiTokenConfig):
+        return None
+    depth = config.mtp.depth
+    remedy = f"; objective={{kind: multi_token, depth: {depth}}} trains them" if job.verb == "pretrain" else ""
+    return f"the model's {depth} steps ahead (`mtp`) stay as they are, and drafts grow worse as the rest learns{remedy}"
 
 
 def _summary(job: Job, trainer: Trainer, source: BatchSource[Any], cut: Cut) -> str:

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from cirilla_cli.config import ByKind, Section, Texts
-from cirilla_cli.model.config import Pooling
-from cirilla_cli.units import Bytes, Fraction, PositiveCount, Seconds, Span
+from cirilla_cli.model.config import DecoderConfig, Pooling
+from cirilla_cli.model.mixers.config import AttentionConfig
+from cirilla_cli.units import Bytes, Fraction, PartialShare, PositiveCount, Seconds, Span
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,7 +27,7 @@ class CrossEntropyConfig(Section):
     """Cross-entropy of the next token: pretraining, and fine-tuning where the data says which tokens count."""
 
     kind: Literal["cross_entropy"] = "cross_entropy"
-    label_smoothing: Fraction = 0.0
+    label_smoothing: PartialShare = 0.0
     """Share of the target's probability spread evenly over the vocabulary; validation never has it."""
     z_loss: NonNegativeFloat = 0.0
     """Weight of the squared log-partition, 1e-4 keeps logits from drifting (arXiv:2204.02311, section 5)."""
@@ -81,7 +82,7 @@ class ClassificationConfig(Section):
     kind: Literal["classification"] = "classification"
     pooling: Pooling | None = None
     """Hidden states that are judged: mean, first or last; null for the mean of an encoder, the last of a decoder."""
-    label_smoothing: Fraction = 0.0
+    label_smoothing: PartialShare = 0.0
     """Share of the label's probability spread evenly over the classes; validation never has it."""
 
     def build(self, *, logits_bytes: int = LOGITS_BYTES) -> "Classification":
@@ -108,6 +109,36 @@ def pairing_problem(model: str, data: str, objective: str) -> str | None:
     if model == "classifier" and data != "labelled_text":
         return f"the model is a classifier, which learns from labelled_text, not from {data}"
     return None
+
+
+def blind_misfits(model: DecoderConfig) -> dict[str, str]:
+    """Mixers, by key, with which a decoder would see what it is to predict."""
+    return {
+        f"model.mixers.{letter}.causal": "is false, must be true in a decoder, or it sees the tokens it is to predict"
+        for letter, mixer in model.mixers.items()
+        if isinstance(mixer, AttentionConfig) and not mixer.causal
+    }
+
+
+def ahead_misfits(model: DecoderConfig, objective: ObjectiveSection, *, fresh: bool) -> dict[str, str]:
+    """What is wrong, by key, with an objective for a model and its steps ahead.
+
+    Args:
+        fresh: the model is born in this run, so that nothing else has trained its steps.
+    """
+    has = model.mtp.depth if model.mtp else 0
+    if not isinstance(objective, MultiTokenConfig):
+        remedy = f"objective={{kind: multi_token, depth: {has}}}, or model.mtp=null"
+        return {"model.mtp": f"predicts further tokens, and nothing trains them: {remedy}"} if fresh and has else {}
+    if not has:
+        remedy = f"model.mtp={{kind: chained, depth: {objective.depth}}}" if fresh else "objective.kind=cross_entropy"
+        return {"objective.depth": f"is {objective.depth}, but the model predicts no token beyond the next: {remedy}"}
+    if objective.depth != has:
+        return {"objective.depth": f"is {objective.depth}, must be {has}, the depth of the model's `mtp`"}
+    if has >= model.context_length:
+        said = f"is {model.context_length}, must be more than {has}, the depth of the model's `mtp`"
+        return {"model.context_length": said}
+    return {}
 
 
 class AdamWConfig(Section):

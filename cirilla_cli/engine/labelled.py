@@ -5,18 +5,18 @@ from pathlib import Path
 
 import torch
 
+from cirilla_cli.checkpoint import Config
 from cirilla_cli.data.config import DataSection, LabelledTextConfig, LoadTokenizerConfig, TokenizerSection
 from cirilla_cli.data.labelled import label_names, read_labelled, shard_labelled
 from cirilla_cli.data.rows import content_hash
 from cirilla_cli.data.tokenizer import load_tokenizer
-from cirilla_cli.engine.config import ClassificationConfig, ObjectiveSection, pairing_problem
+from cirilla_cli.engine.config import ClassificationConfig, ObjectiveSection, blind_misfits, pairing_problem
 from cirilla_cli.engine.shards import Prepared
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.fs import hash_path, read_json, write_json
 from cirilla_cli.model.classifier import Classifier, Model
 from cirilla_cli.model.config import ClassifierConfig, DecoderConfig, EncoderConfig
 from cirilla_cli.model.init import fresh
-from cirilla_cli.model.mixers.config import AttentionConfig, MixerSection
 
 NAME = "labelled"
 """What the one source of labelled texts is called among a run's shards."""
@@ -32,9 +32,6 @@ def prepare_labelled(
     """
     if not data.path:
         raise CirillaError("`data` names no source", hint="data.path=rows.jsonl, with `text` and `label` in each row")
-    for path in data.path:
-        if not path.exists():
-            raise CirillaError(f"{path}: no such file or folder")
     tokenizer = load_tokenizer(_tokenizer_folder(data, section, model_folder, made / "tokenizer"))
     folder = made / NAME
     shard_labelled(data.path, tokenizer, folder, val=data.val)
@@ -80,21 +77,37 @@ def learner(
     return classifier_of(model, label_names(prepared.folders[NAME]), objective, seed=seed, device=device)
 
 
-def check_teachable(
-    config: DecoderConfig | EncoderConfig | ClassifierConfig, data: DataSection, objective: ObjectiveSection
-) -> None:
+def check_teachable(config: Config, data: DataSection, objective: ObjectiveSection) -> None:
     """Raises: CirillaError: a model of this shape can learn nothing from such data."""
     if problem := pairing_problem(config.kind, data.kind, objective.kind):
         raise CirillaError(problem)
     if isinstance(objective, ClassificationConfig) or not isinstance(config, DecoderConfig):
         return
-    if not all(_is_causal(mixer) for mixer in config.layer_mixers()):
-        raise CirillaError("the model is a decoder with mixers of causal: false, which see what they are to predict")
+    if blind := blind_misfits(config):
+        raise CirillaError("\n".join(f"`{key}` {said}" for key, said in blind.items()))
 
 
-def _is_causal(mixer: MixerSection) -> bool:
-    """Whether no position sees later ones."""
-    return not isinstance(mixer, AttentionConfig) or mixer.causal
+def learned(config: Config, labels: Sequence[str], objective: ObjectiveSection) -> Config:
+    """The shape that learns: the given one, or that of a classifier of these labels made of it.
+
+    Raises:
+        CirillaError: it is a classifier of other labels, or judges by other hidden states than the objective names.
+    """
+    if not isinstance(objective, ClassificationConfig):
+        return config
+    if not isinstance(config, ClassifierConfig):
+        return classifier_config(config, labels, objective)
+    if tuple(labels) != config.labels:
+        raise CirillaError(
+            f"the model tells {_shown(config.labels)} apart, the data has {_shown(labels)}",
+            hint="start from the encoder or decoder that the classifier was made of",
+        )
+    if objective.pooling not in (None, config.pooling):
+        raise CirillaError(
+            f"`objective.pooling` is {objective.pooling!r}, but the model is a classifier by {config.pooling!r}",
+            hint="leave objective.pooling out",
+        )
+    return config
 
 
 def classifier_of(
@@ -105,14 +118,10 @@ def classifier_of(
     Raises:
         CirillaError: it is a classifier of other labels.
     """
+    config = learned(model.config, labels, objective)
+    assert isinstance(config, ClassifierConfig)
     if isinstance(model, Classifier):
-        if tuple(labels) != model.config.labels:
-            raise CirillaError(
-                f"the model tells {_shown(model.config.labels)} apart, the data has {_shown(labels)}",
-                hint="start from the encoder or decoder that the classifier was made of",
-            )
         return model
-    config = classifier_config(model.config, labels, objective)
     made = fresh(config, seed=seed, device=device)
     own = made.state_dict()
     made.load_state_dict(own | {name: tensor for name, tensor in model.state_dict().items() if name in own})

@@ -21,7 +21,7 @@ from cirilla_cli.engine.build import (
 )
 from cirilla_cli.engine.fresh import keep_inputs
 from cirilla_cli.engine.job import Job, check_job
-from cirilla_cli.engine.labelled import check_teachable
+from cirilla_cli.engine.labelled import check_teachable, learned
 from cirilla_cli.engine.lock import check_same_run, machine
 from cirilla_cli.engine.precision import compute_dtype
 from cirilla_cli.engine.sources import cut_of, source_of, steps_of
@@ -153,11 +153,13 @@ def _shape(job: Job, base: Base | None, newest: Checkpoint | None, seen: Survey)
         shape = job.model.changed(vocab_size=vocab)
     else:
         return None
+    if isinstance(job.model, CheckpointConfig):
+        shape = retuned(shape, job.model)
     check_ahead(job, shape)
     check_teachable(shape, job.data, job.objective)
     if seen.tokenizer is not None:
         check_vocabulary(shape, seen.tokenizer.vocab_size)
-    return retuned(shape, job.model) if isinstance(job.model, CheckpointConfig) else shape
+    return learned(shape, seen.labels, job.objective)
 
 
 def _parameters(shape: Config | None) -> int | None:

@@ -1,7 +1,7 @@
 """What a run would read, looked at without writing anything."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from cirilla_cli.data.config import LabelledTextConfig
 from cirilla_cli.data.encode import kind_of
 from cirilla_cli.data.inputs import read_inputs
 from cirilla_cli.data.jsonl import STDIO
-from cirilla_cli.data.labelled import read_labelled
+from cirilla_cli.data.labelled import class_names, read_labelled
 from cirilla_cli.data.shards import ShardIndex
 from cirilla_cli.data.tokenizer import Tokenizer
 from cirilla_cli.engine.job import Job
@@ -41,6 +41,8 @@ class Survey:
     """None where the run would train it, or fetch it from the Hub."""
     prepared: Prepared | None
     """The shards, where those of all sources are finished."""
+    labels: Sequence[str] = ()
+    """Names of the classes, where texts have labels."""
 
 
 def survey(
@@ -62,17 +64,21 @@ def survey(
     made = {} if afresh else _made(job, found)
     chosen = chosen or _tokenizer_of(made)
     lines = {name: _of_shards(folder) for name, folder in (found | made).items()}
+    labels = _labels(job)
     for name, path in job.paths.items():
-        if name not in lines:
+        if name in labels:
+            lines[name] = f"{path}: {show_count(labels[name].total())} texts with labels, to be tokenized"
+        elif name not in lines:
             if chosen is None and job.tokenizer is None and not remote:
                 raise untokenized(path)
             lines[name] = _of_rows(path, job) + (_OTHER_ROWS if begun else "")
+    names = class_names(sum(labels.values(), Counter()), list(job.paths.values())) if labels else ()
     if chosen is None:
         if found and not remote:
             raise no_tokenizer(next(iter(found.values())))
-        return Survey(lines, None, None)
+        return Survey(lines, None, None, names)
     prepared = opened({name: (found | made)[name] for name in job.paths if name in found | made}, chosen)
-    return Survey(lines, prepared.tokenizer, prepared if len(prepared.folders) == len(job.paths) else None)
+    return Survey(lines, prepared.tokenizer, prepared if len(prepared.folders) == len(job.paths) else None, names)
 
 
 def _made(job: Job, found: Mapping[str, Path]) -> dict[str, Path]:
@@ -102,11 +108,16 @@ def _of_shards(folder: Path) -> str:
     )
 
 
+def _labels(job: Job) -> dict[str, Counter[str | int]]:
+    """How many texts have each label, by source, where texts have labels."""
+    if not isinstance(job.data, LabelledTextConfig):
+        return {}
+    return {name: Counter(row.label for row in read_labelled([path])) for name, path in job.paths.items()}
+
+
 def _of_rows(path: Path, job: Job) -> str:
     if path == STDIO:
         return "standard input, not looked at"
-    if isinstance(job.data, LabelledTextConfig):
-        return f"{path}: {show_count(sum(1 for _ in read_labelled([path])))} texts with labels, to be tokenized"
     counts = Counter(kind_of(record) for record in read_inputs([path]))
     if not counts:
         raise CirillaError(f"{path}: no rows, so nothing to tokenize")

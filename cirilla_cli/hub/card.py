@@ -12,11 +12,11 @@ from cirilla_cli import __version__
 from cirilla_cli.data.jsonl import Complaints, read_rows
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.hub.config import PushConfig
-from cirilla_cli.hub.families import family_of
+from cirilla_cli.hub.families import architecture_of, family_of, trunk_of
 from cirilla_cli.hub.families.blocks import windows_of
 from cirilla_cli.hub.lineage import Data, Lineage, Stage
 from cirilla_cli.hub.read import Published
-from cirilla_cli.model.config import EncoderConfig
+from cirilla_cli.model.config import ClassifierConfig, DecoderConfig, EncoderConfig
 from cirilla_cli.model.count import parameters
 from cirilla_cli.units import show_count
 
@@ -34,7 +34,7 @@ _SHOWN_KEYS = {
 }
 """What the table of stages shows, by key of the resolved recipe."""
 
-_SHOWN_METRICS = ("step", "loss", "val_loss", "tokens", "tokens_per_second", "epoch")
+_SHOWN_METRICS = ("step", "loss", "val_loss", "val_accuracy", "tokens", "tokens_per_second", "epoch")
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def _front(facts: CardFacts) -> dict[str, Any]:
     if config.language:
         front["language"] = [config.language]
     front["library_name"] = "transformers"
-    front["pipeline_tag"] = "fill-mask" if _restores(facts) else "text-generation"
+    front["pipeline_tag"] = _KINDS[facts.loaded.config.kind][1]
     front["tags"] = ["cirilla", family_of(facts.loaded.config).model_type, *_verbs(lineage)]
     datasets = list(dict.fromkeys(d.hub for d in lineage.data if d.hub))
     if datasets:
@@ -131,13 +131,14 @@ def _verbs(lineage: Lineage) -> list[str]:
 
 def _about(facts: CardFacts) -> str:
     loaded, lineage = facts.loaded, facts.lineage
-    family = family_of(loaded.config)
+    architecture = architecture_of(family_of(loaded.config), loaded.config)
     lines = [f"# {_line(title_of(loaded, facts.config, lineage))}", ""]
-    kind = "An encoder" if _restores(facts) else "A language model"
     lines.append(
-        f"{kind} with {show_count(parameters(loaded.config))} parameters in the {family.architecture} "
-        f"architecture, context {loaded.config.context_length} tokens, weights in {facts.config.dtype}."
+        f"{_KINDS[loaded.config.kind][0]} with {show_count(parameters(loaded.config))} parameters in the "
+        f"{architecture} architecture, context {loaded.config.context_length} tokens, weights in {facts.config.dtype}."
     )
+    if isinstance(loaded.config, ClassifierConfig):
+        lines.append(f"It tells these labels apart: {_line(', '.join(loaded.config.labels))}.")
     verbs = ", then ".join(_verbs(lineage))
     start = f" starting from {_line(lineage.base)}" if lineage.base else ""
     if verbs:
@@ -151,12 +152,17 @@ def _about(facts: CardFacts) -> str:
 def _use(facts: CardFacts) -> str:
     name = facts.config.to if facts.config.to and not facts.config.to.startswith("dir:") else "."
     where = "" if name != "." else "Run these in this folder.\n\n"
-    if _restores(facts):
-        return f"## Use\n\n{where}With transformers:\n\n```python\n{_TRANSFORMERS_MASKED.replace('NAME', name)}```"
     if facts.loaded.tokenizer is None:
+        gives = {"decoder": "ids", "encoder": "vectors", "classifier": "a label"}[facts.loaded.config.kind]
+        said = f"## Use\n\n{where}There is no tokenizer in this repository: the model takes ids and gives {gives}."
+        if isinstance(facts.loaded.config, EncoderConfig):
+            return said
+        return f'{said}\n\n```bash\ncirilla generate {name} --prompt-ids "1 2 3"\n```'
+    if not isinstance(facts.loaded.config, DecoderConfig):
+        transformers, prompt = _whole_texts(facts)
         return (
-            f"## Use\n\n{where}There is no tokenizer in this repository: the model takes ids and gives ids.\n\n"
-            f'```bash\ncirilla generate {name} --prompt-ids "1 2 3"\n```'
+            f"## Use\n\n{where}With transformers:\n\n{transformers.replace('NAME', name)}\n\n"
+            f'With cirilla:\n\n```bash\ncirilla generate {name} --prompt "{prompt}"\n```'
         )
     talks = facts.has_template and not {"sft", "dpo"}.isdisjoint(_verbs(facts.lineage))
     transformers = _TRANSFORMERS_CHAT if talks else _TRANSFORMERS_PLAIN
@@ -191,18 +197,47 @@ print(tokenizer.decode(model.generate(**inputs, max_new_tokens=64)[0], skip_spec
 
 
 _TRANSFORMERS_MASKED = """\
-from transformers import AutoModelForMaskedLM, AutoTokenizer
+```python
+from transformers import pipeline
+
+fill = pipeline("fill-mask", model="NAME")  # AutoModelForMaskedLM
+print(fill("PROMPT"))
+```
+
+One vector a text, the mean of its tokens:
+
+```python
+from transformers import AutoModel, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained("NAME")
-model = AutoModelForMaskedLM.from_pretrained("NAME")
-inputs = tokenizer(f"The wolf is {tokenizer.mask_token}.", return_tensors="pt")
-print(tokenizer.batch_decode(model(**inputs).logits[0].argmax(-1)))
-"""
+model = AutoModel.from_pretrained("NAME")
+inputs = tokenizer("The wolf is grey.", return_tensors="pt")
+print(model(**inputs).last_hidden_state.mean(dim=1))
+```"""
+
+_TRANSFORMERS_LABELS = """\
+```python
+from transformers import pipeline
+
+tell = pipeline("text-classification", model="NAME")  # AutoModelForSequenceClassification
+print(tell("PROMPT"))
+```"""
+
+_KINDS = {
+    "decoder": ("A language model", "text-generation"),
+    "encoder": ("An encoder", "fill-mask"),
+    "classifier": ("A classifier", "text-classification"),
+}
+"""What a kind of model is called, and the Hub's name of what it does."""
 
 
-def _restores(facts: CardFacts) -> bool:
-    """Whether it is an encoder, which restores masked text."""
-    return isinstance(facts.loaded.config, EncoderConfig)
+def _whole_texts(facts: CardFacts) -> tuple[str, str]:
+    """How transformers uses a model that reads whole texts, and a text for it."""
+    mask = facts.loaded.tokenizer.mask if facts.loaded.tokenizer is not None else None
+    hidden = "" if mask is None else f" {mask.text}"
+    restores = isinstance(facts.loaded.config, EncoderConfig)
+    code, text = (_TRANSFORMERS_MASKED, f"The wolf is{hidden}.") if restores else (_TRANSFORMERS_LABELS, "A good wolf.")
+    return code.replace("PROMPT", text), text
 
 
 def _training(facts: CardFacts) -> str:
@@ -264,9 +299,21 @@ def _scores(facts: CardFacts) -> str:
 
 
 def _limits(facts: CardFacts) -> str:
+    lines = ["## Limitations", "", *(_of_writing(facts) if facts.loaded.config.kind == "decoder" else _OF_READING)]
+    if not facts.scores:
+        lines.append("- How good its answers are was not measured.")
+    return "\n".join(lines)
+
+
+_OF_READING = (
+    "- It knows what its texts say, errors and prejudices included; its probabilities were not calibrated.",
+    "- Texts longer than its context must be cut.",
+)
+
+
+def _of_writing(facts: CardFacts) -> list[str]:
+    """The limits of a model that writes."""
     lines = [
-        "## Limitations",
-        "",
         "- It repeats what its texts say, errors included, and makes up what they do not say. Check answers.",
         "- Nothing was done to keep it from harmful output beyond the choice of texts.",
         "- Raw-prompt APIs of other programs do not guard against control tokens in user text: where a program puts "
@@ -277,15 +324,13 @@ def _limits(facts: CardFacts) -> str:
             "- The jinja chat template breaks up turn markers in messages (`<|im_` becomes `<| im_`); the Modelfile's "
             "template does not, because Ollama's template language cannot."
         )
-    window = next((window for window in windows_of(facts.loaded.config) if window is not None), None)
+    window = next((window for window in windows_of(trunk_of(facts.loaded.config)) if window is not None), None)
     if window is not None:
         lines.append(
             f"- Attention sees {window} positions in windowed layers. A program that ignores `sliding_window` gives "
             "other results on longer texts."
         )
-    if not facts.scores:
-        lines.append("- How good its answers are was not measured.")
-    return "\n".join(lines)
+    return lines
 
 
 def _licence(facts: CardFacts) -> str:

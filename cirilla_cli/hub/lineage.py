@@ -219,6 +219,9 @@ def _data_of(stage: Stage) -> Iterator[Data]:
     sources, path = section.get("sources"), section.get("path", [])
     if isinstance(sources, Mapping):
         named = {str(name): [source.get("path")] for name, source in sources.items() if isinstance(source, Mapping)}
+    elif section.get("kind") == "labelled_text":
+        # Their shards name all of them.
+        named = {"labelled": list(path)[:1] if isinstance(path, list | tuple) else [path]}
     else:
         # Several paths of one section are tokenized under these names.
         named = {f"part{i}": [p] for i, p in enumerate(path if isinstance(path, list | tuple) else [path])}

@@ -8,18 +8,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cirilla_cli.checkpoint import Found, build_model, read_tensors, refuse_misfit
+from cirilla_cli.checkpoint import AnyFound, Config, Found, build_model, read_tensors, refuse_misfit
 from cirilla_cli.data.tokenizer import Tokenizer, load_tokenizer
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.fs import read_json
-from cirilla_cli.hub.families import Family, Shape, family_in, from_hf, plan_of, to_disk, to_ours
-from cirilla_cli.model.decoder import Decoder
-from cirilla_cli.model.encoder import Encoder
+from cirilla_cli.hub.families import Family, family_in, from_hf, plan_of, to_disk, to_ours, trunk_of
+from cirilla_cli.model.classifier import Model
+from cirilla_cli.model.config import ClassifierConfig
+from cirilla_cli.model.count import parameters
+from cirilla_cli.units import show_count
 
 INDEX = "model.safetensors.index.json"
 LINEAGE = "cirilla.json"
-Published = Found[Decoder | Encoder, Shape]
+Published = AnyFound
 """A model that has, or may have, the layout of a public architecture."""
+_MOST_TIMES = 16
+"""Times what is on disk that a model may have before its tensors are compared one by one."""
 _FLOATS = {torch.float64, torch.float32, torch.bfloat16, torch.float16}
 _EMBEDDING = "model.embed_tokens.weight"
 """Our name of it."""
@@ -35,13 +39,12 @@ def read_folder(folder: Path, device: torch.device | str = "cpu", dtype: torch.d
     family, config = family_in(values, folder / "config.json"), from_hf(values, folder / "config.json")
     files = weight_files(folder)
     tensors = read_tensors(files, device)
-    config = family.settled(config, tensors)
+    config = _settled(family, config, tensors)
     tensors = _known(family, config, tensors)
     config = _tie(family, config, tensors)
     _refuse_numbers(tensors, folder)
     own = _translated(family, config, tensors, files[0])
-    model = build_model(config, own, files[0], device=device, dtype=dtype)
-    assert isinstance(model, Decoder | Encoder)
+    model: Model = build_model(config, own, files[0], device=device, dtype=dtype)
     lineage = _json_object(folder / LINEAGE) if (folder / LINEAGE).is_file() else {}
     return Found(
         model=model,
@@ -53,7 +56,7 @@ def read_folder(folder: Path, device: torch.device | str = "cpu", dtype: torch.d
     )
 
 
-def read_config(folder: Path) -> Shape:
+def read_config(folder: Path) -> Config:
     """The shape that a Hugging Face folder's config.json describes, without looking at its weights.
 
     Raises:
@@ -82,7 +85,7 @@ def weight_files(folder: Path) -> list[Path]:
     raise CirillaError(f"{folder}: no weights: looked for model.safetensors and {INDEX}{_other_formats(folder)}")
 
 
-def read_tokenizer(folder: Path, config: Shape) -> Tokenizer | None:
+def read_tokenizer(folder: Path, config: Config) -> Tokenizer | None:
     """A folder's tokenizer, or None where it has none: the model then takes and gives ids.
 
     Raises:
@@ -120,16 +123,22 @@ def _json_object(path: Path) -> dict[str, Any]:
     return value
 
 
-def _known(family: Family, config: Shape, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _settled(family: Family, config: Config, tensors: Mapping[str, Tensor]) -> Config:
+    """The configuration, in agreement with what stands on disk."""
+    base = family.settled(trunk_of(config), tensors)
+    return config.model_copy(update={"base": base}) if isinstance(config, ClassifierConfig) else base
+
+
+def _known(family: Family, config: Config, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A checkpoint's tensors as if saved with a head, without those that are not wanted."""
     headless = not any(name.startswith(family.prefix) for name in tensors)
     named = {f"{family.prefix}{n}" if headless and n != family.head else n: tensor for n, tensor in tensors.items()}
-    return {name: tensor for name, tensor in named.items() if not family.passes_over(name, config)}
+    return {name: tensor for name, tensor in named.items() if not family.passes_over(name, trunk_of(config))}
 
 
-def _tie(family: Family, config: Shape, tensors: dict[str, Tensor]) -> Shape:
+def _tie(family: Family, config: Config, tensors: dict[str, Tensor]) -> Config:
     """Settle a tied head that stands on disk all the same: a copy is dropped, a head that differs is one of its own."""
-    if not config.tie_embeddings or family.head not in tensors:
+    if isinstance(config, ClassifierConfig) or not config.tie_embeddings or family.head not in tensors:
         return config
     embedding = tensors.get(family.disk_name(_EMBEDDING))
     if embedding is not None and not torch.equal(embedding, tensors[family.head]):
@@ -138,13 +147,24 @@ def _tie(family: Family, config: Shape, tensors: dict[str, Tensor]) -> Shape:
     return config
 
 
-def _translated(family: Family, config: Shape, tensors: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
+def _translated(family: Family, config: Config, tensors: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
     """The tensors of a checkpoint under our names; ``tensors`` is empty afterwards."""
+    _refuse_size(config, tensors, file)
     with torch.device("meta"):
         own = config.build().state_dict()
     plan = plan_of(family, config, own)
     refuse_misfit(to_disk(plan, own), tensors, file)
     return to_ours(plan, tensors)
+
+
+def _refuse_size(config: Config, tensors: Mapping[str, Tensor], file: Path) -> None:
+    """Raises: CirillaError: the model is so much larger than its weights that laying it out might not end."""
+    held, described = sum(tensor.numel() for tensor in tensors.values()), parameters(config)
+    if described > _MOST_TIMES * held:
+        raise CirillaError(
+            f"{file}: holds {show_count(held)} numbers, config.json describes a model of {show_count(described)}",
+            hint="weights or config.json belong to another model: download both again",
+        )
 
 
 def _refuse_numbers(tensors: dict[str, Tensor], folder: Path) -> None:

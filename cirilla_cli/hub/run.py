@@ -24,7 +24,7 @@ from cirilla_cli.fs import read_json, replace_folder
 from cirilla_cli.hub.check import MOST_TEXTS, TEXTS, Check, check, failures
 from cirilla_cli.hub.config import PushConfig
 from cirilla_cli.hub.download import HUB_FAILURES, hub_error
-from cirilla_cli.hub.families import family_of
+from cirilla_cli.hub.families import architecture_of, family_of
 from cirilla_cli.hub.lineage import sample_lines, trace
 from cirilla_cli.hub.names import is_hub_name
 from cirilla_cli.hub.read import LINEAGE, Published
@@ -79,7 +79,7 @@ def push(
     """
     started = time.monotonic()
     folder = local_target(config)
-    architecture = family_of(loaded.config).architecture
+    architecture = architecture_of(family_of(loaded.config), loaded.config)
     with _building(folder) as building:
         files = write_folder(loaded, building, config, scores=scores or config.scores)
         progress.say(f"{architecture}, {len(files)} files, {show_bytes(sum(f.bytes for f in files))}; checking")
@@ -106,7 +106,7 @@ def plan_files(config: PushConfig, loaded: Published, *, scores: Path | None = N
     local_target(config)
     with tempfile.TemporaryDirectory(prefix="cirilla-push-") as parent:
         files = plan_folder(loaded, Path(parent) / "model", config, scores=scores or config.scores)
-    architecture = family_of(loaded.config).architecture
+    architecture = architecture_of(family_of(loaded.config), loaded.config)
     return PushReport(str(config.to), architecture, config.dtype, files, sum(f.bytes for f in files), written=False)
 
 

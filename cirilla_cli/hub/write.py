@@ -20,8 +20,10 @@ from cirilla_cli.fs import hash_file, write_json, write_text
 from cirilla_cli.hub.card import CardFacts, find_scores, last_metrics, render_card
 from cirilla_cli.hub.config import PushConfig
 from cirilla_cli.hub.families import family_of, plan_of, to_disk, to_hf
+from cirilla_cli.hub.framing import document_ids, frame_documents
 from cirilla_cli.hub.lineage import Lineage, trace
 from cirilla_cli.hub.read import INDEX, LINEAGE, Published
+from cirilla_cli.model.decoder import Decoder
 
 WEIGHTS = "model.safetensors"
 SHARD_BYTES = 5 * 10**9
@@ -112,11 +114,15 @@ def _write_texts(loaded: Published, folder: Path, config: PushConfig, scores: Pa
     measured = find_scores(loaded, scores)
     lineage = trace(loaded)
     folder.mkdir(parents=True)
-    ids = _special_ids(loaded.tokenizer)
+    writes = isinstance(loaded.model, Decoder)
+    ids = _special_ids(loaded.tokenizer) if writes else document_ids(loaded.tokenizer)
     write_json(folder / "config.json", {**shape, **ids, "dtype": config.dtype, "torch_dtype": config.dtype})
     ours = False
-    if loaded.tokenizer is not None:
+    if loaded.tokenizer is not None and writes:
         ours = _write_tokenizer(loaded.tokenizer, folder, ids)
+    elif loaded.tokenizer is not None:
+        loaded.tokenizer.save(folder)
+        frame_documents(loaded.tokenizer, folder, loaded.config.context_length)
     pages = _write_attribution(lineage, folder / "ATTRIBUTION.md")
     _write_license(config, lineage, folder)
     facts = CardFacts(loaded, config, lineage, pages, ours, measured, last_metrics(loaded))

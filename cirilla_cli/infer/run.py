@@ -4,27 +4,22 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import cast
 
 import numpy as np
 import torch
 
-from cirilla_cli.checkpoint import Loaded
+from cirilla_cli.checkpoint import AnyFound, Loaded
 from cirilla_cli.compat import has_fast_bfloat16
 from cirilla_cli.data.rows import Message
 from cirilla_cli.errors import CirillaError, Where
 from cirilla_cli.infer.config import GenerateConfig
 from cirilla_cli.infer.generator import Continuation, Request, Stop, continue_prompts
+from cirilla_cli.infer.prompt import Prompt as Prompt
+from cirilla_cli.infer.readers import Filling, Judgement, classify, fill
 from cirilla_cli.infer.speculative import continue_drafting
 from cirilla_cli.infer.text import TextDecoder, stop_matcher, text_of
 from cirilla_cli.progress import SILENT, Progress
-
-
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """What to continue: text, or token ids taken as they are; exactly one of them."""
-
-    text: str | None = None
-    ids: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +58,22 @@ def wants_chat(loaded: Loaded) -> bool:
     except CirillaError:
         return False
     return True
+
+
+def answers(
+    config: GenerateConfig, found: AnyFound, prompts: Iterable[Prompt], progress: Progress = SILENT
+) -> Iterator[Answer | Judgement | Filling]:
+    """What a model of any kind says to each prompt: its continuation, its label, or the text with what was hidden.
+
+    Raises:
+        CirillaError: as `generate`, `classify` and `fill`.
+    """
+    match found.config.kind:
+        case "decoder":
+            return generate(config, cast(Loaded, found), prompts, progress)
+        case "classifier":
+            return classify(found, prompts, batch=config.batch, progress=progress)
+    return fill(found, prompts, batch=config.batch, progress=progress)
 
 
 def generate(

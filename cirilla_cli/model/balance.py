@@ -18,14 +18,14 @@ from cirilla_cli.model.routing import (
 
 
 class Shares(NamedTuple):
-    """What balance losses are made of; padding counts nowhere."""
+    """What balance losses are made of; padding and registers, which are no tokens, count nowhere."""
 
     chosen_BE: Tensor
     """How often each expert was chosen in a row."""
     probability_BE: Tensor
     """Sum over a row of each expert's probability."""
     tokens_B: Tensor
-    """Positions of a row that are no padding."""
+    """Positions of a row that hold a token."""
 
     @classmethod
     def of(cls, routing: Routing, counted_BT: Tensor) -> "Shares":

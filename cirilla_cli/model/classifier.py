@@ -20,8 +20,8 @@ Out = TypeVar("Out")
 class Classifier(Reader):
     """The trunk of a model, one vector for each document, and a matrix to the classes.
 
-    Over an encoder the vector goes through the prediction head first, as in Hugging Face's ModernBERT, whose names the
-    parameters have; over a decoder it does not, as in their Llama.
+    Over an encoder the vector goes through the prediction head first and classes have a bias, as in Hugging Face's
+    ModernBERT, whose names the parameters have; over a decoder there is neither, as in their Llama.
     """
 
     def __init__(self, config: ClassifierConfig) -> None:
@@ -29,7 +29,7 @@ class Classifier(Reader):
         self.config = config
         base = config.base
         self.head: nn.Module = PredictionHead(base) if isinstance(base, EncoderConfig) else nn.Identity()
-        self.classifier = nn.Linear(base.d_model, len(config.labels))
+        self.classifier = nn.Linear(base.d_model, len(config.labels), bias=isinstance(base, EncoderConfig))
 
     def forward(
         self, tokens_BT: Tensor, layout: SequenceLayout, *, readout: Readout[Out], tally: Tally | None = None

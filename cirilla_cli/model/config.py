@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from cirilla_cli.config import ByKind, Section
+from cirilla_cli.config import ByKind, Misfits, Section
 from cirilla_cli.model.mixers.config import AttentionConfig, MixerSection
 from cirilla_cli.model.sections import (
     Count,
@@ -13,7 +13,7 @@ from cirilla_cli.model.sections import (
     NormSection,
     RMSNormConfig,
 )
-from cirilla_cli.units import Fraction, PositiveCount
+from cirilla_cli.units import PartialShare, PositiveCount
 
 if TYPE_CHECKING:
     from cirilla_cli.model.classifier import Classifier
@@ -63,7 +63,7 @@ class StackConfig(Section):
     """What each branch is multiplied with before it is added."""
     tie_embeddings: bool = True
     """Use the embedding as the head: saves vocab_size * d_model parameters, right for small models."""
-    dropout: Fraction = 0.0
+    dropout: PartialShare = 0.0
     """Share of the residual branches' outputs dropped in training; helps where a small corpus is seen many times."""
     init_std: PositiveFloat = 0.02
     """Standard deviation of fresh weights; those that write to the residual stream get 1/sqrt(2 n_layers) of it."""
@@ -78,7 +78,21 @@ class StackConfig(Section):
         for letter, mixer in self.mixers.items():
             if problem := mixer.misfit(self.d_model):
                 raise ValueError(f"mixers.{letter}: {problem}")
+        Misfits.refuse(self._without_effect())
         return self
+
+    def _without_effect(self) -> dict[str, str]:
+        """What is given and no layer has, by key."""
+        found = {
+            f"mixers.{name}": f"stands in no layer: pattern is {self.pattern!r}"
+            for name in self.mixers
+            if name not in set(self.pattern)
+        }
+        if isinstance(self.mlp, MoEConfig) and self.mlp.dense_layers >= self.n_layers:
+            found["mlp.dense_layers"] = (
+                f"is {self.mlp.dense_layers}, must be less than n_layers ({self.n_layers}), or no layer has experts"
+            )
+        return found
 
     def layer_mixers(self) -> list[MixerSection]:
         """The mixer of each layer, first to last."""
@@ -163,6 +177,13 @@ class DecoderConfig(StackConfig):
     """What logits are multiplied with."""
     mtp: MTPSection | None = None
     """Blocks that predict further tokens: a denser lesson in training, drafts in generation; null for none."""
+
+    @model_validator(mode="after")
+    def _steps_within_rows(self) -> Self:
+        if self.mtp is not None and self.mtp.depth >= self.context_length:
+            said = f"is {self.mtp.depth}, must be less than context_length ({self.context_length})"
+            raise Misfits({"mtp.depth": said})
+        return self
 
     def build(self) -> "Decoder":
         """The decoder; its weights are drawn by `init.fresh` or loaded, until then they may be anything."""
@@ -266,7 +287,7 @@ class DialConfig(Section):
     """Longest sequence trained on, and the length of a packed row."""
     vocab_size: PositiveCount | None = None
     """Rows of the embedding; null takes the tokenizer's."""
-    dropout: Fraction = 0.0
+    dropout: PartialShare = 0.0
     """Share of the residual branches' outputs dropped in training."""
 
     def build(self) -> "Decoder":
@@ -285,7 +306,7 @@ class CheckpointConfig(Section):
     """Run directory, checkpoint, pushed or downloaded Hugging Face folder, or OWNER/NAME on the Hub."""
     context_length: PositiveCount | None = None
     """Row length to train with; null keeps the checkpoint's."""
-    dropout: Fraction = 0.0
+    dropout: PartialShare = 0.0
     """Dropout while training; checkpoints are stored without."""
 
 

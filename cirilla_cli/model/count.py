@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from cirilla_cli.model.config import ClassifierConfig, DecoderConfig, StackConfig
+from cirilla_cli.model.config import ClassifierConfig, DecoderConfig, EncoderConfig, StackConfig
 from cirilla_cli.model.sections import Count
 
 Shape = StackConfig | ClassifierConfig
@@ -39,7 +39,7 @@ def _classifier(config: ClassifierConfig) -> Count:
     """The trunk and the classes' matrix; what is multiplied once a document, not once a token, is no product here."""
     base, classes = config.base, len(config.labels)
     bare = base.changed(tie_embeddings=True, **_WITHOUT_HEAD[base.kind])
-    whole, own = count(bare), classes * (base.d_model + 1)
+    whole, own = count(bare), classes * (base.d_model + isinstance(base, EncoderConfig))
     once = (base.vocab_size or 0) * base.d_model + bare.head_count().products
     return Count(whole.parameters + own, whole.active + own, whole.products - once)
 

@@ -119,9 +119,11 @@ class _Spread:
         layout, R = self._layout, self._count
         order = torch.arange(R, device=layout.positions_BT.device)
         positions_BS = self.rows(layout.positions_BT + R, order, 0)
+        registers_BS = self.rows(torch.zeros_like(layout.positions_BT), torch.ones_like(order), 0) > 0
         if layout.documents_BT is None:
-            return SequenceLayout(positions_BS)
-        return SequenceLayout(positions_BS, self.rows(layout.documents_BT, layout.documents_BT[..., None], PADDING))
+            return SequenceLayout(positions_BS, registers_BT=registers_BS)
+        documents_BS = self.rows(layout.documents_BT, layout.documents_BT[..., None], PADDING)
+        return SequenceLayout(positions_BS, documents_BS, registers_BT=registers_BS)
 
 
 class PredictionHead(nn.Module):

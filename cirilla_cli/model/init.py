@@ -20,7 +20,7 @@ class Shape(Protocol[M]):
 
 
 _WRITERS = {"o_proj", "out_proj", "down_proj"}
-"""Matrices whose output is added to the residual stream."""
+"""Matrices, or layers of matrices, whose output is added to the residual stream."""
 
 
 def initialise(model: Model, generator: torch.Generator) -> None:
@@ -33,11 +33,11 @@ def initialise(model: Model, generator: torch.Generator) -> None:
     shrunk = config.init_std / math.sqrt(2 * config.n_layers)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            *_, owner, own = name.split(".")
+            path = name.split(".")
             if parameter.ndim < 2:
-                parameter.fill_(0.0 if own == "bias" else 1.0)
+                parameter.fill_(0.0 if path[-1] == "bias" else 1.0)
                 continue
-            std = shrunk if _WRITERS & {owner, own} else config.init_std
+            std = shrunk if _WRITERS.intersection(path) else config.init_std
             # Drawn on the CPU, so that one seed gives one model on every device.
             parameter.copy_(torch.empty(parameter.shape).normal_(0.0, std, generator=generator))
         for module in model.modules():

@@ -58,6 +58,8 @@ class SequenceLayout:
     unpadded document."""
     prefix_BT: Tensor | None = None
     """True for tokens that every query of their document may see, however early it stands; None for nowhere."""
+    registers_BT: Tensor | None = None
+    """True where there is a register of an encoder in place of a token: seen, but not counted; None for nowhere."""
     angles: Mapping[Rotation, Angles] = field(default_factory=dict)
     """Cosines and sines of the positions."""
     masks: Mapping[Sight, Any] = field(default_factory=dict)

@@ -77,7 +77,9 @@ class MoE(AfterStep):
 
 
 def tokens_of_BT(layout: SequenceLayout) -> Tensor:
-    """True where there is a token and no padding."""
+    """True where there is a token: neither padding nor a register."""
     if layout.documents_BT is None:
-        return torch.ones_like(layout.positions_BT, dtype=torch.bool)
-    return layout.documents_BT != PADDING
+        tokens_BT = torch.ones_like(layout.positions_BT, dtype=torch.bool)
+    else:
+        tokens_BT = layout.documents_BT != PADDING
+    return tokens_BT if layout.registers_BT is None else tokens_BT & ~layout.registers_BT

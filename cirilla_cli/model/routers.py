@@ -69,14 +69,20 @@ class SoftmaxRouter(Router):
 
 
 class NoisyRouter(Router):
-    """Noise of a learned spread while training (Shazeer et al., 2017, arXiv:1701.06538, equations 3 to 5)."""
+    """Noise of a learned spread while training (Shazeer et al., 2017, arXiv:1701.06538, equations 3 to 5).
+
+    The noise is drawn as dropout is, from torch's own generator, which the training loop seeds anew for each step: so a
+    step is the same whenever it is run. It is not the same in another cut into micro-batches: layers draw in turn
+    within a micro-batch, so which number a token gets depends on the tokens beside it, and nothing that a layer sees
+    says which row of the whole step a token is of.
+    """
 
     def __init__(self, config: NoisyRouterConfig, d_model: int, n_experts: int, top_k: int) -> None:
         super().__init__(d_model, n_experts, top_k)
         self.noise_weight = nn.Parameter(torch.empty(n_experts, d_model))
 
     def forward(self, x_MD: Tensor) -> Routing:
-        """Experts for tokens ``[M, D]``; in training drawn with noise from torch's own generator."""
+        """Experts for tokens ``[M, D]``; in training by noisy logits."""
         logits_ME = self._logits(x_MD)
         if self.training:
             spread_ME = F.softplus(wide_linear(x_MD, self.noise_weight))

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from cirilla_cli.config import ByKind, Section
+from cirilla_cli.config import ByKind, Misfits, Section
 from cirilla_cli.model.routing import BalanceSection, RouterSection, SequenceBalanceConfig, SigmoidRouterConfig
 from cirilla_cli.units import PositiveCount
 
@@ -169,6 +169,13 @@ class Llama3RopeConfig(_Rope):
     original_context: PositiveCount = 8192
     """The context trained on."""
 
+    @model_validator(mode="after")
+    def _bounds_in_order(self) -> Self:
+        if self.high_freq_factor <= self.low_freq_factor:
+            said = f"is {self.high_freq_factor:g}, must be more than low_freq_factor ({self.low_freq_factor:g})"
+            raise Misfits({"high_freq_factor": said})
+        return self
+
 
 class YarnRopeConfig(_Rope):
     """YaRN: slow pairs stretched, fast ones kept, attention sharpened (arXiv:2309.00071)."""
@@ -186,6 +193,15 @@ class YarnRopeConfig(_Rope):
     """What turned queries and keys are multiplied with; null for 0.1 ln(factor) + 1."""
     truncate: bool = True
     """Whether the bounds of the ramp are rounded to whole pairs."""
+
+    @model_validator(mode="after")
+    def _bounds_in_order(self) -> Self:
+        if self.beta_fast < self.beta_slow:
+            said = f"is {self.beta_fast:g}, must be at least beta_slow ({self.beta_slow:g})"
+            raise Misfits({"beta_fast": said})
+        if self.theta <= 1:
+            raise Misfits({"theta": f"is {self.theta:g}, must be more than 1, so that pairs differ"})
+        return self
 
     def attention_scale(self) -> float:
         """What turned queries and keys are multiplied with, the default resolved (section 3.4)."""

@@ -5,6 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from cirilla_cli.config import Misfits
 from cirilla_cli.recipe.fields import (
     ANY_NAME,
     Shape,
@@ -37,7 +38,7 @@ def say(value: Any) -> str:
         case dict():
             return "a mapping"
         case list():
-            return "a list"
+            return "a list" if value else "an empty list"
         case str() if len(value) > 60:
             return repr(value[:57] + "...")
     return repr(value)
@@ -179,6 +180,8 @@ class Checker:
         context = error.get("ctx", {})
         value = "(hidden)" if path and path[-1] in SECRETS else value
         if error["type"] == "value_error":
+            if isinstance(context["error"], Misfits):
+                return self._misfits(path, context["error"])
             message = str(context["error"])
             if isinstance(value, dict):
                 return self._complain(path, f"`{dotted(path)}`: {message}" if path else message, None, message)
@@ -187,6 +190,13 @@ class Checker:
         expected = bound_words(context) or described
         text = f"`{dotted(path)}` is {say(value)}, must be {expected}"
         return self._complain(path, text + _remedy(error, value), value, expected)
+
+    def _misfits(self, path: Path, error: Misfits) -> None:
+        """Complain about values that their section found not to go together, each at its own place."""
+        for key, said in error.found.items():
+            at = (*path, *key.split("."))
+            node = self.root.at(at)
+            self._complain(at, f"`{dotted(at)}` {said}", None if node is None else node.plain(), said)
 
     def _locate(self, loc: tuple[str | int, ...]) -> tuple[Path, str]:
         """The place in the file that a model's error points at (union labels left out), and what belongs there."""

@@ -9,7 +9,7 @@ from cirilla_cli.recipe.tree import Node, Origin, tree
 
 
 def with_dial(root: Node) -> Node:
-    """The recipe with its model, batch, length and learning rate derived; one with no dial, or a faulty one, as it is.
+    """The recipe with its model, batch, length and learning rate derived; a faulty dial stays to be complained of.
 
     What the recipe says itself wins over what is derived.
     """
@@ -22,13 +22,15 @@ def with_dial(root: Node) -> Node:
     from cirilla_cli.model.dial import derivation
 
     try:
-        dial = DialConfig.model_validate(model.plain())
+        dial, shown = DialConfig.model_validate(model.plain()), Node({}, model.origin)
     except ValidationError:
-        return root
+        # The mistake is told where the dial stands; what would have followed from it is not missing besides.
+        dial, shown = DialConfig(depth=1), model
     derived = Node({})
     for key, value, why in derivation(dial):
-        derived = merge(derived, _nested(key.split("."), tree(value, Origin(reason=why))))
-    return merge(derived, Node({**root.value, "model": Node({}, model.origin)}, root.origin))
+        if shown is not model or not key.startswith("model."):
+            derived = merge(derived, _nested(key.split("."), tree(value, Origin(reason=why))))
+    return merge(derived, Node({**root.value, "model": shown}, root.origin))
 
 
 def _nested(path: Sequence[str], leaf: Node) -> Node:

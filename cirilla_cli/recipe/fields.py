@@ -9,7 +9,7 @@ from functools import lru_cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from annotated_types import Ge, Gt, Le, Lt
+from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic import BaseModel, BeforeValidator, SecretStr
 from pydantic.fields import FieldInfo
 
@@ -176,7 +176,8 @@ def _describe_one(option: Any, marks: tuple[Any, ...]) -> str:
     if get_origin(option) in (tuple, list):
         item = describe_annotation(get_args(option)[0])
         lone = any(isinstance(mark, BeforeValidator) for mark in flat)  # one item may stand without brackets
-        return f"{item} or a list of them" if lone else f"a list, each item {item}"
+        least = next((f" of at least {mark.min_length}" for mark in flat if isinstance(mark, MinLen)), "")
+        return f"{item} or a list of them" if lone else f"a list{least}, each item {item}"
     unit = next((_UNITS[m.func] for m in flat if isinstance(m, BeforeValidator) and m.func in _UNITS), None)
     word = unit or _WORDS.get(option) or ("a path" if getattr(option, "__name__", "") == "Path" else str(option))
     return word + _bounds(flat)

@@ -1,5 +1,6 @@
 """A working folder with a tiny trained model."""
 
+import json
 import os
 import shutil
 import sys
@@ -10,7 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # for `program`, which the tests of this folder share
 
-from program import RECIPE, good  # noqa: E402
+from program import CLASSIFIER, ENCODER, RECIPE, good  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -45,4 +46,18 @@ def lab(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     for name in ("HF_TOKEN", "OPENAI_API_KEY"):
         monkeypatch.delenv(name, raising=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def readers(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of an encoder (`enc`) and of the classifier made of it (`cls`); not to be changed."""
+    folder = tmp_path_factory.mktemp("readers")
+    words = (("gold", "good"), ("rain", "bad"))
+    rows = [{"text": " ".join([word] * n), "label": way} for word, way in words for n in (1, 2, 3) * 20]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    (folder / "enc.yaml").write_text(ENCODER.replace("TOK", str(made / "tok")), encoding="utf-8")
+    (folder / "cls.yaml").write_text(CLASSIFIER.replace("HERE", str(folder)), encoding="utf-8")
+    good("pretrain", str(folder / "enc.yaml"), "--out", str(folder / "enc"), "-q")
+    good("sft", str(folder / "cls.yaml"), "--out", str(folder / "cls"), "-q")
     return folder

@@ -23,6 +23,28 @@ eval: null
 """
 
 
+ENCODER = """\
+recipe: 1
+extends: base/pretrain
+model: {kind: encoder, d_model: 32, n_layers: 2, context_length: 64, pattern: GL, embedding_norm: true,
+  mixers: {G: {kind: attention, n_heads: 4, causal: false}, L: {kind: attention, n_heads: 4, causal: false, window: 5}},
+  mlp: {kind: geglu, d_ff: 48}, norm: {kind: layer, bias: false}}
+data: {kind: masked_text, sources: {wiki: {path: TOK}}}
+train: {steps: 4, batch_tokens: 512}
+eval: null
+"""
+CLASSIFIER = """\
+recipe: 1
+extends: base/sft
+model: {kind: checkpoint, path: HERE/enc}
+data: {kind: labelled_text, path: HERE/rows.jsonl, val: 10%}
+objective: {kind: classification}
+train: {steps: 20, batch_tokens: 512}
+optim: {lr: 0.01}
+eval: null
+"""
+
+
 @dataclass(frozen=True)
 class Done:
     """What a call left: exit status, standard output, standard error."""

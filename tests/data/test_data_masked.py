@@ -14,6 +14,7 @@ from cirilla_cli.data.config import MaskedTextConfig
 from cirilla_cli.data.masked import MaskedText, Masking
 from cirilla_cli.data.sentencepiece import SentencePieceTokenizer
 from cirilla_cli.data.shards import TokenShards
+from cirilla_cli.data.tokenizer import MaskToken
 from cirilla_cli.errors import CirillaError
 
 Make = Callable[..., TokenShards]
@@ -26,7 +27,8 @@ MODERN = MaskedTextConfig(sources={}, share=0.3)
 class Ids:
     """Ids of a vocabulary whose first seven stand for no text."""
 
-    vocab_size, mask_id = VOCAB, MASK
+    vocab_size = VOCAB
+    mask: MaskToken | None = MaskToken("<mask>", MASK)
 
     def piece_bytes(self, id: int) -> bytes:
         return b"" if id < SPECIAL else b"x"
@@ -66,7 +68,9 @@ def test_as_many_tokens_as_the_section_says(config: MaskedTextConfig, shares: tu
 
 def test_control_tokens_are_neither_hidden_nor_put_in() -> None:
     ids = np.random.default_rng(0).integers(VOCAB, size=50_000)
-    seen, targets = masking(MaskedTextConfig(sources={}, share=1.0, as_mask=0.5, as_random=0.5)).row(ids, [0])
+    # A recipe may not hide all; here every token that can be chosen is to be.
+    config = MaskedTextConfig(sources={}, as_mask=0.5, as_random=0.5).model_copy(update={"share": 1.0})
+    seen, targets = masking(config).row(ids, [0])
     assert ((targets == IGNORE) == (ids < SPECIAL)).all()
     assert (seen[ids < SPECIAL] == ids[ids < SPECIAL]).all()
     put_in = seen[(ids >= SPECIAL) & (seen != MASK)]
@@ -83,7 +87,7 @@ def test_ours_knows_its_control_tokens(tokenizer: SentencePieceTokenizer) -> Non
 
 def test_a_tokenizer_without_a_mask_is_refused() -> None:
     bare = Ids()
-    bare.mask_id = None  # type: ignore[assignment]
+    bare.mask = None
     with pytest.raises(CirillaError, match="no mask token"):
         masking(MODERN, bare)
 
@@ -138,7 +142,12 @@ def test_a_row_hides_other_tokens_in_its_next_pass(make_text: Callable[..., Pack
 
 @pytest.mark.parametrize(
     ("keys", "said"),
-    [({"share": 0.0}, "nothing to restore"), ({"as_mask": 0.9, "as_random": 0.2}, "more than all together")],
+    [
+        ({"share": 0.0}, "greater than 0"),
+        ({"share": 1.0}, "less than 1"),
+        ({"as_mask": 0.0, "as_random": 0.0}, "nothing is hidden"),
+        ({"as_mask": 0.9, "as_random": 0.2}, "more than all together"),
+    ],
 )
 def test_shares_that_cannot_be_are_refused(keys: dict[str, float], said: str) -> None:
     with pytest.raises(ValueError, match=said):

@@ -24,7 +24,7 @@ from cirilla_cli.engine.config import (
     pairing_problem,
 )
 from cirilla_cli.engine.objectives.classification import Classification
-from cirilla_cli.engine.run import TrainReport, train
+from cirilla_cli.engine.run import TrainReport, plan, train
 from cirilla_cli.engine.step import accumulate_gradients
 from cirilla_cli.errors import CirillaError, InterruptedRun
 from cirilla_cli.loading import load_any, load_model
@@ -206,6 +206,39 @@ def test_a_classifier_goes_on_with_its_own_labels_alone(
     data = LabelledTextConfig(path=(other,), val=0.0)
     with pytest.raises(CirillaError, match="the model tells back, forth apart, the data has no, yes"):
         labelled(memory / "classifier", to=memory / "other", data=data)
+
+
+def test_what_a_classifier_would_do_is_foreseen(
+    tiny: ModuleType, masked: Run, corpus: Path, out: Path, memory: Path, tmp_path: Path
+) -> None:
+    """Its parameters, and the labels that it does not know: `--dry-run` says what the run itself says."""
+    masked()
+    data = LabelledTextConfig(path=(corpus / "rows.jsonl",), val=0.2)
+    first = {"model": CheckpointConfig(path=str(out)), "objective": ClassificationConfig(), "data": data}
+    job = tiny.job("sft", memory / "classifier", corpus, **first)
+    planned = plan(job, Silent())
+    assert planned.data == {"part0": f"{corpus / 'rows.jsonl'}: 300 texts with labels, to be tokenized"}
+    assert planned.parameters == train(job, Silent()).parameters
+    made = load_any(memory / "classifier", progress=Silent()).model
+    # The trunk without the vocabulary's biases, and a matrix and biases of two classes.
+    assert planned.parameters == sum(p.numel() for p in made.parameters())
+    start = CheckpointConfig(path=str(memory / "classifier"))
+    again = plan(tiny.job("sft", memory / "again", corpus, **{**first, "model": start}), Silent())
+    assert again.parameters == planned.parameters
+
+    other = tmp_path / "other.jsonl"
+    other.write_text('{"text": "moon", "label": "yes"}\n{"text": "rain", "label": "no"}\n')
+    wrong = {
+        "the model tells back, forth apart, the data has no, yes": {"data": LabelledTextConfig(path=(other,), val=0.0)},
+        "`objective.pooling` is 'last', but the model is a classifier by 'mean'": {
+            "objective": ClassificationConfig(pooling="last")
+        },
+    }
+    for said, change in wrong.items():
+        job = tiny.job("sft", memory / "wrong", corpus, **{**first, "model": start, **change})
+        for refused in (plan, train):
+            with pytest.raises(CirillaError, match=said):
+                refused(job, Silent())
 
 
 def test_the_gradient_does_not_depend_on_how_a_step_is_cut(masked: Run, labelled: Run, out: Path, memory: Path) -> None:

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from cirilla_cli.data.batches import IGNORE, PADDING, TokenBatch
-from cirilla_cli.engine.config import CrossEntropyConfig, MultiTokenConfig
-from cirilla_cli.engine.run import train
+from cirilla_cli.engine.config import CrossEntropyConfig, MultiTokenConfig, TrainConfig
+from cirilla_cli.engine.run import plan, train
 from cirilla_cli.engine.step import accumulate_gradients, step_counts
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.fs import read_json
-from cirilla_cli.model.config import ChainedMTPConfig, DecoderConfig, MTPSection, ParallelMTPConfig
+from cirilla_cli.model.config import ChainedMTPConfig, CheckpointConfig, DecoderConfig, MTPSection, ParallelMTPConfig
 from cirilla_cli.model.decoder import Decoder
 from cirilla_cli.model.init import fresh
 from cirilla_cli.model.layout import SequenceLayout
@@ -109,7 +109,40 @@ def test_a_run_learns_at_every_distance_and_reports_each(
 
 def test_a_model_and_an_objective_of_unlike_depth_are_refused(tiny: ModuleType, data: Path, out: Path) -> None:
     deep = tiny.decoder(mtp=ChainedMTPConfig(depth=1))
-    with pytest.raises(CirillaError, match=r"`objective.depth` is 2, but the model predicts 1"):
+    with pytest.raises(CirillaError, match="`objective.depth` is 2, must be 1, the depth of the model's `mtp`"):
         train(tiny.job("pretrain", out, data, model=deep, objective=MultiTokenConfig(depth=2)), Silent())
     with pytest.raises(CirillaError, match="nothing trains them"):
         train(tiny.job("pretrain", out, data, model=deep, objective=CrossEntropyConfig()), Silent())
+
+
+def test_rows_too_short_for_the_steps_ahead_are_refused(tiny: ModuleType, data: Path, out: Path) -> None:
+    """A model of two steps ahead needs rows of three tokens: the first, and what stands two after its next."""
+    deep = tiny.decoder(mtp=ChainedMTPConfig(depth=2))
+    train(tiny.job("pretrain", out, data, model=deep, objective=MultiTokenConfig(depth=2)), Silent())
+    for context, fits in ((2, False), (3, True)):
+        again = CheckpointConfig(path=str(out), context_length=context)
+        lasting = TrainConfig(steps=1, batch_tokens=2 * context)
+        job = tiny.job(
+            "pretrain", out.with_name(f"short-{context}"), data, model=again, objective=MultiTokenConfig(depth=2),
+            train=lasting,
+        )  # fmt: skip
+        if fits:
+            train(job, Silent())
+            continue
+        for refused in (plan, train):
+            with pytest.raises(CirillaError, match="`model.context_length` is 2, must be more than 2, the depth"):
+                refused(job, Silent())
+
+
+def test_steps_that_a_run_leaves_untrained_are_said_once(tiny: ModuleType, data: Path, out: Path) -> None:
+    deep, listener = tiny.decoder(mtp=ChainedMTPConfig(depth=2)), tiny.Listener()
+    train(tiny.job("pretrain", out, data, model=deep, objective=MultiTokenConfig(depth=2)), listener)
+    assert not [line for line in listener.said if "steps ahead" in line]
+    for verb, remedy in (("pretrain", True), ("sft", False)):
+        listener = tiny.Listener()
+        job = tiny.job(verb, out.with_name(f"on-{verb}"), data, model=CheckpointConfig(path=str(out)))
+        train(job, listener)
+        train(job, listener)
+        said = [line for line in listener.said if "the model's 2 steps ahead (`mtp`) stay as they are" in line]
+        assert len(said) == 1
+        assert ("objective={kind: multi_token, depth: 2}" in said[0]) == remedy

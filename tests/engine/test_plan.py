@@ -170,7 +170,7 @@ def test_what_a_run_would_refuse_its_plan_refuses(
         ("sft", {"start": tmp_path / "gone"}, "there is no such folder"),
         ("sft", {"model": CheckpointConfig(path=str(started), context_length=1)}, "is empty"),
         ("pretrain", {"start": started, "tokenizer": None, "data": masked}, "a decoder cannot see what follows"),
-        ("pretrain", {"model": both_ways}, "see what they are to predict"),
+        ("pretrain", {"model": both_ways}, "`model.mixers.A.causal` is false, must be true in a decoder"),
         ("pretrain", {"insist": True}, "no checkpoint to resume from"),
         ("pretrain", {"device": missing}, f"`device` is '{missing}'"),
     ]

@@ -443,6 +443,7 @@ def test_a_rotation_without_a_public_name_is_published_as_the_larger_base_it_is(
     [
         ("llama", {"partial_rotary_factor": 0.5}, ["partial_rotary_factor"]),
         ("mistral", {"layer_types": TYPES}, ["`layer_types`"]),
+        ("qwen3, windows, yarn", {"sliding_window": 1}, ["`sliding_window` is 1: expected 2 or more"]),
         ("mixtral", {"num_local_experts": 0, "hidden_act": "gelu"}, ["`num_local_experts` is 0", "`hidden_act`"]),
         ("qwen3-moe", {"decoder_sparse_step": 2, "mlp_only_layers": [1]}, ["decoder_sparse_step", "mlp_only_layers"]),
         ("deepseek-v3", {"rope_interleave": False, "scoring_func": "softmax"}, ["rope_interleave", "scoring_func"]),
@@ -467,6 +468,7 @@ UNPUBLISHED = {
     "softcap": {"mixers": {"A": {"kind": "attention", "n_heads": 4, "softcap": 30.0}}},
     "out_bias": {"mixers": {"A": {"kind": "attention", "n_heads": 4, "bias": True}}},
     "fraction": {"mixers": {"A": {"kind": "attention", "n_heads": 4, "rope": {"kind": "plain", "fraction": 0.5}}}},
+    "`sliding_window` would be 1": {"mixers": {"A": {"kind": "attention", "n_heads": 4, "window": 1}}},
     "norm_placement": {"norm_placement": "sandwich"},
     "positions": {"positions": {"kind": "learned"}},
     "mtp": {"mtp": {"kind": "chained"}},
@@ -494,6 +496,22 @@ def test_what_a_public_config_cannot_say_keeps_a_model_native(said: str, change:
         family_of(DecoderConfig.model_validate({**PLAIN, **change}))
     assert said in str(caught.value)
     assert "cirilla only" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(("window", "same"), [(1, False), (2, True)])
+def test_a_window_of_one_is_refused_because_their_cache_forgets_nothing_then(
+    transformers: Any, window: int, same: bool
+) -> None:
+    model = transformers.MistralForCausalLM(transformers.MistralConfig(**{**LLAMA, "sliding_window": window})).eval()
+    scramble(model)
+    ids = tokens(1)
+    cached, plain = (
+        model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=transformers.GenerationConfig(
+            max_new_tokens=16, do_sample=False, use_cache=use_cache, pad_token_id=0, eos_token_id=None,
+        )).tolist()
+        for use_cache in (True, False)
+    )  # fmt: skip
+    assert (cached == plain) is same
 
 
 EXPERTS = {"kind": "moe", "n_experts": 4, "top_k": 2, "d_ff": 16, "router": {"kind": "softmax"}}

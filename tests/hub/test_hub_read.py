@@ -165,9 +165,9 @@ def test_wrong_weights_are_named(save_hf: Save, change: Callable[[dict[str, torc
         ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, ["partial_rotary_factor"]),
         ({"quantization_config": {"quant_method": "gptq"}}, ["`quantization_config`"]),
         ({"hidden_size": "32"}, ["`hidden_size` is '32'"]),
-        ({"num_key_value_heads": 3}, ["n_heads (4) must be a multiple of n_kv_heads (3)"]),
+        ({"num_key_value_heads": 3}, ["`num_key_value_heads` is 3: expected a divisor"]),
         ({"model_type": "qwen3", "layer_types": ["linear_attention"] * 3}, ["`layer_types`"]),
-        ({"model_type": "qwen3", "layer_types": ["full_attention"]}, ["1 entries"]),
+        ({"model_type": "qwen3", "layer_types": ["full_attention"]}, ["for each of 3 layers"]),
         ({"model_type": "qwen3", "layer_types": ["sliding_attention"] * 3}, ["`use_sliding_window`"]),
     ],
 )

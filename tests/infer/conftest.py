@@ -55,12 +55,13 @@ class Bytes:
 
 def make_config(pattern: str = "A", context_length: int = 64) -> DecoderConfig:
     base = AttentionConfig(n_heads=4, n_kv_heads=2)
+    mixers = {"A": base, "L": base.model_copy(update={"window": WINDOW})}
     return DecoderConfig(
         vocab_size=FIRST + 256,
         d_model=32,
         n_layers=2,
         context_length=context_length,
-        mixers={"A": base, "L": base.model_copy(update={"window": WINDOW})},
+        mixers={letter: mixers[letter] for letter in sorted(set(pattern))},
         pattern=pattern,
         mlp=SwiGLUConfig(d_ff=48),
     )

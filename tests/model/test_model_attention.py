@@ -9,7 +9,7 @@ from torch import Tensor
 from cirilla_cli.model.layout import Needs, SequenceLayout, Sight, visible_BTS
 from cirilla_cli.model.mixers.attention import Attention
 from cirilla_cli.model.mixers.config import AttentionConfig
-from cirilla_cli.model.ops.attention import _by_products, attend, attend_reference
+from cirilla_cli.model.ops.attention import _by_products, _Scores, attend, attend_reference
 from cirilla_cli.model.rope import Rotation, angles_of, apply_rope
 from cirilla_cli.model.sections import RMSNormConfig, RopeConfig, SwiGLUConfig
 
@@ -171,7 +171,7 @@ def test_attention_by_products_is_the_same_function(layout: SequenceLayout, wind
     """What masked bfloat16 takes on CPUs, here in float64 where the formula can be told from its rounding."""
     q, k, v = inputs(2, torch.float64)
     expected = attend_reference(q, k, v, layout, layout, Sight(True, window))
-    ours = _by_products(q, k, v, visible_BTS(layout, layout, Sight(True, window)), True, None, None)
+    ours = _by_products(q, k, v, _Scores(visible_BTS(layout, layout, Sight(True, window)), True, None, None))
     torch.testing.assert_close(ours, expected, rtol=0, atol=1e-12)
 
 

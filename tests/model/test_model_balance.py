@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from cirilla_cli.model.balance import Shares, batch_balance, importance, load_figures, sequence_balance
+from cirilla_cli.model.config import EncoderConfig
+from cirilla_cli.model.init import fresh
 from cirilla_cli.model.layout import PADDING, SequenceLayout
 from cirilla_cli.model.moe import MoE
 from cirilla_cli.model.parts import Tally
@@ -149,6 +151,35 @@ def test_padding_is_counted_nowhere(balance: Any) -> None:
     assert float(loads.sum()) == 12 * K
     for name, part in before.items():
         torch.testing.assert_close(after[name].total, part.total, rtol=1e-12, atol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("balance", ["sequence", "importance", "batch"])
+def test_registers_of_an_encoder_are_counted_nowhere(balance: str) -> None:
+    """By hand: a router of zeros makes all alike, so that a layer's sums are numbers of tokens, 5 + 3 and 4."""
+    mlp = {"kind": "moe", "n_experts": 4, "top_k": 2, "d_ff": 8, "router": {"kind": "softmax"}, "z_loss": 0.5}
+    keys = {
+        "vocab_size": 20, "d_model": 16, "n_layers": 1, "context_length": 8, "registers": 3,
+        "mixers": {"A": {"kind": "attention", "n_heads": 2, "causal": False}},
+        "mlp": {**mlp, "balance": {"kind": balance}},
+    }  # fmt: skip
+    encoder = fresh(EncoderConfig.model_validate(keys), seed=0).double().train()
+    moe = next(module for module in encoder.modules() if isinstance(module, MoE))
+    moe.gate.weight.zero_()
+    layout = SequenceLayout.packed(torch.tensor([[0, 0, 0, 0, 0, 1, 1, 1], [0, 0, 0, 0, -1, -1, -1, -1]]))
+    tally = Tally()
+    with torch.enable_grad():
+        encoder.states(torch.randint(20, (2, 8)), layout, tally)
+    expected = {
+        "sequence": ("moe/balance", 2.0),
+        "importance": ("moe/importance", 0.0),
+        "batch": ("moe/batch_balance", 12),
+    }
+    name, total = expected[balance]
+    assert float(tally.sums[name].total) == pytest.approx(total, abs=1e-12)
+    assert float(tally.sums["moe/z"].total) == pytest.approx(12 * math.log(4) ** 2, rel=1e-12)
+    assert moe._chosen_E is not None
+    assert float(moe._chosen_E.sum()) == 12 * 2
 
 
 def test_a_sum_has_one_unit_and_one_weight() -> None:

@@ -204,12 +204,22 @@ def test_every_parameter_receives_a_finite_gradient(either: Decoder) -> None:
         assert (parameter.grad != 0).any(), name
 
 
-def test_a_document_alone_in_bfloat16_stays_near_the_exact_one(either: Decoder) -> None:
-    """Compared with the exact one from the same rounded weights."""
-    rows = tokens()
-    with torch.inference_mode():
-        rough, exact = logits(either.bfloat16(), rows), logits(either.double(), rows)
-    assert float((exact - rough).square().mean().sqrt()) < 0.1 * float(exact.std())
+def usually_wide(section: Any) -> Any:
+    """Heads of the least width that is in use: the norm of a vector of two numbers makes noise large now and then."""
+    narrow = "head_dim" in type(section).model_fields and section.head_dim == 2
+    return section.model_copy(update={"head_dim": 8}) if narrow else section
+
+
+@pytest.mark.parametrize("section", VARIANTS.values(), ids=VARIANTS)
+@torch.inference_mode()
+def test_in_bfloat16_a_document_stays_near_the_exact_one(section: Any) -> None:
+    """Compared with the exact one from the same rounded weights: mostly by the noise of rounding, never far off."""
+    model, rows = built(usually_wide(section)), tokens()
+    rough, exact = logits(model.bfloat16(), rows), logits(model.double(), rows)
+    error, spread = (exact - rough).abs(), float(exact.std())
+    assert float(error.median()) < 0.015 * spread
+    assert float(error.square().mean().sqrt()) < 0.05 * spread
+    assert float(error.max()) < 0.5 * spread
 
 
 @torch.inference_mode()
@@ -279,6 +289,7 @@ PLAINEST = {name: variant for name, variant in VARIANTS.items() if "," not in na
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # asked for by the tracer itself
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # done by the tracer itself
 @pytest.mark.parametrize("section", PLAINEST.values(), ids=PLAINEST)
 def test_compiled_it_is_the_same_function(section: Any) -> None:
     """Traced, its backward pass too, and run as traced: what a compiler starts from, without one for this machine."""

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from cirilla_cli.model.config import DecoderConfig
 from cirilla_cli.model.init import empty, fresh
 from cirilla_cli.model.layout import SequenceLayout
 from cirilla_cli.model.mlp import Gated
@@ -271,7 +270,9 @@ def test_the_first_layers_may_be_dense() -> None:
     for i in (1, 2):
         assert f"model.layers.{i}.mlp.experts.gate_up_proj" in names
         assert f"model.layers.{i}.mlp.gate.weight" in names
-    assert [type(mlp) for mlp in DecoderConfig.layer_mlps(config_of(mlp=section, n_layers=1))] == [SwiGLUConfig]
+    assert [type(mlp) for mlp in config_of(mlp=section, n_layers=2).layer_mlps()] == [SwiGLUConfig, MoEConfig]
+    with pytest.raises(ValidationError, match=r"dense_layers is 1, must be less than n_layers \(1\)"):
+        config_of(mlp=section, n_layers=1)
 
 
 def test_active_parameters_are_those_of_the_chosen_and_shared_experts() -> None:

@@ -7,8 +7,18 @@ from typing import Any
 from pydantic import ValidationError
 from torch import Tensor
 
+from cirilla_cli.checkpoint import Config
 from cirilla_cli.errors import CirillaError, Where
 from cirilla_cli.hub.families.base import Family, Shape
+from cirilla_cli.hub.families.classifiers import (
+    against_classifier,
+    architecture_of,
+    classifier_keys,
+    classifier_layout,
+    is_classifier,
+    read_classifier,
+    trunk_of,
+)
 from cirilla_cli.hub.families.deepseek_v3 import DeepseekV3
 from cirilla_cli.hub.families.gpt2 import GPT2
 from cirilla_cli.hub.families.granite_hybrid import GraniteHybrid
@@ -20,11 +30,13 @@ from cirilla_cli.hub.families.modernbert import ModernBert
 from cirilla_cli.hub.families.qwen3 import Qwen3
 from cirilla_cli.hub.families.qwen3_moe import Qwen3Moe
 from cirilla_cli.hub.families.rules import Move, moves, to_disk, to_ours
+from cirilla_cli.model.config import ClassifierConfig
 
 __all__ = [
     "FAMILIES",
     "Family",
     "Shape",
+    "architecture_of",
     "family_in",
     "family_of",
     "from_hf",
@@ -32,6 +44,7 @@ __all__ = [
     "to_disk",
     "to_hf",
     "to_ours",
+    "trunk_of",
     "types",
 ]
 
@@ -39,6 +52,9 @@ FAMILIES: tuple[Family, ...] = (
     Llama(), Mistral(), Qwen3(), Mixtral(), Qwen3Moe(), DeepseekV3(), GraniteHybrid(), GPT2(), ModernBert(),
 )  # fmt: skip
 """In the order in which a model is tried on them."""
+
+_DAMAGED = "the file is damaged, or was changed by hand: download the model again"
+_FOREIGN = "cirilla has no such part; docs/model/families.md says what can be read of this architecture"
 
 _MOST_SHOWN = 3
 """Near misses that are explained, and reasons of each."""
@@ -59,10 +75,12 @@ def family_in(config: Mapping[str, Any], file: Path) -> Family:
     for family in FAMILIES:
         if model_type in family.types:
             return family
-    raise _refusal(file, [Where(key="model_type", value=model_type, expected=f"one of {', '.join(types())}")])
+    known = ", ".join(types())
+    wrong = Where(key="model_type", value=model_type, expected=f"one of {known}")
+    raise _refusal(file, [wrong], f"models of these types can be read: {known}")
 
 
-def from_hf(config: Mapping[str, Any], file: Path) -> Shape:
+def from_hf(config: Mapping[str, Any], file: Path) -> Config:
     """The model a config.json describes; ``file`` is named in complaints.
 
     Raises:
@@ -71,57 +89,68 @@ def from_hf(config: Mapping[str, Any], file: Path) -> Shape:
     family = family_in(config, file)
     keys = Keys(config, family.defaults)
     try:
-        found = family.read(keys)
+        read = family.read(keys)
+        found = read_classifier(read, keys) if is_classifier(config) else read
     except ValidationError as error:
         if not keys.wrong:
-            details = "; ".join(str(e["msg"]) for e in error.errors())
-            raise CirillaError(f"{file}: no model has this shape: {details}") from None
+            details = "; ".join(str(e.get("ctx", {}).get("error", e["msg"])) for e in error.errors())
+            raise CirillaError(f"{file}: no model has this shape: {details}", hint=_DAMAGED) from None
     if keys.wrong:
-        raise _refusal(file, keys.wrong)
+        raise _refusal(file, keys.wrong, _FOREIGN if keys.foreign else _DAMAGED)
     return found
 
 
-def family_of(config: Shape) -> Family:
+def family_of(config: Config) -> Family:
     """The public architecture that computes what this model computes.
 
     Raises:
         CirillaError: there is none; what keeps it from the nearest ones is given.
     """
-    against = {family: family.against(config) for family in FAMILIES}
+    trunk = trunk_of(config)
+    against = {family: family.against(trunk) or against_classifier(family, config) for family in FAMILIES}
     for family, reasons in against.items():
         if not reasons:
             return family
     # Whoever has words for all the parts is nearer than others, however few those name.
-    near = {family: reasons for family, reasons in against.items() if not family.unknown(config)}
-    raise _native_only(near or against)
+    near = {family: reasons for family, reasons in against.items() if not family.unknown(trunk)}
+    raise _native_only(config, near or against)
 
 
-def to_hf(config: Shape) -> dict[str, Any]:
+def to_hf(config: Config) -> dict[str, Any]:
     """The config.json of a model: shape only, no token ids and no number format.
 
     Raises:
         CirillaError: no public architecture has this shape.
     """
     family = family_of(config)
-    return {"architectures": [family.architecture], "model_type": family.model_type, **family.write(config)}
+    named = {"architectures": [architecture_of(family, config)], "model_type": family.model_type}
+    own = classifier_keys(config) if isinstance(config, ClassifierConfig) else {}
+    return {**named, **family.write(trunk_of(config)), **own}
 
 
-def plan_of(family: Family, config: Shape, tensors: Mapping[str, Tensor]) -> list[Move]:
+def plan_of(family: Family, config: Config, tensors: Mapping[str, Tensor]) -> list[Move]:
     """What becomes of each of our ``tensors`` on disk, and back."""
-    return moves(family.layout(config), {name: tensor.shape for name, tensor in tensors.items()})
+    rules = classifier_layout(family, config) if isinstance(config, ClassifierConfig) else family.layout(config)
+    return moves(rules, {name: tensor.shape for name, tensor in tensors.items()})
 
 
-def _refusal(file: Path, wrong: list[Where]) -> CirillaError:
+def _refusal(file: Path, wrong: list[Where], hint: str) -> CirillaError:
     where = [Where(str(file), None, w.key, w.value, w.expected) for w in wrong]
-    lines = [f"{file}: `{w.key}` is {w.value!r}: expected {w.expected}" for w in wrong]
-    return CirillaError("\n".join(lines), hint=f"models of these types can be read: {', '.join(types())}", where=where)
+    lines = [f"{file}: `{w.key}` is {_short(w.value)}: expected {w.expected}" for w in wrong]
+    return CirillaError("\n".join(lines), hint=hint, where=where)
 
 
-def _native_only(against: Mapping[Family, list[str]]) -> CirillaError:
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _native_only(config: Config, against: Mapping[Family, list[str]]) -> CirillaError:
     fewest = min(len(reasons) for reasons in against.values())
     nearest = [family for family, reasons in against.items() if len(reasons) == fewest][:_MOST_SHOWN]
-    lines = [f"{family.architecture}: {'; '.join(against[family][:_MOST_SHOWN])}" for family in nearest]
+    lines = [f"{architecture_of(family, config)}: {'; '.join(against[family][:_MOST_SHOWN])}" for family in nearest]
     return CirillaError(
         "\n".join(["this model has no public architecture; the nearest:", *lines]),
-        hint="it can be used with cirilla only; docs/publishing.md lists the shapes that can be published",
+        hint="it can be used with cirilla only (`cirilla generate`); docs/publishing.md lists the shapes that can be "
+        "published",
     )

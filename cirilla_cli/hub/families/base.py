@@ -46,6 +46,8 @@ class Family(ABC):
     """Keys of config.json that make no difference."""
     head: ClassVar[str] = "lm_head.weight"
     """The head's matrix where it is not the embedding, here and on disk."""
+    classifies: ClassVar[bool] = True
+    """Whether transformers has a classifier of it."""
     whole: ClassVar[type] = DecoderConfig
     mixers: ClassVar[tuple[type, ...]]
     mlps: ClassVar[tuple[type, ...]]

@@ -15,16 +15,43 @@ UNQUANTISED = (None,), "absent: quantised weights cannot be trained; take the or
 """What some keys must be, and why."""
 
 
-def read_attention(keys: Keys, *, qk_norm: bool = False, theta: float = 10_000.0) -> AttentionConfig:
-    """One layer's attention, without a window."""
+def read_attention(
+    keys: Keys, *, qk_norm: bool = False, bias: bool = False, theta: float = 10_000.0
+) -> AttentionConfig:
+    """One layer's attention, without a window; ``bias`` is that of all its matrices."""
     heads = keys.count("num_attention_heads")
+    kv_heads = keys.count("num_key_value_heads", optional=True) or heads
+    if heads % kv_heads:
+        keys.refuse(
+            "num_key_value_heads", kv_heads, f"a divisor of num_attention_heads ({heads})", "num_attention_heads"
+        )
+        kv_heads = heads
     return AttentionConfig(
-        n_heads=heads,
-        n_kv_heads=keys.count("num_key_value_heads", optional=True) or heads,
-        head_dim=keys.count("head_dim", optional=True) or max(1, keys.count("hidden_size") // heads),
-        rope=read_rope(keys, theta),
-        qk_norm=qk_norm,
-    )
+        n_heads=heads, n_kv_heads=kv_heads, head_dim=_width(keys, heads), rope=read_rope(keys, theta), qk_norm=qk_norm,
+        bias=bias, out_bias=bias,
+    )  # fmt: skip
+
+
+def _width(keys: Keys, heads: int) -> int:
+    """Width of one head, which turns in pairs."""
+    said, whole = keys.count("head_dim", optional=True), keys.count("hidden_size")
+    width = said or whole // heads
+    if width and not width % 2:
+        return width
+    if said:
+        keys.refuse("head_dim", said, "an even number")
+    else:
+        expected = f"num_attention_heads ({heads}) times an even number, as head_dim is absent"
+        keys.refuse("hidden_size", whole, expected, "num_attention_heads")
+    return 2
+
+
+def read_window(keys: Keys, used: bool = True) -> int | None:
+    """The window of the layers that have one; None where none has, or it is not ``used``."""
+    window = keys.count("sliding_window", optional=True)
+    if used and window == 1:
+        keys.lack("sliding_window", 1, "2 or more: with 1, caches of other programs keep every position")
+    return window if used and window else None
 
 
 def windowed(attention: AttentionConfig, windows: Iterable[int | None]) -> list[MixerSection]:
@@ -103,6 +130,16 @@ def stack_keys(config: Shape, attention: AttentionConfig) -> dict[str, Any]:
         "num_key_value_heads": attention.kv_heads,
         "head_dim": width,
         **(rope_keys(attention.rope, width) if attention.rope else {}),
+    }
+
+
+def window_keys(config: Shape) -> dict[str, Any]:
+    """Keys of an optional window and of biases, as Qwen3 has them."""
+    window = next((window for window in windows_of(config) if window is not None), None)
+    return {
+        "attention_bias": first_attention(config).bias,
+        "use_sliding_window": window is not None,
+        "sliding_window": window,
     }
 
 

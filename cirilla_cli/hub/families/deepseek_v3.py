@@ -10,7 +10,7 @@ from cirilla_cli.hub.families.base import IDLE, Family, Shape
 from cirilla_cli.hub.families.blocks import SILU, read_stack, whole_keys
 from cirilla_cli.hub.families.experts import expert_rules, experts_of
 from cirilla_cli.hub.families.keys import Keys
-from cirilla_cli.hub.families.rope import read_rope, rope_keys
+from cirilla_cli.hub.families.rope import read_rope, rope_keys, rope_of
 from cirilla_cli.hub.families.rules import SAME, Interleave, Rule, rule
 from cirilla_cli.model.config import ChainedMTPConfig, DecoderConfig
 from cirilla_cli.model.mixers.config import LatentAttentionConfig
@@ -75,38 +75,48 @@ class DeepseekV3(Family):
         keys.only("pretraining_tp", (1, None), "1: a model split for training is not supported")
         heads = keys.count("num_attention_heads")
         keys.only("num_key_value_heads", (heads, None), f"{heads}: as many as heads")
-        layers = [self._attention(keys, heads)] * keys.count("num_hidden_layers")
+        layers = [self._attention(keys, heads)] * keys.layers("num_hidden_layers")
         depth = keys.count("num_nextn_predict_layers", "num_mtp_layers", optional=True, zero=True)
+        if depth >= keys.count("max_position_embeddings"):
+            keys.refuse(
+                "num_nextn_predict_layers", depth, "less than max_position_embeddings", "max_position_embeddings"
+            )
+            depth = 0
         mtp = ChainedMTPConfig(depth=depth) if depth else None
         return read_stack(keys, layers, mlp=self._experts(keys), mtp=mtp)
 
     def _attention(self, keys: Keys, heads: int) -> LatentAttentionConfig:
-        rope = read_rope(keys)
-        said = keys.get("rope_scaling") or keys.get("rope_parameters") or {}
+        turned = keys.count("qk_rope_head_dim")
+        if turned % 2:
+            keys.refuse("qk_rope_head_dim", turned, "an even number")
+        rope, said = read_rope(keys), rope_of(keys)
         return LatentAttentionConfig(
             n_heads=heads,
             q_lora_rank=keys.count("q_lora_rank", optional=True) or None,
             kv_lora_rank=keys.count("kv_lora_rank"),
             qk_nope_head_dim=keys.count("qk_nope_head_dim"),
-            qk_rope_head_dim=keys.count("qk_rope_head_dim"),
+            qk_rope_head_dim=turned + turned % 2,
             v_head_dim=keys.count("v_head_dim"),
             rope=rope,
             bias=keys.flag("attention_bias"),
-            mscale_all_dim=said.get("mscale_all_dim") or None if isinstance(rope, YarnRopeConfig) else None,
+            mscale_all_dim=said.number("mscale_all_dim", 0.0) or None if isinstance(rope, YarnRopeConfig) else None,
         )
 
     def _experts(self, keys: Keys) -> MoEConfig:
-        width, first = keys.count("moe_intermediate_size"), keys.count("first_k_dense_replace", zero=True)
-        dense = SwiGLUConfig(d_ff=keys.count("intermediate_size"))
+        width, dense = keys.count("moe_intermediate_size"), SwiGLUConfig(d_ff=keys.count("intermediate_size"))
+        most = keys.layers("num_hidden_layers") - 1
+        first = keys.count("first_k_dense_replace", zero=True, most=most, by=["num_hidden_layers"])
+        count = keys.count("n_routed_experts", "num_local_experts")
+        groups, kept, reached = _groups(keys, count)
         router = SigmoidRouterConfig(
             renormalise=keys.flag("norm_topk_prob"),
             scale=keys.number("routed_scaling_factor", 1.0),
-            n_groups=keys.count("n_group", optional=True) or 1,
-            top_groups=keys.count("topk_group", optional=True) or 1,
+            n_groups=groups,
+            top_groups=kept,
         )
         return MoEConfig(
-            n_experts=keys.count("n_routed_experts", "num_local_experts"),
-            top_k=keys.count("num_experts_per_tok"),
+            n_experts=count,
+            top_k=keys.count("num_experts_per_tok", most=reached, by=["topk_group", "n_group", "n_routed_experts"]),
             d_ff=width,
             router=router,
             shared_d_ff=width * keys.count("n_shared_experts"),
@@ -156,6 +166,17 @@ def _depth(config: Shape) -> int:
     """Steps that predict further tokens, each given the token before."""
     mtp = config.mtp if isinstance(config, DecoderConfig) else None
     return mtp.depth if isinstance(mtp, ChainedMTPConfig) else 0
+
+
+def _groups(keys: Keys, experts: int) -> tuple[int, int, int]:
+    """Groups of experts, how many of them a token's are chosen from, and how many experts those have."""
+    groups = keys.count("n_group", optional=True) or 1
+    if experts % groups or (groups > 1 and experts // groups < 2):
+        expected = f"a divisor of n_routed_experts ({experts}) that leaves groups of two or more"
+        keys.refuse("n_group", groups, expected, "n_routed_experts")
+        return 1, 1, experts
+    kept = keys.count("topk_group", optional=True, most=groups, by=["n_group"]) or 1
+    return groups, kept, experts // groups * kept
 
 
 def _step_rules(rules: Sequence[Rule], step: int, layer: int) -> Iterator[Rule]:

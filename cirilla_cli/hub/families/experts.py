@@ -1,5 +1,6 @@
 """Experts on disk: a file entry for each expert's matrix, where ours are stacked."""
 
+from cirilla_cli.hub.families.keys import Keys
 from cirilla_cli.hub.families.rules import Cut, Rule, Unstack, rule
 from cirilla_cli.model.config import DecoderConfig, EncoderConfig
 from cirilla_cli.model.routing import SequenceBalanceConfig, SoftmaxRouterConfig
@@ -17,11 +18,15 @@ def expert_rules(place: str, gate: str, up: str, down: str) -> tuple[Rule, ...]:
     )
 
 
-def softmax_experts(count: int, top_k: int, d_ff: int, *, renormalise: bool = True) -> MoEConfig:
-    """Experts behind a softmax; should they be trained on, a loss within each row keeps them balanced."""
+def softmax_experts(keys: Keys, *named: str, d_ff: int, renormalise: bool = True) -> MoEConfig:
+    """Experts behind a softmax, their number by the key ``named``.
+
+    Should they be trained on, a loss within each row keeps them balanced.
+    """
+    count = keys.count(*named)
     return MoEConfig(
         n_experts=count,
-        top_k=min(top_k, count),
+        top_k=keys.count("num_experts_per_tok", most=count, by=named),
         d_ff=d_ff,
         router=SoftmaxRouterConfig(renormalise=renormalise),
         balance=SequenceBalanceConfig(weight=1e-2),

@@ -29,7 +29,7 @@ class GPT2(Family):
         "summary_proj_to_labels", "summary_type", "summary_use_proj", "reorder_and_upcast_attn",
     }  # fmt: skip
     defaults = {
-        "n_positions": 1024, "tie_word_embeddings": True, "activation_function": "gelu_new",
+        "n_positions": 1024, "scale_attn_weights": True, "tie_word_embeddings": True, "activation_function": "gelu_new",
     }  # fmt: skip
     rules = (
         rule("model.embed_tokens.weight", "transformer.wte.weight"),
@@ -54,19 +54,20 @@ class GPT2(Family):
         keys.only("scale_attn_by_inverse_layer_idx", (False, None), "false: all layers scale alike")
         keys.only("add_cross_attention", (False, None), "false: there is no encoder to look at")
         heads, width = keys.count("n_head"), keys.count("n_embd")
-        plain = keys.get("scale_attn_weights")
+        if width % heads:
+            keys.refuse("n_head", heads, f"a divisor of n_embd ({width})", "n_embd")
         attention = AttentionConfig(
             n_heads=heads,
             head_dim=max(1, width // heads),
             rope=None,
             bias=True,
             out_bias=True,
-            scale=1.0 if plain is False else None,
+            scale=None if keys.flag("scale_attn_weights") else 1.0,
         )
         return DecoderConfig(
             vocab_size=keys.count("vocab_size"),
             d_model=width,
-            n_layers=keys.count("n_layer"),
+            n_layers=keys.layers("n_layer"),
             context_length=keys.count("n_positions"),
             mixers={"A": attention},
             positions=LearnedPositionsConfig(),
@@ -77,10 +78,7 @@ class GPT2(Family):
         )
 
     def _mlp(self, keys: Keys, width: int) -> GELUConfig:
-        name = keys.get("activation_function")
-        if name not in _GELUS:
-            keys.refuse("activation_function", name, f"one of {', '.join(_GELUS)}")
-        return GELUConfig(d_ff=width, bias=True, tanh=_GELUS.get(name, True))
+        return GELUConfig(d_ff=width, bias=True, tanh=keys.choice("activation_function", _GELUS, True))
 
     def write(self, config: Shape) -> dict[str, Any]:
         """The config.json of a model, shape only."""

@@ -15,6 +15,7 @@ from cirilla_cli.model.sections import MLPSection, MoEConfig, RMSNormConfig, Swi
 
 _MAMBA, _ATTENTION = ("mamba", "linear_attention"), ("attention", FULL)
 """What layers are called before transformers 5, and since."""
+_SIZES = ("mamba_n_heads", "mamba_d_head", "hidden_size")
 _OURS, _DISK = "model.layers.{i}.mlp", "model.layers.{i}"
 
 
@@ -30,7 +31,7 @@ class GraniteHybrid(Family):
     """`GraniteMoeHybridForCausalLM`."""
 
     types = ("granitemoehybrid",)
-    architecture = "GraniteMoeHybridForCausalLM"
+    architecture, classifies = "GraniteMoeHybridForCausalLM", False
     mixers, mlps, norms = (AttentionConfig, Mamba2Config), (MoEConfig, SwiGLUConfig), (RMSNormConfig,)
     idle = IDLE | {"output_router_logits", "router_aux_loss_coef", "mamba_expand", "normalization_function"}
     defaults = {
@@ -66,12 +67,9 @@ class GraniteHybrid(Family):
         )
 
     def _layers(self, keys: Keys) -> list[MixerSection]:
-        n, mamba, attention = keys.count("num_hidden_layers"), self._mamba(keys), self._attention(keys)
-        types = keys.get("layer_types", "layers_block_type")
-        types = ["mamba"] * n if types is None else types
-        if not isinstance(types, list) or not set(types) <= {*_MAMBA, *_ATTENTION} or len(types) != n:
-            keys.refuse("layer_types", types, f"one of mamba and attention for each of {n} layers")
-        return [mamba if kind in _MAMBA else attention for kind in types]
+        n, mamba, attention = keys.layers("num_hidden_layers"), self._mamba(keys), self._attention(keys)
+        types = keys.words("layer_types", "layers_block_type", layers="num_hidden_layers", among=(*_MAMBA, *_ATTENTION))
+        return [mamba if kind in _MAMBA else attention for kind in types or ["mamba"] * n]
 
     def _attention(self, keys: Keys) -> AttentionConfig:
         keys.only("position_embedding_type", ("rope", "nope", None), "rope or null")
@@ -85,13 +83,15 @@ class GraniteHybrid(Family):
         inner = keys.count("mamba_expand") * keys.count("hidden_size")
         head = inner // heads if width in ("auto", None) else keys.count("mamba_d_head")
         if head * heads != inner:
-            keys.refuse("mamba_expand", keys.get("mamba_expand"), "mamba_n_heads * mamba_d_head / hidden_size")
-        least, most = (_number(value) for value in keys.get("time_step_limit") or (0.0, math.inf))
+            keys.refuse("mamba_expand", keys.get("mamba_expand"), "mamba_n_heads * mamba_d_head / hidden_size", *_SIZES)
+        groups, (least, most) = keys.count("mamba_n_groups"), _limits(keys)
+        if heads % groups:
+            keys.refuse("mamba_n_groups", groups, f"a divisor of mamba_n_heads ({heads})", "mamba_n_heads")
         return Mamba2Config(
             n_heads=heads,
             head_dim=head,
             d_state=keys.count("mamba_d_state"),
-            n_groups=keys.count("mamba_n_groups"),
+            n_groups=groups,
             d_conv=keys.count("mamba_d_conv"),
             conv_bias=keys.flag("mamba_conv_bias"),
             proj_bias=keys.flag("mamba_proj_bias"),
@@ -103,10 +103,11 @@ class GraniteHybrid(Family):
 
     def _mlp(self, keys: Keys) -> MLPSection:
         shared, count = keys.count("shared_intermediate_size"), keys.count("num_local_experts", zero=True)
-        top_k, width = keys.count("num_experts_per_tok", zero=True), keys.count("intermediate_size")
+        width = keys.count("intermediate_size")
         if not count:
+            keys.asked.add("num_experts_per_tok")
             return SwiGLUConfig(d_ff=shared)
-        return softmax_experts(count, top_k, width).model_copy(update={"shared_d_ff": shared})
+        return softmax_experts(keys, "num_local_experts", d_ff=width).model_copy(update={"shared_d_ff": shared})
 
     def write(self, config: Shape) -> dict[str, Any]:
         """The config.json of a model, shape only."""
@@ -125,9 +126,21 @@ class GraniteHybrid(Family):
         }
 
 
-def _number(value: Any) -> float:
-    """A number, which transformers 5 writes as an object where JSON has none for it."""
-    return float(value["__float__"] if isinstance(value, dict) else value)
+def _limits(keys: Keys) -> tuple[float, float]:
+    """Least and greatest step size, of which JSON has no word for infinity: transformers 5 writes an object."""
+    said = keys.get("time_step_limit")
+    if said is None:
+        return 0.0, math.inf
+    ends = [math.inf if x == {"__float__": "Infinity"} else x for x in said] if isinstance(said, list) else []
+    if (
+        len(ends) == 2
+        and all(isinstance(x, int | float) for x in ends)
+        and 0 <= ends[0] < math.inf
+        and max(0, ends[0]) < ends[1]
+    ):
+        return float(ends[0]), float(ends[1])
+    keys.refuse("time_step_limit", said, "two numbers, 0 or more, the second the greater")
+    return 0.0, math.inf
 
 
 def _attention_keys(attention: AttentionConfig, d_model: int) -> dict[str, Any]:

@@ -20,13 +20,12 @@ class Llama(Family):
     def read(self, keys: Keys) -> Shape:
         """The model a config.json describes."""
         keys.only("pretraining_tp", (1, None), "1: a model split for training is not supported")
-        bias = keys.flag("attention_bias")
         heads = keys.count("num_attention_heads")
         if keys.count("hidden_size") % heads:
-            keys.refuse("num_attention_heads", heads, "a divisor of hidden_size in a Llama")
-        attention = read_attention(keys).model_copy(update={"bias": bias, "out_bias": bias})
+            keys.refuse("num_attention_heads", heads, "a divisor of hidden_size in a Llama", "hidden_size")
+        attention = read_attention(keys, bias=keys.flag("attention_bias"))
         mlp = read_swiglu(keys).model_copy(update={"bias": keys.flag("mlp_bias")})
-        return read_stack(keys, [attention] * keys.count("num_hidden_layers"), mlp=mlp)
+        return read_stack(keys, [attention] * keys.layers("num_hidden_layers"), mlp=mlp)
 
     def write(self, config: Shape) -> dict[str, Any]:
         """The config.json of a model, shape only."""

@@ -2,12 +2,13 @@
 
 from typing import Any
 
-from cirilla_cli.hub.families.base import Family, Shape
+from cirilla_cli.hub.families.base import FULL, SLIDING, Family, Shape
 from cirilla_cli.hub.families.blocks import (
     first_attention,
     read_attention,
     read_stack,
     read_swiglu,
+    read_window,
     stack_keys,
     windowed,
     windows_of,
@@ -19,10 +20,10 @@ from cirilla_cli.model.sections import RMSNormConfig, SwiGLUConfig
 
 def read_one_window(keys: Keys) -> int | None:
     """The window of all layers."""
-    types = keys.get("layer_types")
+    types = keys.words("layer_types", layers="num_hidden_layers", among=(FULL, SLIDING))
     if types is not None and len(set(types)) > 1:
-        keys.refuse("layer_types", types, "one kind for all layers: this architecture has no mixed ones")
-    return keys.count("sliding_window", optional=True) or None
+        keys.lack("layer_types", types, "one kind for all layers: this architecture has no mixed ones")
+    return read_window(keys)
 
 
 class Mistral(Family):
@@ -37,7 +38,7 @@ class Mistral(Family):
 
     def read(self, keys: Keys) -> Shape:
         """The model a config.json describes."""
-        windows = [read_one_window(keys)] * keys.count("num_hidden_layers")
+        windows = [read_one_window(keys)] * keys.layers("num_hidden_layers")
         return read_stack(keys, windowed(read_attention(keys), windows), mlp=read_swiglu(keys))
 
     def write(self, config: Shape) -> dict[str, Any]:

@@ -40,10 +40,8 @@ class Mixtral(Family):
     def read(self, keys: Keys) -> Shape:
         """The model a config.json describes."""
         keys.only("hidden_act", *SILU)
-        windows = [read_one_window(keys)] * keys.count("num_hidden_layers")
-        mlp = softmax_experts(
-            keys.count("num_local_experts"), keys.count("num_experts_per_tok"), keys.count("intermediate_size")
-        )
+        windows = [read_one_window(keys)] * keys.layers("num_hidden_layers")
+        mlp = softmax_experts(keys, "num_local_experts", d_ff=keys.count("intermediate_size"))
         return read_stack(keys, windowed(read_attention(keys, theta=1e6), windows), mlp=mlp)
 
     def write(self, config: Shape) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """ModernBERT: an encoder of layer norms without bias, gated GELU, local layers with a rotation of their own."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from cirilla_cli.hub.families.base import FULL, IDLE, SLIDING, Family, Shape
@@ -52,18 +51,17 @@ class ModernBert(Family):
         keys.only("quantization_config", *UNQUANTISED)
         keys.only("classifier_activation", ("gelu",), "gelu, the activation of our prediction head")
         mixers, pattern = lettered(self._layers(keys))
-        name = keys.get("hidden_activation")
-        if name not in _GELUS:
-            keys.refuse("hidden_activation", name, f"one of {', '.join(_GELUS)}")
         return EncoderConfig(
             vocab_size=keys.count("vocab_size"),
             d_model=keys.count("hidden_size"),
-            n_layers=keys.count("num_hidden_layers"),
+            n_layers=keys.layers("num_hidden_layers"),
             context_length=keys.count("max_position_embeddings"),
             mixers=mixers,
             pattern=pattern,
             mlp=GeGLUConfig(
-                d_ff=keys.count("intermediate_size"), bias=keys.flag("mlp_bias"), tanh=_GELUS.get(name, False)
+                d_ff=keys.count("intermediate_size"),
+                bias=keys.flag("mlp_bias"),
+                tanh=keys.choice("hidden_activation", _GELUS, False),
             ),
             norm=LayerNormConfig(eps=keys.number("norm_eps", 1e-5), bias=keys.flag("norm_bias")),
             embedding_norm=True,
@@ -74,25 +72,30 @@ class ModernBert(Family):
         )
 
     def _layers(self, keys: Keys) -> list[MixerSection]:
-        n, every = keys.count("num_hidden_layers"), keys.count("global_attn_every_n_layers")
-        types = keys.get("layer_types")
+        n, every = keys.layers("num_hidden_layers"), keys.count("global_attn_every_n_layers")
+        types = keys.words("layer_types", layers="num_hidden_layers", among=(FULL, SLIDING))
         types = [SLIDING if i % every else FULL for i in range(n)] if types is None else types
-        if not isinstance(types, list) or not set(types) <= {FULL, SLIDING} or len(types) != n:
-            keys.refuse("layer_types", types, f"one of {FULL} and {SLIDING} for each of {n} layers")
         kinds = {kind: self._attention(keys, kind) for kind in (FULL, SLIDING)}
-        return [kinds[SLIDING if kind == SLIDING else FULL] for kind in types]
+        return [kinds[kind] for kind in types]
 
     def _attention(self, keys: Keys, kind: str) -> AttentionConfig:
         heads, bias = keys.count("num_attention_heads"), keys.flag("attention_bias")
         theta = keys.number(*_LEGACY[kind])
-        found = keys.get("rope_parameters") or {}
-        said = found.get(kind) or {} if isinstance(found, Mapping) else {}
+        turned = keys.below("rope_parameters", keys.mapping("rope_parameters"))
+        width, odd = divmod(keys.count("hidden_size"), heads)
+        if odd or width % 2:
+            keys.refuse(
+                "num_attention_heads",
+                heads,
+                "a divisor of hidden_size that leaves an even width for each",
+                "hidden_size",
+            )
         return AttentionConfig(
             n_heads=heads,
-            head_dim=max(2, keys.count("hidden_size") // heads),
+            head_dim=2 if odd or width % 2 else width,
             # As many positions to each side as half of what the key says.
             window=keys.count("local_attention") // 2 + 1 if kind == SLIDING else None,
-            rope=read_one_rope(keys, f"rope_parameters.{kind}", said, theta),
+            rope=read_one_rope(keys, turned.below(kind, turned.mapping(kind)), theta),
             bias=bias,
             out_bias=bias,
             causal=False,

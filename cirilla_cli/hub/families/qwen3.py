@@ -8,7 +8,9 @@ from cirilla_cli.hub.families.blocks import (
     read_attention,
     read_stack,
     read_swiglu,
+    read_window,
     stack_keys,
+    window_keys,
     windowed,
     windows_of,
 )
@@ -30,21 +32,17 @@ class Qwen3(Family):
 
     def read(self, keys: Keys) -> Shape:
         """The model a config.json describes."""
-        bias = keys.flag("attention_bias")
-        attention = read_attention(keys, qk_norm=True).model_copy(update={"bias": bias, "out_bias": bias})
+        attention = read_attention(keys, qk_norm=True, bias=keys.flag("attention_bias"))
         return read_stack(keys, windowed(attention, _windows(keys)), mlp=read_swiglu(keys))
 
     def write(self, config: Shape) -> dict[str, Any]:
         """The config.json of a model, shape only."""
-        attention, mlp, windows = first_attention(config), config.layer_mlps()[0], windows_of(config)
+        mlp, windows = config.layer_mlps()[0], windows_of(config)
         assert isinstance(mlp, SwiGLUConfig)
-        window = next((w for w in windows if w is not None), None)
         return {
-            **stack_keys(config, attention),
+            **stack_keys(config, first_attention(config)),
+            **window_keys(config),
             "intermediate_size": mlp.d_ff,
-            "attention_bias": attention.bias,
-            "use_sliding_window": window is not None,
-            "sliding_window": window,
             "max_window_layers": _first_window(windows),
             "layer_types": [FULL if w is None else SLIDING for w in windows],
         }
@@ -52,19 +50,18 @@ class Qwen3(Family):
 
 def _windows(keys: Keys) -> list[int | None]:
     """What each layer sees; a window is honoured where transformers honours it."""
-    n, types = keys.count("num_hidden_layers"), keys.get("layer_types")
-    window, first = keys.count("sliding_window", optional=True), keys.get("max_window_layers")
-    window = window if keys.flag("use_sliding_window") else 0
+    n = keys.layers("num_hidden_layers")
+    types = keys.words("layer_types", layers="num_hidden_layers", among=(FULL, SLIDING))
+    window, first = (
+        read_window(keys, keys.flag("use_sliding_window")),
+        keys.count("max_window_layers", optional=True, zero=True),
+    )
     if types is None:
-        return [window if window and i >= first else None for i in range(n)]
-    if not isinstance(types, list) or not set(types) <= {FULL, SLIDING}:
-        keys.refuse("layer_types", types, f"a list of {FULL} and {SLIDING}")
-    elif len(types) != n:
-        keys.refuse("layer_types", f"{len(types)} entries", "one for each of num_hidden_layers")
-    elif SLIDING in types and not window:
+        return [window if i >= first else None for i in range(n)]
+    if SLIDING in types and not window:
         expected = f"true, with sliding_window set: layer_types names {SLIDING}"
         keys.refuse("use_sliding_window", keys.get("use_sliding_window"), expected)
-    return [window if window and kind == SLIDING else None for kind in types]
+    return [window if kind == SLIDING else None for kind in types]
 
 
 def _first_window(windows: list[int | None]) -> int:

@@ -8,9 +8,10 @@ from cirilla_cli.hub.families.blocks import (
     read_attention,
     read_stack,
     read_swiglu,
+    read_window,
     stack_keys,
+    window_keys,
     windowed,
-    windows_of,
 )
 from cirilla_cli.hub.families.experts import expert_rules, experts_of, softmax_experts
 from cirilla_cli.hub.families.keys import Keys
@@ -37,14 +38,13 @@ class Qwen3Moe(Family):
     def read(self, keys: Keys) -> Shape:
         """The model a config.json describes."""
         keys.only("decoder_sparse_step", (1,), "1: experts are in every layer but the first ones")
-        bias, window = keys.flag("attention_bias"), keys.count("sliding_window", optional=True) or None
-        windows = [window if keys.flag("use_sliding_window") else None] * keys.count("num_hidden_layers")
-        attention = read_attention(keys, qk_norm=True).model_copy(update={"bias": bias, "out_bias": bias})
+        windows = [read_window(keys, keys.flag("use_sliding_window"))] * keys.layers("num_hidden_layers")
+        attention = read_attention(keys, qk_norm=True, bias=keys.flag("attention_bias"))
         dense = read_swiglu(keys)
         mlp = softmax_experts(
-            keys.count("num_experts", "num_local_experts"),
-            keys.count("num_experts_per_tok"),
-            keys.count("moe_intermediate_size"),
+            keys,
+            *("num_experts", "num_local_experts"),
+            d_ff=keys.count("moe_intermediate_size"),
             renormalise=keys.flag("norm_topk_prob"),
         )
         if first := self._dense_layers(keys):
@@ -52,17 +52,21 @@ class Qwen3Moe(Family):
         return read_stack(keys, windowed(attention, windows), mlp=mlp)
 
     def _dense_layers(self, keys: Keys) -> int:
-        layers = keys.get("mlp_only_layers") or []
-        if layers != list(range(len(layers))):
-            keys.refuse("mlp_only_layers", layers, "the first layers, counted from 0")
+        layers, n = keys.get("mlp_only_layers"), keys.layers("num_hidden_layers")
+        if layers is None:
+            return 0
+        if not isinstance(layers, list) or layers != list(range(len(layers))) or len(layers) >= n:
+            keys.lack("mlp_only_layers", layers, f"a list of the first layers, counted from 0, fewer than all {n}")
+            return 0
         return len(layers)
 
     def write(self, config: Shape) -> dict[str, Any]:
         """The config.json of a model, shape only."""
-        attention, mlp, window = first_attention(config), experts_of(config), windows_of(config)[0]
+        mlp = experts_of(config)
         dense = mlp.dense.d_ff if isinstance(mlp.dense, SwiGLUConfig) else mlp.d_ff
         return {
-            **stack_keys(config, attention),
+            **stack_keys(config, first_attention(config)),
+            **window_keys(config),
             "intermediate_size": dense,
             "moe_intermediate_size": mlp.d_ff,
             "num_experts": mlp.n_experts,
@@ -71,7 +75,4 @@ class Qwen3Moe(Family):
             "norm_topk_prob": isinstance(mlp.router, SoftmaxRouterConfig) and mlp.router.renormalise,
             "decoder_sparse_step": 1,
             "mlp_only_layers": list(range(mlp.dense_layers)),
-            "attention_bias": attention.bias,
-            "use_sliding_window": window is not None,
-            "sliding_window": window,
         }

@@ -21,23 +21,42 @@ _WHOLE = "1: this architecture turns heads whole"
 
 def read_rope(keys: Keys, theta: float = 10_000.0) -> RopeSection:
     """The rotation a config.json describes; ``theta`` is what the family means by not saying it."""
-    key, found = next(((k, v) for k in ("rope_scaling", "rope_parameters") if (v := keys.get(k))), ("", {}))
+    said = rope_of(keys)
     theta = keys.number("rope_theta", theta)
     keys.only("partial_rotary_factor", (1, None), _WHOLE)
-    if not isinstance(found, Mapping) or any(isinstance(value, Mapping) for value in found.values()):
-        keys.refuse(key, found, "one rotation for all layers")
-        return RopeConfig(theta=theta)
-    return read_one_rope(keys, key, found, theta)
+    several = {name: value for name, value in said.values.items() if isinstance(value, Mapping)}
+    for name, value in several.items():
+        said.lack(name, value, "a word or a number: one rotation for all layers")
+    return RopeConfig(theta=theta) if several else read_one_rope(keys, said, theta)
 
 
-def read_one_rope(keys: Keys, key: str, found: Mapping[str, Any], theta: float) -> RopeSection:
-    """One rotation, from the object under ``key``."""
-    said = Keys(found)
+def rope_of(keys: Keys) -> Keys:
+    """The object that describes the rotation, an empty one where there is none."""
+    named = ((name, keys.mapping(name)) for name in ("rope_scaling", "rope_parameters"))
+    return keys.below(*next((pair for pair in named if pair[1]), ("rope_parameters", {})))
+
+
+def read_one_rope(keys: Keys, said: Keys, theta: float) -> RopeSection:
+    """One rotation, from the object that describes it; what that leaves out stands beside it."""
     said.only("partial_rotary_factor", (1, None), _WHOLE)
-    rope = _kind(said, said.number("rope_theta", theta), _original(keys, said))
-    for wrong in said.wrong:
-        keys.refuse(f"{key}.{wrong.key}", wrong.value, wrong.expected or "")
-    return rope
+    theta, original = said.number("rope_theta", theta), _original(keys, said)
+    kind = said.get("rope_type", "type")
+    match "default" if kind is None else kind:
+        case "default":
+            return RopeConfig(theta=theta)
+        case "linear":
+            return LinearRopeConfig(theta=theta, factor=said.number("factor", least=1.0))
+        case "llama3":
+            return _llama3(said, theta, original)
+        case "yarn" if theta > 1:
+            return _yarn(said, theta, original)
+        case "yarn":
+            (said if "rope_theta" in said.values else keys).refuse(
+                "rope_theta", theta, "more than 1, where yarn is used"
+            )
+        case _:
+            said.lack("rope_type", kind, _KINDS)
+    return RopeConfig(theta=theta)
 
 
 def _original(keys: Keys, said: Keys) -> int:
@@ -47,37 +66,28 @@ def _original(keys: Keys, said: Keys) -> int:
     return beside or within or keys.count("max_position_embeddings", optional=True) or 1
 
 
-def _kind(said: Keys, theta: float, original: int) -> RopeSection:
-    match kind := said.get("rope_type", "type") or "default":
-        case "default":
-            return RopeConfig(theta=theta)
-        case "linear":
-            return LinearRopeConfig(theta=theta, factor=said.number("factor"))
-        case "llama3":
-            return Llama3RopeConfig(
-                theta=theta,
-                factor=said.number("factor"),
-                low_freq_factor=said.number("low_freq_factor"),
-                high_freq_factor=said.number("high_freq_factor"),
-                original_context=original,
-            )
-        case "yarn":
-            return _yarn(said, theta, original)
-    said.refuse("rope_type", kind, _KINDS)
-    return RopeConfig(theta=theta)
+def _llama3(said: Keys, theta: float, original: int) -> Llama3RopeConfig:
+    factor = said.number("factor", least=1.0)
+    low, high = said.number("low_freq_factor"), said.number("high_freq_factor")
+    if high <= low:
+        said.refuse("high_freq_factor", high, f"more than low_freq_factor ({low:g})", "low_freq_factor")
+        low, high = 1.0, 4.0
+    return Llama3RopeConfig(
+        theta=theta, factor=factor, low_freq_factor=low, high_freq_factor=high, original_context=original
+    )
 
 
 def _yarn(said: Keys, theta: float, original: int) -> YarnRopeConfig:
-    factor, truncate = said.number("factor"), said.get("truncate")
+    factor = said.number("factor", least=1.0)
+    ratio, attention = _ratio(said, factor), said.number("attention_factor", 0.0)
+    fast, slow = said.number("beta_fast", 32.0), said.number("beta_slow", 1.0)
+    if fast < slow:
+        said.refuse("beta_fast", fast, f"at least beta_slow ({slow:g})", "beta_slow")
+        fast = slow
     return YarnRopeConfig(
-        theta=theta,
-        factor=factor,
-        beta_fast=said.number("beta_fast", 32.0),
-        beta_slow=said.number("beta_slow", 1.0),
-        original_context=original,
-        attention_factor=said.number("attention_factor", 0.0) or _ratio(said, factor),
-        truncate=truncate is None or bool(truncate),
-    )
+        theta=theta, factor=factor, beta_fast=fast, beta_slow=slow, original_context=original,
+        attention_factor=attention or ratio, truncate=said.get("truncate") is None or said.flag("truncate"),
+    )  # fmt: skip
 
 
 def _ratio(said: Keys, factor: float) -> float | None:

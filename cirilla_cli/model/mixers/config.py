@@ -38,6 +38,8 @@ class _HeadsConfig(Section):
             raise ValueError(f"n_heads ({self.n_heads}) must be a multiple of n_kv_heads ({self.kv_heads})")
         if self.head_dim is not None and self.head_dim % 2 and self.rope is not None:
             raise ValueError(f"head_dim ({self.head_dim}) must be even, rotary positions turn pairs")
+        if self.head_dim is not None and (problem := self._unturned(self.head_dim)):
+            raise ValueError(problem)
         return self
 
     @property
@@ -58,7 +60,13 @@ class _HeadsConfig(Section):
         """Why this mixer cannot stand in a model ``d_model`` wide; None if it can."""
         if self.head_dim is None and (d_model % self.n_heads or (self.rope and self.width(d_model) % 2)):
             return f"d_model ({d_model}) over n_heads ({self.n_heads}) must be a whole, even number; set head_dim"
-        return None
+        return self._unturned(self.width(d_model))
+
+    def _unturned(self, width: int) -> str | None:
+        """Why a rotation turns nothing of a head of ``width``; None if it turns some, or none is wanted."""
+        if self.rope is None or self.rope.turned(width):
+            return None
+        return f"rope.fraction ({self.rope.fraction:g}) turns no pair of a head {width} wide; rope: null turns none"
 
 
 class AttentionConfig(_HeadsConfig):

@@ -5,6 +5,7 @@
 
 import math
 from contextlib import nullcontext
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -45,10 +46,23 @@ def attend(
         if takes(q_BTNH, v_BSKV):
             return attend_flex(q_BTNH, k_BSKH, v_BSKV, mask, scale, softcap)
         mask = None if query.needs_no_mask(sight) else visible_BTS(query, key, sight)
-    causal = sight.causal and q_BTNH.shape[1] > 1
     if isinstance(mask, Fold):
-        return _in_short_calls(q_BTNH, k_BSKH, v_BSKV, mask, scale, softcap)
-    return _whole(q_BTNH, k_BSKH, v_BSKV, mask, causal, scale, softcap)
+        return _in_short_calls(q_BTNH, k_BSKH, v_BSKV, mask, _Scores(None, True, scale, softcap))
+    scores = _Scores(mask, sight.causal and q_BTNH.shape[1] > 1, scale, softcap)
+    return _whole(q_BTNH, k_BSKH, v_BSKV, scores)
+
+
+class _Scores(NamedTuple):
+    """What becomes of the products of queries and keys."""
+
+    mask_BTS: Tensor | None
+    """Truth, where a query may look, or numbers to add."""
+    causal: bool
+    """Without a mask: whether no query looks at later keys."""
+    scale: float | None
+    """What they are multiplied with; None for 1 / sqrt(H)."""
+    softcap: float | None
+    """What they are bounded by; None for nothing."""
 
 
 def _mask(query: SequenceLayout, key: SequenceLayout, sight: Sight) -> Mask | None:
@@ -61,17 +75,12 @@ def _mask(query: SequenceLayout, key: SequenceLayout, sight: Sight) -> Mask | No
     return visible_BTS(query, key, sight)
 
 
-def _in_short_calls(
-    q_BTNH: Tensor, k_BSKH: Tensor, v_BSKV: Tensor, fold: Fold, scale: float | None, softcap: float | None
-) -> Tensor:
+def _in_short_calls(q_BTNH: Tensor, k_BSKH: Tensor, v_BSKV: Tensor, fold: Fold, scores: _Scores) -> Tensor:
     outs = []
     for part in fold.parts:
-        q_MCNH, k_MLKH, v_MLKV = (
-            _rows(q_BTNH, part.queries_MC),
-            _rows(k_BSKH, part.keys_ML),
-            _rows(v_BSKV, part.keys_ML),
-        )
-        outs.append(_whole(q_MCNH, k_MLKH, v_MLKV, part.bias_MCL, True, scale, softcap).flatten(0, 1))
+        q_MCNH, k_MLKH = _rows(q_BTNH, part.queries_MC), _rows(k_BSKH, part.keys_ML)
+        own = scores._replace(mask_BTS=part.bias_MCL)
+        outs.append(_whole(q_MCNH, k_MLKH, _rows(v_BSKV, part.keys_ML), own).flatten(0, 1))
     return _rows(torch.cat(outs)[None], fold.back_BT)
 
 
@@ -80,27 +89,17 @@ def _rows(x_BTNH: Tensor, at_MC: Tensor) -> Tensor:
     return x_BTNH.flatten(0, 1).flatten(1).index_select(0, at_MC.flatten()).view(*at_MC.shape, *x_BTNH.shape[2:])
 
 
-def _whole(
-    q_BTNH: Tensor,
-    k_BSKH: Tensor,
-    v_BSKV: Tensor,
-    mask_BTS: Tensor | None,
-    causal: bool,
-    scale: float | None,
-    softcap: float | None,
-) -> Tensor:
-    """Attention in one piece: under a mask of truth or of numbers to add; without one, causal or not."""
+def _whole(q_BTNH: Tensor, k_BSKH: Tensor, v_BSKV: Tensor, scores: _Scores) -> Tensor:
+    """Attention in one piece."""
     slow = q_BTNH.device.type == "cpu" and q_BTNH.dtype == torch.bfloat16
-    if softcap is not None or (slow and q_BTNH.shape[1] > 1 and k_BSKH.shape[1] <= _PRODUCTS_WIN):
-        return _by_products(q_BTNH, k_BSKH, v_BSKV, mask_BTS, causal, scale, softcap)
-    return _by_kernels(q_BTNH, k_BSKH, v_BSKV, mask_BTS, causal, scale)
+    if scores.softcap is not None or (slow and q_BTNH.shape[1] > 1 and k_BSKH.shape[1] <= _PRODUCTS_WIN):
+        return _by_products(q_BTNH, k_BSKH, v_BSKV, scores)
+    return _by_kernels(q_BTNH, k_BSKH, v_BSKV, scores)
 
 
-def _by_kernels(
-    q_BTNH: Tensor, k_BSKH: Tensor, v_BSKV: Tensor, mask_BTS: Tensor | None, causal: bool, scale: float | None
-) -> Tensor:
-    """Attention through PyTorch's fused kernels."""
-    groups = q_BTNH.shape[2] // k_BSKH.shape[2]
+def _by_kernels(q_BTNH: Tensor, k_BSKH: Tensor, v_BSKV: Tensor, scores: _Scores) -> Tensor:
+    """Attention through PyTorch's fused kernels, which bound no scores."""
+    groups, mask_BTS = q_BTNH.shape[2] // k_BSKH.shape[2], scores.mask_BTS
     on_cuda, half = q_BTNH.device.type == "cuda", q_BTNH.dtype in (torch.float16, torch.bfloat16)
     if on_cuda and groups > 1 and (mask_BTS is not None or not half):
         # With a mask, or in float32, the memory-efficient kernel is the only fused one, and it wants equal heads.
@@ -112,36 +111,36 @@ def _by_kernels(
             k_BSKH.transpose(1, 2),
             v_BSKV.transpose(1, 2),
             attn_mask=None if mask_BTS is None else mask_BTS[:, None],
-            is_causal=causal and mask_BTS is None,
-            scale=scale,
+            is_causal=scores.causal and mask_BTS is None,
+            scale=scores.scale,
             enable_gqa=groups > 1,
         )
     return out_BNTV.transpose(1, 2)
 
 
-def _by_products(
-    q_BTNH: Tensor,
-    k_BSKH: Tensor,
-    v_BSKV: Tensor,
-    mask_BTS: Tensor | None,
-    causal: bool,
-    scale: float | None,
-    softcap: float | None,
-) -> Tensor:
+def _by_products(q_BTNH: Tensor, k_BSKH: Tensor, v_BSKV: Tensor, scores: _Scores) -> Tensor:
     """Attention as two batched products: for what the kernels cannot do or do slowly (benchmarks/attention.py)."""
     groups = q_BTNH.shape[2] // k_BSKH.shape[2]
     k_BNSH = k_BSKH.transpose(1, 2).repeat_interleave(groups, 1)
     v_BNSV = v_BSKV.transpose(1, 2).repeat_interleave(groups, 1)
-    q_BNTH = q_BTNH.transpose(1, 2) * (scale or 1 / math.sqrt(q_BTNH.shape[-1]))
+    q_BNTH = q_BTNH.transpose(1, 2) * (scores.scale or 1 / math.sqrt(q_BTNH.shape[-1]))
     scores_BNTS = q_BNTH @ k_BNSH.transpose(-1, -2)
-    if softcap is not None:
-        scores_BNTS = softcap * torch.tanh(scores_BNTS / softcap)
-    if mask_BTS is None and causal:
-        mask_BTS = torch.ones(1, *scores_BNTS.shape[2:], dtype=torch.bool, device=q_BTNH.device).tril()
-    if mask_BTS is not None:
-        bias_BTS = as_bias(mask_BTS, q_BTNH.dtype) if mask_BTS.dtype == torch.bool else mask_BTS
-        scores_BNTS = scores_BNTS + bias_BTS[:, None]
+    if scores.softcap is not None:
+        scores_BNTS = scores.softcap * torch.tanh(scores_BNTS / scores.softcap)
+    bias = _bias(scores, scores_BNTS)
+    if bias is not None:
+        scores_BNTS = scores_BNTS + bias[:, None]
     return (scores_BNTS.softmax(-1) @ v_BNSV).transpose(1, 2)
+
+
+def _bias(scores: _Scores, like_BNTS: Tensor) -> Tensor | None:
+    """What is added to the scores, ``[B or 1, T, S]``: 0, or minus infinity where no query may look."""
+    mask_BTS = scores.mask_BTS
+    if mask_BTS is None:
+        if not scores.causal:
+            return None
+        mask_BTS = torch.ones(1, *like_BNTS.shape[2:], dtype=torch.bool, device=like_BNTS.device).tril()
+    return as_bias(mask_BTS, like_BNTS.dtype) if mask_BTS.dtype == torch.bool else mask_BTS
 
 
 def attend_reference(

@@ -29,11 +29,18 @@ def causal_conv(
         positions_BT: place of each input in its document, where a row holds several: no output sees further back than
             to the first. None for rows of one document.
     """
-    K = weight_E1K.shape[-1]
     taps_KE = weight_E1K[:, 0].T
     if x_BTE.shape[1] == 1 and positions_BT is None and tail_BRE is not None:
         out_BTE = (torch.cat([tail_BRE, x_BTE], dim=1) * taps_KE).sum(1, keepdim=True)
         return out_BTE if bias_E is None else out_BTE + bias_E
+    return _by_shifts(x_BTE, taps_KE, bias_E, tail_BRE, positions_BT)
+
+
+def _by_shifts(
+    x_BTE: Tensor, taps_KE: Tensor, bias_E: Tensor | None, tail_BRE: Tensor | None, positions_BT: Tensor | None
+) -> Tensor:
+    """The outputs ``[B, T, E]`` as K products of the taps with the inputs, each shifted by one more."""
+    K = len(taps_KE)
     seen_BSE = _behind(tail_BRE, x_BTE, K)
     out_BTE = x_BTE * taps_KE[-1] if bias_E is None else torch.addcmul(bias_E, x_BTE, taps_KE[-1])
     for back in range(1, K):

@@ -11,14 +11,13 @@ answers to the position's key, and puts the position's value there, all by the s
 # Shape suffixes: B batch, T positions, H heads (of values), G heads of queries and keys, each shared by H / G heads,
 # K width of a key, V width of a value, C chunks, Q positions of a chunk, S positions of a chunk as keys, 1 one.
 
-import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from cirilla_cli.model.ops.ssd import decays
+from cirilla_cli.model.ops.chunks import Chunks
+from cirilla_cli.model.ops.decays import decays
 
 
 @dataclass(frozen=True)
@@ -84,36 +83,45 @@ def chunked(signals: Signals, state_BHKV: Tensor | None = None, *, chunk_size: i
 
     What a position writes depends on what earlier ones of its chunk wrote (the system) and on the state that entered
     the chunk (linearly). Both parts are solved for at once, for all chunks; only the states pass from one to the next.
-    The length is cut into chunks as equal as can be, so that little has to be filled up.
     """
-    T = signals.v_BTHV.shape[1]
     if state_BHKV is None:
         state_BHKV = _no_state_BHKV(signals)
-    chunks = math.ceil(T / chunk_size)
-    size = math.ceil(T / chunks)
-    fill = chunks * size - T
+    chunks = Chunks.of(signals.v_BTHV.shape[1], most=chunk_size)
+    cut = _cut(signals, chunks)
+    before_BCHKV, written_BCHQV, state_BHKV = _passed_on(cut, *_solved(cut), state_BHKV)
+    return chunks.joined(_read_BCHQV(cut, before_BCHKV, written_BCHQV).transpose(2, 3)), state_BHKV
 
-    def cut(x: Tensor) -> Tensor:
-        return torch.unflatten(F.pad(x, (0, 0) * (x.ndim - 2) + (0, fill)) if fill else x, 1, (chunks, size))
 
+@dataclass(frozen=True)
+class _Cut:
+    """Signals in chunks, and what is left of what by the end of each position."""
+
+    q_BCGQK: Tensor
+    k_BCGQK: Tensor
+    k_BCHQK: Tensor
+    """The keys once more, for each head of values."""
+    v_BCHQV: Tensor
+    beta_BCHQ1: Tensor
+    left_BCHQS: Tensor
+    """Of what position S of the chunk wrote, at its position Q."""
+    entering_BCHQ1: Tensor
+    """Of the state that entered the chunk."""
+
+
+def _cut(signals: Signals, chunks: Chunks) -> _Cut:
     # Filled-up positions have g = 0 and beta = 0: the state neither fades there nor is written to.
-    starts_BCQ = None if signals.starts_BT is None else cut(signals.starts_BT)
-    left_BCHQS, entering_BCQH = decays(cut(signals.g_BTH), starts_BCQ)
-    entering_BCHQ1 = entering_BCQH.transpose(2, 3)[..., None]
-    q_BCGQK, k_BCGQK = cut(signals.q_BTGK).transpose(2, 3), cut(signals.k_BTGK).transpose(2, 3)
-    share = left_BCHQS.shape[2] // k_BCGQK.shape[2]
-    q_BCHQK, k_BCHQK = q_BCGQK.repeat_interleave(share, dim=2), k_BCGQK.repeat_interleave(share, dim=2)
-    system_BCHQS = _scores_BCHQS(k_BCGQK, k_BCGQK, left_BCHQS)
-    written_BCHQV, recalled_BCHQK = _solved(
-        system_BCHQS, cut(signals.beta_BTH).transpose(2, 3)[..., None], cut(signals.v_BTHV).transpose(2, 3),
-        k_BCHQK * entering_BCHQ1,
+    starts_BCQ = None if signals.starts_BT is None else chunks.cut(signals.starts_BT)
+    left_BCHQS, entering_BCQH = decays(chunks.cut(signals.g_BTH), starts_BCQ)
+    q_BCGQK, k_BCGQK = chunks.cut(signals.q_BTGK).transpose(2, 3), chunks.cut(signals.k_BTGK).transpose(2, 3)
+    return _Cut(
+        q_BCGQK, k_BCGQK, _of_heads(k_BCGQK, left_BCHQS.shape[2]), chunks.cut(signals.v_BTHV).transpose(2, 3),
+        chunks.cut(signals.beta_BTH).transpose(2, 3)[..., None], left_BCHQS, entering_BCQH.transpose(2, 3)[..., None],
     )  # fmt: skip
-    before_BCHKV, written_BCHQV, state_BHKV = _passed_on(
-        written_BCHQV, recalled_BCHQK, k_BCHQK * left_BCHQS[..., -1, :, None], entering_BCHQ1[:, :, :, -1:], state_BHKV
-    )
-    y_BCHQV = _scores_BCHQS(q_BCGQK, k_BCGQK, left_BCHQS) @ written_BCHQV
-    y_BCHQV = y_BCHQV + (q_BCHQK * entering_BCHQ1) @ before_BCHKV
-    return y_BCHQV.transpose(2, 3).flatten(1, 2)[:, :T], state_BHKV
+
+
+def _of_heads(x_BCGQK: Tensor, heads: int) -> Tensor:
+    """Queries or keys of each head of values, ``[B, C, H, Q, K]``."""
+    return x_BCGQK.repeat_interleave(heads // x_BCGQK.shape[2], dim=2)
 
 
 def _no_state_BHKV(signals: Signals) -> Tensor:
@@ -127,27 +135,35 @@ def _scores_BCHQS(to_BCGQK: Tensor, from_BCGSK: Tensor, left_BCHQS: Tensor) -> T
     return (torch.unflatten(left_BCHQS, 2, (scores_BCGQS.shape[2], -1)) * scores_BCGQS[:, :, :, None]).flatten(2, 3)
 
 
-def _solved(system_BCHQS: Tensor, beta_BCHQ1: Tensor, v_BCHQV: Tensor, entering_BCHQK: Tensor) -> tuple[Tensor, Tensor]:
+def _solved(cut: _Cut) -> tuple[Tensor, Tensor]:
     """What positions write where no state enters the chunk; and the keys by which what they write falls with it.
 
     With A = beta k k^T below the diagonal they are (1 + A)^-1 beta v and (1 + A)^-1 beta k: the U and W of the paper,
     by substitution, since powers of A may grow beyond what float32 holds to.
     """
-    sides = beta_BCHQ1 * torch.cat([v_BCHQV, entering_BCHQK], dim=-1)
+    sides = cut.beta_BCHQ1 * torch.cat([cut.v_BCHQV, cut.k_BCHQK * cut.entering_BCHQ1], dim=-1)
     # Transposed on both sides, which is how the routine wants its operands in memory: nothing is copied.
-    system_BCHSQ = (beta_BCHQ1 * system_BCHQS).mT
+    system_BCHSQ = (cut.beta_BCHQ1 * _scores_BCHQS(cut.k_BCGQK, cut.k_BCGQK, cut.left_BCHQS)).mT
     solution = torch.linalg.solve_triangular(system_BCHSQ, sides.mT, upper=True, left=False, unitriangular=True).mT
-    written_BCHQV, recalled_BCHQK = torch.split(solution, [v_BCHQV.shape[-1], entering_BCHQK.shape[-1]], dim=-1)
+    written_BCHQV, recalled_BCHQK = torch.split(solution, [cut.v_BCHQV.shape[-1], cut.k_BCHQK.shape[-1]], dim=-1)
     return written_BCHQV, recalled_BCHQK
 
 
 def _passed_on(
-    written_BCHQV: Tensor, recalled_BCHQK: Tensor, leaving_BCHQK: Tensor, left_BCH11: Tensor, state_BHKV: Tensor
+    cut: _Cut, written_BCHQV: Tensor, recalled_BCHQK: Tensor, state_BHKV: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The state before each chunk, what is written in each given that state, and the state after the last."""
+    leaving_BCHQK, left_BCH11 = cut.k_BCHQK * cut.left_BCHQS[..., -1, :, None], cut.entering_BCHQ1[:, :, :, -1:]
     before, written = [], []
     for c in range(written_BCHQV.shape[1]):
         before.append(state_BHKV)
         written.append(written_BCHQV[:, c] - recalled_BCHQK[:, c] @ state_BHKV)
         state_BHKV = torch.addcmul(leaving_BCHQK[:, c].transpose(2, 3) @ written[-1], state_BHKV, left_BCH11[:, c])
     return torch.stack(before, dim=1), torch.stack(written, dim=1), state_BHKV
+
+
+def _read_BCHQV(cut: _Cut, before_BCHKV: Tensor, written_BCHQV: Tensor) -> Tensor:
+    """What queries recall of their own chunk and of the state that entered it."""
+    within_BCHQV = _scores_BCHQS(cut.q_BCGQK, cut.k_BCGQK, cut.left_BCHQS) @ written_BCHQV
+    q_BCHQK = _of_heads(cut.q_BCGQK, cut.v_BCHQV.shape[2])
+    return within_BCHQV + (q_BCHQK * cut.entering_BCHQ1) @ before_BCHKV

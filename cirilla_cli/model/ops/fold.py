@@ -181,6 +181,7 @@ def _taken(layout: SequenceLayout, sight: Sight, at_MC: Tensor, inside_MC: Tenso
         positions_BT=torch.where(inside_MC, layout.positions_BT.flatten()[at_MC], far),
         documents_BT=None if documents is None else torch.where(inside_MC, documents.flatten()[at_MC], _FILLER),
         prefix_BT=None if prefix is None else prefix.flatten()[at_MC] & inside_MC,
+        registers_BT=None,
         angles={},
         masks={},
     )

@@ -4,7 +4,7 @@ from typing import Annotated, Self
 
 from pydantic import model_validator
 
-from cirilla_cli.config import ByKind
+from cirilla_cli.config import ByKind, Misfits
 from cirilla_cli.data.config import (
     ConversationsConfig,
     DataSection,
@@ -30,9 +30,11 @@ from cirilla_cli.engine.config import (
     PrecisionConfig,
     ScheduleSection,
     TrainConfig,
+    ahead_misfits,
+    blind_misfits,
     pairing_problem,
 )
-from cirilla_cli.model.config import ModelSection
+from cirilla_cli.model.config import DecoderConfig, ModelSection
 from cirilla_cli.recipe.verbs.base import DeviceRecipe
 
 
@@ -68,6 +70,9 @@ class TrainRecipe(DeviceRecipe):
     def _belong_together(self) -> Self:
         if problem := pairing_problem(self.model.kind, self.data.kind, self.objective.kind):
             raise ValueError(problem)
+        if isinstance(self.model, DecoderConfig):
+            blind = {} if self.objective.kind == "classification" else blind_misfits(self.model)
+            Misfits.refuse(ahead_misfits(self.model, self.objective, fresh=True) | blind)
         return self
 
 
