@@ -2,6 +2,9 @@
 
 Positions 0 to n - 1 have been through the model, and token n is known. Step k sees token i + k at position i: so it is
 final up to position n - k, and beyond that it was made from drafts and is made again in the next round.
+
+A pass over several positions rounds otherwise than a pass over one. So the tokens are those of plain decoding where the
+model prefers one clearly; where two are as likely within rounding it may be either, as on another machine.
 """
 
 # Shape suffixes: T positions, D model width, V vocabulary; all tensors are of one row.
@@ -24,7 +27,7 @@ from cirilla_cli.model.readout import LastLogits
 def continue_drafting(
     model: Decoder, requests: Sequence[Request], sampling: SamplingConfig
 ) -> Iterator[list[Continuation]]:
-    """Extend each prompt in turn, yielding all continuations after each pass; the same tokens as one by one.
+    """Extend each prompt in turn, yielding all continuations after each pass; the tokens as one by one, rounding aside.
 
     Raises:
         CirillaError: the model has no steps ahead, or tokens are not chosen greedily.
@@ -61,7 +64,7 @@ class _Row:
 
     def advance(self) -> list[tuple[int, float]]:
         """One pass of the model: the next token, and those drafted that the model would have chosen too."""
-        drafted = self.drafts.draft(self.tokens, self.passed) if self.passed else []
+        drafted = self.drafts.draft(self.tokens) if self.passed else []
         # Of what is wanted the model itself gives the last, and beyond the end it may have learned no position.
         drafted = drafted[: self.end - len(self.tokens) - 1]
         new = [*self.tokens[self.passed :], *drafted]
@@ -87,40 +90,41 @@ class _Drafts:
     def __init__(self, model: Decoder, mtp: MTP, room: int) -> None:
         self.model, self.mtp = model, mtp
         self.caches = mtp.make_caches(room, rollback=len(mtp.steps))
-        self.trunk: Tensor | None = None
-        self.states: list[Tensor] = []
-        """Final hidden states of the model, then of each step, ``[1, T, D]``."""
+        stream = model.head_weight.new_zeros(1, room, model.config.d_model)
+        # Written in place as positions are settled; what lies beyond them is never read.
+        self.trunk_BTD = stream
+        self.states = [torch.zeros_like(stream) for _ in range(1 + len(mtp.steps))]
+        """Final hidden states of the model, then of each step, ``[1, T, D]``, with room for all positions."""
+        self.settled = [0] * (1 + len(mtp.steps))
+        """How many positions of each are final."""
 
     def saw(self, trunk_BTD: Tensor, final_BTD: Tensor) -> None:
         """Take the model's hidden states at positions that are settled now."""
-        if self.trunk is None:
-            self.trunk = trunk_BTD
-            self.states = [final_BTD, *(final_BTD[:, :0] for _ in self.mtp.steps)]
-            return
-        self.trunk = torch.cat([self.trunk, trunk_BTD], dim=1)
-        self.states[0] = torch.cat([self.states[0], final_BTD], dim=1)
+        new = slice(self.settled[0], self.settled[0] + final_BTD.shape[1])
+        self.trunk_BTD[:, new], self.states[0][:, new] = trunk_BTD, final_BTD
+        self.settled[0] = new.stop
 
-    def draft(self, tokens: Sequence[int], passed: int) -> list[int]:
-        """One token from each step; ``tokens`` are known, ``passed`` of them have been through the model."""
-        guessed, before_BTD = list(tokens), self.states[0]
-        for k in range(1, len(self.mtp.steps) + 1):
-            before_BTD = self._step(k, guessed, passed, before_BTD)
+    def draft(self, tokens: Sequence[int]) -> list[int]:
+        """One token from each step; ``tokens`` are known, the first of them have been through the model."""
+        guessed, passed = list(tokens), self.settled[0]
+        for k in range(1, len(self.states)):
+            self._fill(k, guessed)
             # Position i of step k was made from token i + k: settled where that one is known.
-            self.states[k] = before_BTD[:, : min(passed, max(0, len(tokens) - k))]
-            guessed.append(int(self.model.read(before_BTD[:, -1:], LastLogits())[0, 0].argmax()))
+            self.settled[k] = min(passed, max(0, len(tokens) - k))
+            last_BTD = self.states[k][:, passed - 1 : passed]
+            guessed.append(int(self.model.read(last_BTD, LastLogits())[0, 0].argmax()))
         return guessed[len(tokens) :]
 
-    def _step(self, k: int, guessed: Sequence[int], passed: int, before_BTD: Tensor) -> Tensor:
-        """Step ``k`` at all positions: those settled as they are, the others made now."""
-        assert self.trunk is not None
-        cache, start = self.caches[k - 1], self.states[k].shape[1]
+    def _fill(self, k: int, guessed: Sequence[int]) -> None:
+        """Make the hidden states of step ``k`` at the positions that are not settled."""
+        cache, start, stop = self.caches[k - 1], self.settled[k], self.settled[0]
         cache.trim(start)
-        layout = SequenceLayout.rows(1, passed - start, start=start, device=self.trunk.device)
-        layout = layout.prepared(self.mtp.needs, self.trunk.dtype)
-        ahead = torch.tensor([guessed[start + k : passed + k]], device=self.trunk.device)
-        entry_BTD = self.mtp.before(self.trunk, [before_BTD])[:, start:passed]
+        layout = SequenceLayout.rows(1, stop - start, start=start, device=self.trunk_BTD.device)
+        layout = layout.prepared(self.mtp.needs, self.trunk_BTD.dtype)
+        ahead = torch.tensor([guessed[start + k : stop + k]], device=self.trunk_BTD.device)
+        entry_BTD = self.mtp.before(self.trunk_BTD, self.states[:k])[:, start:stop]
         made_BTD = self.mtp.step(k - 1)(entry_BTD, self.model.model.embed(ahead, layout), layout, cache)
-        return torch.cat([self.states[k], made_BTD], dim=1)
+        self.states[k][:, start:stop] = made_BTD
 
 
 def _checked(logits_TV: Tensor) -> Tensor:

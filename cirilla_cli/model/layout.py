@@ -33,6 +33,8 @@ class Needs:
     sights: frozenset[Sight] = frozenset()
     capped: frozenset[Sight] = frozenset()
     """Those of them whose scores are bounded, which not every kernel can do without a mask."""
+    apart: bool = False
+    """Whether packed documents are wanted as rows of their own."""
 
     @classmethod
     def of_all(cls, several: Iterable["Needs"]) -> "Needs":
@@ -40,7 +42,8 @@ class Needs:
         every = list(several)
         rotations = frozenset(r for needs in every for r in needs.rotations)
         sights = frozenset(s for needs in every for s in needs.sights)
-        return cls(rotations, sights, frozenset(s for needs in every for s in needs.capped))
+        capped = frozenset(s for needs in every for s in needs.capped)
+        return cls(rotations, sights, capped, any(needs.apart for needs in every))
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,8 @@ class SequenceLayout:
     """Cosines and sines of the positions."""
     masks: Mapping[Sight, Any] = field(default_factory=dict)
     """Who sees whom among these very tokens, as the back end of this device wants it; nothing where it needs none."""
+    apart: Any = None
+    """Where each packed document is (`ops.fold.Fold`), so that it can be a row of its own; None where nobody asks."""
 
     @classmethod
     def rows(cls, batch: int, length: int, *, start: int = 0, device: torch.device | str = "cpu") -> Self:
@@ -89,11 +94,13 @@ class SequenceLayout:
         """With the angles that ``needs`` names, and the masks among these tokens for what it says is seen."""
 
         # Back ends are written to the layout, so they are found from here only when asked for.
+        from cirilla_cli.model.ops.fold import apart_of
         from cirilla_cli.model.ops.masks import mask_of
 
         angles = {rotation: angles_of(rotation, self.positions_BT, dtype) for rotation in needs.rotations}
         masks = {s: mask_of(self, s, dtype, capped=s in needs.capped) for s in needs.sights}
-        return replace(self, angles=angles, masks={sight: mask for sight, mask in masks.items() if mask is not None})
+        masks = {sight: mask for sight, mask in masks.items() if mask is not None}
+        return replace(self, angles=angles, masks=masks, apart=apart_of(self, dtype) if needs.apart else None)
 
     def needs_no_mask(self, sight: Sight) -> bool:
         """Whether causality, or nothing, is the only rule among these tokens."""

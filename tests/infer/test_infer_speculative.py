@@ -18,7 +18,9 @@ from cirilla_cli.model.config import (
 )
 from cirilla_cli.model.decoder import Decoder
 from cirilla_cli.model.init import fresh
+from cirilla_cli.model.layout import SequenceLayout
 from cirilla_cli.model.mixers.config import AttentionConfig
+from cirilla_cli.model.readout import LastLogits
 from cirilla_cli.model.sections import SwiGLUConfig
 
 GREEDY = SamplingConfig(temperature=0)
@@ -63,6 +65,25 @@ def test_the_tokens_are_those_of_plain_greedy_decoding(mtp: MTPSection, mixer: A
         assert (ours.tokens, ours.finish_reason) == (theirs.tokens, theirs.finish_reason)
         torch.testing.assert_close(ours.logprobs, theirs.logprobs, rtol=0, atol=1e-9)
     assert passes <= sum(len(done.tokens) + 1 for done in plain)
+
+
+@pytest.mark.parametrize(("dtype", "tie"), [(torch.float32, 1e-4), (torch.bfloat16, 0.1)], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("mtp", MTP.values(), ids=MTP)
+@torch.no_grad()
+def test_in_lower_precision_tokens_differ_at_ties_alone(mtp: MTPSection, dtype: torch.dtype, tie: float) -> None:
+    """Where the two first part, the exact model of these weights is as good as undecided between their tokens."""
+    model = model_of(mtp).to(dtype)
+    requests = [Request([seed % 5, 4, 2, seed % 3], 40) for seed in range(8)]
+    plain, (done, _) = continuations(model, requests, GREEDY), drafted(model, requests)
+    exact, followed = model_of(mtp).to(dtype).double(), 0
+    for request, ours, theirs in zip(requests, done, plain, strict=True):
+        parted = [i for i, (a, b) in enumerate(zip(ours.tokens, theirs.tokens, strict=True)) if a != b]
+        followed += parted[0] if parted else len(theirs.tokens)
+        if parted:
+            seen = torch.tensor([[*request.prompt, *theirs.tokens[: parted[0]]]])
+            logits = exact(seen, SequenceLayout.rows(*seen.shape), readout=LastLogits())[0, 0]
+            assert abs(float(logits[ours.tokens[parted[0]]] - logits[theirs.tokens[parted[0]]])) < tie
+    assert followed > 100
 
 
 @pytest.mark.parametrize("mtp", MTP.values(), ids=MTP)

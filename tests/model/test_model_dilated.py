@@ -9,7 +9,13 @@ from torch import Tensor
 
 from cirilla_cli.model.layout import SequenceLayout
 from cirilla_cli.model.mixers.config import DilatedAttentionConfig
-from cirilla_cli.model.mixers.dilated import DilatedAttention, attend_dilated
+from cirilla_cli.model.mixers.dilated import (
+    DilatedAttention,
+    attend_dilated,
+    attend_dilated_apart,
+    attend_dilated_by_mask,
+)
+from cirilla_cli.model.ops.fold import apart_of
 from cirilla_cli.model.sections import RMSNormConfig
 
 from .conftest import randomise
@@ -79,6 +85,48 @@ def test_packed_rows_are_what_the_loops_say(patterns: tuple[tuple[int, int], ...
     expected = by_loops(q / math.sqrt(6), k, v, patterns, documents).flatten(1) @ attention.o_proj.weight.T
     layout = SequenceLayout.packed(torch.tensor([documents])).prepared(attention.needs, torch.float64)
     torch.testing.assert_close(attention(x[None], layout)[0], expected, rtol=0, atol=1e-12)
+
+
+LONG = 640
+DOCUMENTS = [1] * 70 + [2] * 3 + [3] * 333 + [4] * 1 + [5] * 213 + [-1] * 20
+"""Rows so long are taken apart into their documents, of which these cross segments, fill none, and are one token."""
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("patterns", [((4, 1), (24, 2)), ((8, 1), (600, 4))], ids=["short", "one longer than all"])
+def test_long_packed_rows_are_what_the_loops_say(patterns: tuple[tuple[int, int], ...]) -> None:
+    attention = built(patterns, rope=None)
+    x = torch.randn(2, LONG, D, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    layout = SequenceLayout.packed(torch.tensor([[7] * LONG, DOCUMENTS])).prepared(attention.needs, torch.float64)
+    assert layout.apart is not None
+    q, k, v = ((x[1] @ m.weight.T).view(LONG, N, 6) for m in (attention.q_proj, attention.k_proj, attention.v_proj))
+    expected = by_loops(q / math.sqrt(6), k, v, patterns, DOCUMENTS).flatten(1) @ attention.o_proj.weight.T
+    torch.testing.assert_close(attention(x, layout)[1, :-20], expected[:-20], rtol=0, atol=1e-12)
+    alone = attention(x[:1], SequenceLayout.rows(1, LONG).prepared(attention.needs, torch.float64))
+    torch.testing.assert_close(attention(x, layout)[:1], alone, rtol=0, atol=1e-12)
+
+
+def test_gradients_of_long_packed_rows_are_those_of_dense_scores() -> None:
+    layout, patterns, found = SequenceLayout.packed(torch.tensor([DOCUMENTS])), ((8, 1), (64, 4)), []
+    fold = apart_of(layout, torch.float64)
+    assert fold is not None
+    real = layout.documents_BT != -1
+    for sparse in (True, False):
+        x = [torch.cat([heads(seed)] * 28)[None, :LONG].clone().requires_grad_() for seed in range(3)]
+        out = (
+            attend_dilated_apart(*x, fold, patterns) if sparse
+            else attend_dilated_by_mask(*x, layout, layout, patterns)
+        )  # fmt: skip
+        out[real].square().sum().backward()
+        found.append([out[real].detach(), *(part.grad for part in x)])
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=1e-10)
+
+
+def test_rows_that_go_on_with_a_document_are_not_taken_apart() -> None:
+    whole = SequenceLayout.packed(torch.zeros(1, 2 * LONG, dtype=torch.long))
+    later = SequenceLayout(whole.positions_BT[:, LONG:], torch.zeros(1, LONG, dtype=torch.long))
+    assert apart_of(later, torch.float64) is None
+    assert apart_of(SequenceLayout.packed(torch.tensor([DOCUMENTS[:100]])), torch.float64) is None
 
 
 @torch.no_grad()

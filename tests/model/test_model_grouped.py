@@ -9,8 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from cirilla_cli.model.ops.grouped import experts_grouped, experts_loop, grouped_product, slices_product
+from cirilla_cli.model.ops.grouped import (
+    ExpertsProduct,
+    experts_grouped,
+    experts_loop,
+    experts_sorted,
+    grouped_product,
+    slices_product,
+)  # fmt: skip
 from cirilla_cli.model.ops.megablocks import arguments, installed, megablocks_product, weights_of
+from cirilla_cli.model.ops.padded import experts_padded
 from cirilla_cli.model.routing import (
     SoftmaxRouterConfig,
 )
@@ -18,6 +26,7 @@ from cirilla_cli.model.routing import (
 from .test_model_moe import config, layer, layout_of, states
 
 EXACT = 1e-10
+EACH_PRODUCT = pytest.mark.parametrize("product", [experts_sorted, experts_padded])
 
 
 def problem(tokens: int, n_experts: int, dtype: torch.dtype, *, widths: tuple[int, int] = (16, 24)) -> list[Tensor]:
@@ -29,27 +38,67 @@ def problem(tokens: int, n_experts: int, dtype: torch.dtype, *, widths: tuple[in
     return [x, experts, weights, gate_up, down]
 
 
+def derived(product: ExpertsProduct, x: Tensor, experts: Tensor, *rest: Tensor) -> list[Tensor]:
+    """Outputs, and the gradients of tokens, weights and matrices."""
+    leaves = [t.detach().clone().requires_grad_() for t in (x, *rest)]
+    out = product(leaves[0], experts, *leaves[1:])
+    return [out, *torch.autograd.grad(out.square().sum(), leaves)]
+
+
+@EACH_PRODUCT
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("widths", [(16, 24), (5, 7)], ids=["wide", "odd"])
 @pytest.mark.parametrize(("tokens", "n_experts"), [(1, 3), (40, 4), (9, 16), (30, 1)])
 def test_grouped_equals_the_loop_over_experts(
-    tokens: int, n_experts: int, widths: tuple[int, int], dtype: torch.dtype
+    tokens: int, n_experts: int, widths: tuple[int, int], dtype: torch.dtype, product: ExpertsProduct
 ) -> None:
-    x, experts, *rest = problem(tokens, n_experts, dtype, widths=widths)
-    results = []
-    for product in (experts_loop, experts_grouped):
-        leaves = [t.clone().requires_grad_() for t in (x, *rest)]
-        out = product(leaves[0], experts, *leaves[1:])
-        results.append([out, *torch.autograd.grad(out.square().sum(), leaves)])
-    for grouped, loop in zip(*results[::-1], strict=True):
+    inputs = problem(tokens, n_experts, dtype, widths=widths)
+    for grouped, loop in zip(derived(product, *inputs), derived(experts_loop, *inputs), strict=True):
         torch.testing.assert_close(grouped, loop, rtol=1e-5, atol=EXACT if dtype == torch.float64 else 2e-6)
 
 
-def test_all_tokens_at_one_expert_are_no_special_case() -> None:
+@EACH_PRODUCT
+def test_all_tokens_at_one_expert_are_no_special_case(product: ExpertsProduct) -> None:
     x, _, weights, gate_up, down = problem(20, 4, torch.float64)
     everywhere = torch.full_like(weights, 2, dtype=torch.long)
-    loop = experts_loop(x, everywhere, weights, gate_up, down)
-    torch.testing.assert_close(experts_grouped(x, everywhere, weights, gate_up, down), loop, rtol=0, atol=EXACT)
+    found, loop = (derived(p, x, everywhere, weights, gate_up, down) for p in (product, experts_loop))
+    torch.testing.assert_close(found, loop, rtol=0, atol=EXACT)
+
+
+@EACH_PRODUCT
+def test_experts_of_most_unequal_load_are_no_special_case(product: ExpertsProduct) -> None:
+    """Some of no token, alike ones beside each other, one of most."""
+    _, _, _, gate_up, down = problem(1, 8, torch.float64)
+    g = torch.Generator().manual_seed(0)
+    x, weights = torch.randn(60, 16, generator=g, dtype=torch.float64), torch.rand(60, 1, generator=g)
+    experts = torch.tensor([1] * 4 + [2] * 5 + [3] * 5 + [4] + [6] * 45)[torch.randperm(60, generator=g), None]
+    found, loop = (derived(p, x, experts, weights.double(), gate_up, down) for p in (product, experts_loop))
+    torch.testing.assert_close(found, loop, rtol=0, atol=EXACT)
+
+
+def test_what_only_fills_up_adds_nothing_where_an_expert_overflows() -> None:
+    """Experts 0 and 1 share a tile; what a token of the one would be at the other is not a number."""
+    x, gate_up, down = torch.ones(9, 8), torch.ones(2, 16, 8), torch.ones(2, 8, 8)
+    x[0], gate_up[1] = 1e30, 1e30
+    experts = torch.tensor([0] * 5 + [1] * 4)[:, None]
+    x[5:] = 1e-30
+    found = derived(experts_padded, x, experts, torch.ones(9, 1), gate_up, down)
+    assert torch.isfinite(found[0][5:]).all()
+    assert torch.isfinite(found[3][1]).all()
+
+
+@pytest.mark.parametrize("product", [experts_grouped, experts_sorted, experts_padded])
+@torch.no_grad()
+def test_without_gradients_it_is_the_same_sum(product: ExpertsProduct) -> None:
+    x, experts, weights, gate_up, down = problem(40, 4, torch.float64)
+    expected = experts_loop(x, experts, weights, gate_up, down)
+    torch.testing.assert_close(product(x, experts, weights, gate_up, down), expected, rtol=0, atol=EXACT)
+
+
+def test_the_gradient_of_the_filled_up_product_is_that_of_finite_differences() -> None:
+    x, experts, weights, gate_up, down = problem(5, 3, torch.float64, widths=(3, 2))
+    leaves = [t.double().requires_grad_() for t in (x, weights, gate_up, down)]
+    assert torch.autograd.gradcheck(lambda x, *rest: experts_padded(x, experts, *rest), leaves)
 
 
 @given(sizes=st.lists(st.integers(0, 5), min_size=1, max_size=6))
@@ -70,18 +119,19 @@ def test_the_gradient_of_the_grouped_product_is_that_of_finite_differences_twice
     leaves = [t.double().requires_grad_() for t in (x, weights, gate_up, down)]
 
     def product(x: Tensor, weights: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
-        return experts_grouped(x, experts, weights, gate_up, down)
+        return experts_sorted(x, experts, weights, gate_up, down)
 
     assert torch.autograd.gradcheck(product, leaves)
     assert torch.autograd.gradgradcheck(product, leaves)
 
 
-def test_bfloat16_is_as_near_as_the_loop() -> None:
+@EACH_PRODUCT
+def test_bfloat16_is_as_near_as_the_loop(product: ExpertsProduct) -> None:
     x, experts, weights, gate_up, down = problem(64, 5, torch.bfloat16)
     exact = experts_loop(x.double(), experts, weights.double(), gate_up.double(), down.double())
     errors = [
-        float((product(x, experts, weights, gate_up, down).double() - exact).square().mean().sqrt())
-        for product in (experts_grouped, experts_loop)
+        float((each(x, experts, weights, gate_up, down).double() - exact).square().mean().sqrt())
+        for each in (product, experts_loop)
     ]
     assert errors[0] < 0.02 * float(exact.std())
     assert errors[0] < 1.5 * errors[1]

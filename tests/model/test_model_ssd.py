@@ -1,12 +1,15 @@
-"""The chunked scan at sizes at which it runs in stretches: against the recurrence, in float64 and in float32."""
+"""The chunked scan, and the convolution before it, at sizes at which they run in stretches: against plain forms."""
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from cirilla_cli.model.ops.conv import causal_conv
 from cirilla_cli.model.ops.decays import decays
 from cirilla_cli.model.ops.ssd import Signals, chunked, recurrence
 
@@ -86,3 +89,25 @@ def test_decays_behind_a_large_one_are_those_of_exact_sums(documents: bool) -> N
     torch.testing.assert_close(decay.double(), exact, rtol=2e-6, atol=1e-30)
     alive = torch.ones(2, 3, 64, 1) if starts is None else (starts.cumsum(2) == 0)[..., None].float()
     torch.testing.assert_close(entering, a.double().cumsum(2).exp().float() * alive, rtol=1e-5, atol=1e-30)
+
+
+def test_stretches_of_the_convolution_and_its_gradient_are_those_of_torch_in_each_document() -> None:
+    """Of 1,024 channels a CPU computes 64 positions at once."""
+    g = torch.Generator().manual_seed(0)
+    x, weight, bias, out_grad = (
+        torch.randn(*shape, dtype=torch.float64, generator=g)
+        for shape in ((2, 150, 1024), (1024, 1, 4), (1024,), (2, 150, 1024))
+    )
+    leaves = [t.requires_grad_() for t in (x, weight, bias)]
+    starts = [0, 63, 64, 66, 128, 150]
+    positions = torch.cat([torch.arange(stop - start) for start, stop in pairwise(starts)]).expand(2, -1)
+    parts = [x[:, start:stop].transpose(1, 2) for start, stop in pairwise(starts)]
+    alone = torch.cat([F.conv1d(F.pad(p, (3, 0)), weight, bias, groups=1024) for p in parts], dim=2).transpose(1, 2)
+    whole = F.conv1d(F.pad(x.transpose(1, 2), (3, 0)), weight, bias, groups=1024).transpose(1, 2)
+    for ours, theirs in (
+        (causal_conv(x, weight, bias, positions_BT=positions), alone),
+        (causal_conv(x, weight, bias), whole),
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
+        grads = [torch.autograd.grad(out, leaves, out_grad) for out in (ours, theirs)]
+        torch.testing.assert_close(grads[0], grads[1], rtol=0, atol=1e-10)

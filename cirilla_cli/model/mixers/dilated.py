@@ -1,7 +1,8 @@
 """Dilated attention: near keys all, far ones thinned out."""
 
 # Shape suffixes: B batch, T new positions, S remembered and new positions, D model width, N heads, K key/value heads,
-# H width of one head, G segments of a row, L selected positions of a segment, R dilation.
+# H width of one head, G segments of a row, L selected positions of a segment, R dilation; M rows of one document each,
+# C positions of one.
 
 import math
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from cirilla_cli.model.cache import LayerCache, PastCache
 from cirilla_cli.model.layout import Needs, SequenceLayout, Sight, visible_BTS
 from cirilla_cli.model.mixers.config import DilatedAttentionConfig
+from cirilla_cli.model.ops.fold import Fold, taken_MCNH
 from cirilla_cli.model.parts import Mixer
 from cirilla_cli.model.rope import Rotation, apply_rope
 
@@ -30,7 +32,7 @@ class DilatedAttention(Mixer):
         self.n_heads, self.n_kv_heads, self.head_dim = config.n_heads, config.kv_heads, config.width(d_model)
         self.patterns = config.patterns
         self.rotation = Rotation(config.rope, config.rope.turned(self.head_dim)) if config.rope else None
-        self.needs = Needs(frozenset({self.rotation} if self.rotation else ()))
+        self.needs = Needs(frozenset({self.rotation} if self.rotation else ()), apart=True)
         self.q_proj = nn.Linear(d_model, self.n_heads * self.head_dim, bias=False)
         self.k_proj = nn.Linear(d_model, self.n_kv_heads * self.head_dim, bias=False)
         self.v_proj = nn.Linear(d_model, self.n_kv_heads * self.head_dim, bias=False)
@@ -51,12 +53,20 @@ class DilatedAttention(Mixer):
             (k_BSKH, v_BSKH), key_layout = cache.append(layout, k_BSKH, v_BSKH)
         groups = self.n_heads // self.n_kv_heads
         k_BSNH, v_BSNH = k_BSKH.repeat_interleave(groups, 2), v_BSKH.repeat_interleave(groups, 2)
-        if begins and layout.documents_BT is None and key_layout.length == T:
-            out_BTNH = attend_dilated(q_BTNH, k_BSNH, v_BSNH, self.patterns)
+        if begins and key_layout.length == T:
+            out_BTNH = self._among_BTNH(q_BTNH, k_BSNH, v_BSNH, layout)
         else:
             out_BTNH = attend_dilated_by_mask(q_BTNH, k_BSNH, v_BSNH, layout, key_layout, self.patterns)
         out: Tensor = self.o_proj(out_BTNH.reshape(B, T, -1))
         return out
+
+    def _among_BTNH(self, q_BTNH: Tensor, k_BTNH: Tensor, v_BTNH: Tensor, layout: SequenceLayout) -> Tensor:
+        """Attention among the tokens of ``layout``, where nothing was before."""
+        if layout.apart is not None:
+            return attend_dilated_apart(q_BTNH, k_BTNH, v_BTNH, layout.apart, self.patterns)
+        if layout.documents_BT is None and layout.prefix_BT is None:
+            return attend_dilated(q_BTNH, k_BTNH, v_BTNH, self.patterns)
+        return attend_dilated_by_mask(q_BTNH, k_BTNH, v_BTNH, layout, layout, self.patterns)
 
     def make_cache(self, capacity: int, rollback: int = 0) -> PastCache:
         """An empty memory for up to ``capacity`` positions; no segment is longer than the longest."""
@@ -104,11 +114,25 @@ def _segments(x_BTNH: Tensor, length: int, R: int) -> Tensor:
     return F.pad(x_BTNH, (0, 0, 0, 0, 0, -T % length)).view(B, -1, length // R, R, N, H)
 
 
+def attend_dilated_apart(
+    q_BTNH: Tensor, k_BTNH: Tensor, v_BTNH: Tensor, fold: Fold, patterns: tuple[tuple[int, int], ...]
+) -> Tensor:
+    """The same of packed rows, ``[B, T, N, H]``: documents of like length are rows of their own.
+
+    What fills such a row up comes last, where no position of the document looks.
+    """
+    outs = []
+    for part in fold.parts:
+        q_MCNH, k_MCNH, v_MCNH = (taken_MCNH(x, part.queries_MC) for x in (q_BTNH, k_BTNH, v_BTNH))
+        outs.append(attend_dilated(q_MCNH, k_MCNH, v_MCNH, patterns).flatten(0, 1))
+    return taken_MCNH(torch.cat(outs)[None], fold.back_BT)
+
+
 def attend_dilated_by_mask(
     q_BTNH: Tensor, k_BSNH: Tensor, v_BSNH: Tensor, query: SequenceLayout, key: SequenceLayout,
     patterns: tuple[tuple[int, int], ...],
 ) -> Tensor:  # fmt: skip
-    """The same from dense scores, for packed rows and a few queries over a cache.
+    """The same from dense scores, for short packed rows and for queries over a cache.
 
     A key that several patterns select counts once for each, which in one softmax is the log of their number.
     """

@@ -15,7 +15,7 @@ from torch.nn.attention.flex_attention import BlockMask
 
 from cirilla_cli.model.layout import SequenceLayout, Sight, visible_BTS
 from cirilla_cli.model.ops.flex import attend_flex, takes
-from cirilla_cli.model.ops.fold import Fold, as_bias
+from cirilla_cli.model.ops.fold import Fold, as_bias, taken_MCNH
 from cirilla_cli.model.ops.masks import Mask
 
 _FUSED = [SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]
@@ -78,15 +78,10 @@ def _mask(query: SequenceLayout, key: SequenceLayout, sight: Sight) -> Mask | No
 def _in_short_calls(q_BTNH: Tensor, k_BSKH: Tensor, v_BSKV: Tensor, fold: Fold, scores: _Scores) -> Tensor:
     outs = []
     for part in fold.parts:
-        q_MCNH, k_MLKH = _rows(q_BTNH, part.queries_MC), _rows(k_BSKH, part.keys_ML)
+        q_MCNH, k_MLKH = taken_MCNH(q_BTNH, part.queries_MC), taken_MCNH(k_BSKH, part.keys_ML)
         own = scores._replace(mask_BTS=part.bias_MCL)
-        outs.append(_whole(q_MCNH, k_MLKH, _rows(v_BSKV, part.keys_ML), own).flatten(0, 1))
-    return _rows(torch.cat(outs)[None], fold.back_BT)
-
-
-def _rows(x_BTNH: Tensor, at_MC: Tensor) -> Tensor:
-    """Positions of all rows laid end to end, ``[M, C, N, H]``."""
-    return x_BTNH.flatten(0, 1).flatten(1).index_select(0, at_MC.flatten()).view(*at_MC.shape, *x_BTNH.shape[2:])
+        outs.append(_whole(q_MCNH, k_MLKH, taken_MCNH(v_BSKV, part.keys_ML), own).flatten(0, 1))
+    return taken_MCNH(torch.cat(outs)[None], fold.back_BT)
 
 
 def _whole(q_BTNH: Tensor, k_BSKH: Tensor, v_BSKV: Tensor, scores: _Scores) -> Tensor:

@@ -3,9 +3,15 @@
 # Shape suffixes: B batch, T new positions, S remembered and new positions, R remembered positions, E channels,
 # K taps, 1 one.
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+CACHED_ELEMENTS = 2**17
+"""Size of a tensor of some positions, of which several stay in a CPU's caches."""
 
 
 def causal_conv(
@@ -19,7 +25,8 @@ def causal_conv(
     """Each channel's last K inputs, weighted: ``[B, T, E]``.
 
     The last tap is that of the position itself, as in ``nn.Conv1d(E, E, K, groups=E)``. Written as K shifted products,
-    because a depthwise kernel wants time innermost and cannot leave out taps by position.
+    because a depthwise kernel wants time innermost and cannot leave out taps by position; its gradient is written out,
+    so it can be differentiated once.
 
     Args:
         x_BTE: the new inputs.
@@ -33,30 +40,72 @@ def causal_conv(
     if x_BTE.shape[1] == 1 and positions_BT is None and tail_BRE is not None:
         out_BTE = (torch.cat([tail_BRE, x_BTE], dim=1) * taps_KE).sum(1, keepdim=True)
         return out_BTE if bias_E is None else out_BTE + bias_E
-    return _by_shifts(x_BTE, taps_KE, bias_E, tail_BRE, positions_BT)
+    if tail_BRE is None:
+        return _shifted_BTE(x_BTE, taps_KE, bias_E, positions_BT)
+    # Outputs at what is remembered are dropped, so it is all the same where in a document that is.
+    places_BS = None if positions_BT is None else F.pad(positions_BT, (len(taps_KE) - 1, 0))
+    seen_BSE = torch.cat([tail_BRE, x_BTE], dim=1)
+    return _shifted_BTE(seen_BSE, taps_KE, bias_E, places_BS)[:, len(taps_KE) - 1 :]
 
 
-def _by_shifts(
-    x_BTE: Tensor, taps_KE: Tensor, bias_E: Tensor | None, tail_BRE: Tensor | None, positions_BT: Tensor | None
-) -> Tensor:
-    """The outputs ``[B, T, E]`` as K products of the taps with the inputs, each shifted by one more."""
-    K = len(taps_KE)
-    seen_BSE = _behind(tail_BRE, x_BTE, K)
-    out_BTE = x_BTE * taps_KE[-1] if bias_E is None else torch.addcmul(bias_E, x_BTE, taps_KE[-1])
-    for back in range(1, K):
-        part_BTE = seen_BSE[:, K - 1 - back : seen_BSE.shape[1] - back]
-        if positions_BT is not None:
-            part_BTE = part_BTE * (positions_BT >= back).to(part_BTE.dtype)[..., None]
-        out_BTE = torch.addcmul(out_BTE, part_BTE, taps_KE[-1 - back])
+def _shifted_BTE(x_BTE: Tensor, taps_KE: Tensor, bias_E: Tensor | None, positions_BT: Tensor | None) -> Tensor:
+    """The outputs as K products of the taps with the inputs, each shifted by one more."""
+    out_BTE: Tensor = _Shifted.apply(x_BTE, taps_KE, bias_E, positions_BT)  # type: ignore[no-untyped-call]
     return out_BTE
+
+
+class _Shifted(torch.autograd.Function):
+    """A few positions at a time on a CPU: K products over all of them are K times the way to memory and back."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        x_BTE, taps_KE, bias_E, positions_BT = inputs
+        ctx.save_for_backward(x_BTE, taps_KE, bias_E, positions_BT)
+        out_BTE = torch.empty_like(x_BTE, memory_format=torch.contiguous_format)
+        for start, stop in _stretches(x_BTE):
+            torch.mul(x_BTE[:, start:stop], taps_KE[-1], out=out_BTE[:, start:stop])
+            if bias_E is not None:
+                out_BTE[:, start:stop].add_(bias_E)
+            for back in range(1, len(taps_KE)):
+                first = max(start, back)
+                part = _reached(x_BTE[:, first - back : max(first, stop) - back], positions_BT, first, back)
+                out_BTE[:, first:stop].addcmul_(part, taps_KE[-1 - back])
+        return out_BTE
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (x_BTE, taps_KE, bias_E, positions_BT), (grad_BTE,) = ctx.saved_tensors, grads
+        x_grad_BTE, taps_grad_KE = torch.empty_like(grad_BTE), torch.zeros_like(taps_KE)
+        for start, stop in _stretches(x_BTE):
+            torch.mul(grad_BTE[:, start:stop], taps_KE[-1], out=x_grad_BTE[:, start:stop])
+            taps_grad_KE[-1] += (grad_BTE[:, start:stop] * x_BTE[:, start:stop]).sum((0, 1))
+            for back in range(1, len(taps_KE)):
+                part = _reached(grad_BTE[:, start + back : stop + back], positions_BT, start + back, back)
+                end = start + part.shape[1]
+                x_grad_BTE[:, start:end].addcmul_(part, taps_KE[-1 - back])
+                taps_grad_KE[-1 - back] += (part * x_BTE[:, start:end]).sum((0, 1))
+        return x_grad_BTE, taps_grad_KE, None if bias_E is None else grad_BTE.sum((0, 1)), None
+
+
+def _stretches(x_BTE: Tensor) -> list[tuple[int, int]]:
+    """The positions computed at once, first and after the last."""
+    B, T, E = x_BTE.shape
+    size = T
+    if x_BTE.device.type == "cpu" and not torch.compiler.is_compiling():
+        size = max(1, CACHED_ELEMENTS // (B * E))
+    return [(start, min(start + size, T)) for start in range(0, T, size)]
+
+
+def _reached(part: Tensor, positions_BT: Tensor | None, first: int, back: int) -> Tensor:
+    """The same, with zeros for those from position ``first`` on whose document began less than ``back`` before."""
+    if positions_BT is None:
+        return part
+    return part * (positions_BT[:, first : first + part.shape[1]] >= back).to(part.dtype)[..., None]
 
 
 def tail_of(tail_BRE: Tensor | None, x_BTE: Tensor, taps: int) -> Tensor:
     """The ``taps - 1`` inputs that the next call wants to know of, ``[B, K - 1, E]``."""
-    seen_BSE = _behind(tail_BRE, x_BTE[:, max(0, x_BTE.shape[1] - (taps - 1)) :], taps)
+    new_BTE = x_BTE[:, max(0, x_BTE.shape[1] - (taps - 1)) :]
+    seen_BSE = F.pad(new_BTE, (0, 0, taps - 1, 0)) if tail_BRE is None else torch.cat([tail_BRE, new_BTE], dim=1)
     return seen_BSE[:, seen_BSE.shape[1] - (taps - 1) :]
-
-
-def _behind(tail_BRE: Tensor | None, x_BTE: Tensor, taps: int) -> Tensor:
-    """The new inputs behind the ``taps - 1`` remembered ones, ``[B, K - 1 + T, E]``."""
-    return F.pad(x_BTE, (0, 0, taps - 1, 0)) if tail_BRE is None else torch.cat([tail_BRE, x_BTE], dim=1)

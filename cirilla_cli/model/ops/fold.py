@@ -4,7 +4,8 @@ Rows of packed documents fall apart into their documents, windows into bands of 
 are exact: the scores that a mask would keep, and few of those that it would throw away.
 """
 
-# Shape suffixes: B batch, T positions of a row, M short calls, C queries and L keys of one, R runs.
+# Shape suffixes: B batch, T positions of a row, N heads, H width of one, M short calls, C queries and L keys of one,
+# R runs.
 
 import math
 from dataclasses import dataclass, replace
@@ -120,15 +121,28 @@ def _seen_in_bands(queries_MC: Tensor, keys_ML: Tensor, real_MC: Tensor, known_M
 # Documents
 
 
+def apart_of(layout: SequenceLayout, dtype: torch.dtype) -> Fold | None:
+    """Every document as a row of its own, for what looks at one document a row and at no later position.
+
+    None where there is none to take apart, where rows are short, and where a document goes on from an earlier call or
+    has a prefix that is seen before its time. How long documents are has to be known outside the device: on a GPU that
+    waits for it, once a forward pass, instead of making every score of every layer.
+    """
+    single = layout.documents_BT is None or layout.prefix_BT is not None
+    if single or layout.length < _LONG or not _begins_anew(layout):
+        return None
+    return by_documents(layout, Sight(), dtype)
+
+
 def by_documents(layout: SequenceLayout, sight: Sight, dtype: torch.dtype) -> Fold:
     """Every document a row of its own, those of about the same length together; what fills a row up comes last."""
     starts_R, lengths_R = _runs(layout)
     parts, taken = [], 0
-    back = torch.empty(layout.positions_BT.numel(), dtype=torch.long)
+    back = torch.empty_like(layout.positions_BT, dtype=torch.long).flatten()
     for members, size, length in _alike(lengths_R, layout.length):
         filling = (0, _filled(len(members), length) - len(members))
         starts, size = torch.nn.functional.pad(starts_R[members], filling), torch.nn.functional.pad(size, filling)
-        step = torch.arange(length)
+        step = torch.arange(length, device=size.device)
         real = step < size[:, None]
         at = starts[:, None] + torch.where(real, step, 0)
         back[at[real]] = taken + real.flatten().nonzero()[:, 0]
@@ -184,7 +198,13 @@ def _taken(layout: SequenceLayout, sight: Sight, at_MC: Tensor, inside_MC: Tenso
         registers_BT=None,
         angles={},
         masks={},
+        apart=None,
     )
+
+
+def taken_MCNH(x_BTNH: Tensor, at_MC: Tensor) -> Tensor:
+    """Vectors at positions of all rows laid end to end, ``[M, C, N, H]``."""
+    return x_BTNH.flatten(0, 1).flatten(1).index_select(0, at_MC.flatten()).view(*at_MC.shape, *x_BTNH.shape[2:])
 
 
 def as_bias(mask_BTS: Tensor, dtype: torch.dtype) -> Tensor:

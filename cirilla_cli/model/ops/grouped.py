@@ -1,9 +1,11 @@
 """Each token through the gated feed-forwards of its own experts: products over sorted tokens, beside a plain loop.
 
+On a CPU with several threads `ops.padded` computes the same.
+
     tokens M x D --spread--> choices S x D, sorted by expert --product--> S x G --gate--> S x F --product--> S x D
            M x D <---------------------------- gather, K choices of each token added up <-------------------+
 
-No token is dropped and none is padded for. The weight of a choice is applied where the vectors are shortest: F wide.
+No token is dropped, none is padded for. The weight of a choice is applied where the vectors are shortest: F wide.
 """
 
 # Shape suffixes: M tokens, K choices of each, S = M K choices, E experts, D model width, F inner width, G = 2 F
@@ -15,6 +17,8 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from cirilla_cli.model.ops.padded import experts_padded
 
 ExpertsProduct = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 """`experts_loop`, `experts_grouped`, or what an installed kernel makes of the same arguments."""
@@ -35,6 +39,16 @@ def experts_loop(x_MD: Tensor, experts_MK: Tensor, weights_MK: Tensor, gate_up_E
 
 
 def experts_grouped(
+    x_MD: Tensor, experts_MK: Tensor, weights_MK: Tensor, gate_up_EGD: Tensor, down_EDF: Tensor
+) -> Tensor:
+    """The same sum ``[M, D]`` by the fastest way there is here: a few experts at a time on a CPU, else all at once."""
+    # One thread gains nothing from products of equal size, and pays for what fills them up.
+    if x_MD.device.type == "cpu" and not torch.compiler.is_compiling() and torch.get_num_threads() > 1:
+        return experts_padded(x_MD, experts_MK, weights_MK, gate_up_EGD, down_EDF)
+    return experts_sorted(x_MD, experts_MK, weights_MK, gate_up_EGD, down_EDF)
+
+
+def experts_sorted(
     x_MD: Tensor, experts_MK: Tensor, weights_MK: Tensor, gate_up_EGD: Tensor, down_EDF: Tensor
 ) -> Tensor:
     """The same sum ``[M, D]``, each expert's tokens lying together, so that a product over all experts is one call."""

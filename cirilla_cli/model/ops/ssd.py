@@ -335,8 +335,9 @@ class _Back:
 
     def _through_weights(self, taken_BCQHP: Tensor) -> tuple[Tensor, Tensor]:
         """Gradients of the products of c and b, and, within chunks, of what is taken ``[B, C, Q, H, P]``."""
-        y_grad_BCHQP, decay_BCHQK = self.y_grad_BCQHP.transpose(2, 3), self.stretch.decay_BCHQK
-        parts_BCHQK = (y_grad_BCHQP @ taken_BCQHP.permute(0, 1, 3, 4, 2)).mul_(decay_BCHQK)
+        # Copied here, since the products would copy them transposed, which takes longer.
+        y_grad_BCHQP, taken_BCHQP = (x.transpose(2, 3).contiguous() for x in (self.y_grad_BCQHP, taken_BCQHP))
+        parts_BCHQK = (y_grad_BCHQP @ taken_BCHQP.mT).mul_(self.stretch.decay_BCHQK)
         scores_grad_BCGQK = torch.unflatten(parts_BCHQK, 2, (self.between.scores_BCGQK.shape[2], -1)).sum(3)
         taken_grad_BCHQP = self.stretch.weights_BCHQK(self.between.scores_BCGQK).mT @ y_grad_BCHQP
         return scores_grad_BCGQK, taken_grad_BCHQP.transpose(2, 3).contiguous()
