@@ -1,5 +1,6 @@
 """Sections of a training run; torch-free."""
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
@@ -247,6 +248,33 @@ class MemoryConfig(Section):
     """Most memory for logits at once; the loss is computed in chunks of this size."""
 
 
+class DDPConfig(Section):
+    """Every process holds all weights and takes part of each step (data parallel); one process takes it all."""
+
+    kind: Literal["ddp"] = "ddp"
+
+
+class FSDPConfig(Section):
+    """Every process holds part of all weights, gradients and optimizer states too (FSDP2, arXiv:2304.11277)."""
+
+    kind: Literal["fsdp"] = "fsdp"
+
+
+ParallelSection = Annotated[DDPConfig | FSDPConfig, Field(discriminator="kind")]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which of the processes of a run this is, as its launcher says."""
+
+    rank: int = 0
+    size: int = 1
+    local: int = 0
+    """Its number on its own machine, which is that of its GPU."""
+    attempt: int = 0
+    """How often the launcher has started the processes again."""
+
+
 class CheckpointingConfig(Section):
     """When the run's state is written, and how much of it is kept."""
 
@@ -256,6 +284,8 @@ class CheckpointingConfig(Section):
     """Save also after this much time without a checkpoint; null for by steps alone."""
     keep: PositiveInt = 2
     """Newest checkpoints kept, besides the best."""
+    asynchronous: bool = False
+    """Write while training goes on, from a copy of weights and optimizer in RAM; false stops training meanwhile."""
 
 
 class EvaluationConfig(Section):

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from cirilla_cli.data.batches import BatchSource
-from cirilla_cli.engine.objectives.base import Objective
+from cirilla_cli.engine.objectives.base import Forward, Objective
+from cirilla_cli.engine.parallel import ALONE, Ranks
 from cirilla_cli.engine.precision import forward_of
 from cirilla_cli.engine.schedule import Schedule
 from cirilla_cli.engine.step import accumulate_gradients
@@ -75,10 +76,16 @@ class Trainer:
     device: torch.device
     dtype: torch.dtype
     max_grad_norm: float | None = 1.0
+    ranks: Ranks = ALONE
     state: TrainState = field(default_factory=TrainState)
     hooks: Sequence[Hook] = ()
     stop: str | None = None
     """Why to end before ``steps``."""
+
+    def forward(self) -> Forward:
+        """The model's forward pass as it is now."""
+        # Sharded weights are cast while they are brought together.
+        return forward_of(self.model, torch.float32 if self.ranks.sharded else self.dtype)
 
     @property
     def done(self) -> bool:
@@ -101,13 +108,13 @@ class Trainer:
     def _step(self) -> Metrics:
         started = time.perf_counter()
         step = self.state.step
-        # Every step draws from its own seed, so that where a run was interrupted cannot be seen in its numbers.
-        torch.manual_seed((self.seed << 32) + step)
         self.model.train()
         factor = self.schedule.apply(self.optimizer, step)
         sums, counts = accumulate_gradients(
-            forward_of(self.model, self.dtype), self.objective, self.source.step(step), self.device
-        )
+            self.forward(), self.objective, self.source.step(step), self.device,
+            ranks=self.ranks, seed=(self.seed, step),
+        )  # fmt: skip
+        self.ranks.sum_gradients(self.model)
         norm = self._clip()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -126,14 +133,14 @@ class Trainer:
         figures: dict[str, list[Tensor]] = defaultdict(list)
         for module in self.model.modules():
             if isinstance(module, AfterStep):
-                for name, value in module.after_step(lambda total: total).items():
+                for name, value in module.after_step(self.ranks.sum).items():
                     figures[name].append(value)
         return {name: float(torch.stack(values).mean()) for name, values in figures.items()}
 
     def _clip(self) -> float:
         parameters = [p for p in self.model.parameters() if p.grad is not None]
         limit = math.inf if self.max_grad_norm is None else self.max_grad_norm
-        return float(nn.utils.clip_grad_norm_(parameters, limit))
+        return float(self.ranks.whole(nn.utils.clip_grad_norm_(parameters, limit)))
 
     def _check(self, loss: float, norm: float) -> None:
         if not (math.isfinite(loss) and math.isfinite(norm)):
