@@ -42,9 +42,9 @@ class _Grouped(TyperGroup):
         except BrokenPipeError:
             # Caught here because Typer's own main would turn it into exit status 1.
             _leave(0)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
             # Typer's own main would leave without a word.
-            print("interrupted; nothing was left to save", file=sys.stderr)
+            print(str(interrupt) or "interrupted; nothing was left to save", file=sys.stderr)
             _leave(130)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:

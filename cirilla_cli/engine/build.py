@@ -19,14 +19,12 @@ from cirilla_cli.engine.config import MultiTokenConfig
 from cirilla_cli.engine.hooks import (
     Evaluate,
     Log,
-    SaveCheckpoints,
     ShowProgress,
     ShowSamples,
     StopEarly,
     TensorBoard,
     order,
 )
-from cirilla_cli.engine.interrupt import Interrupts
 from cirilla_cli.engine.job import Job
 from cirilla_cli.engine.labelled import learner, prepare_labelled
 from cirilla_cli.engine.lock import (
@@ -42,6 +40,7 @@ from cirilla_cli.engine.metrics import matmul_rate
 from cirilla_cli.engine.objectives.dpo import DPO
 from cirilla_cli.engine.precision import compute_dtype, forward_of
 from cirilla_cli.engine.reference import attach_reference, check_first_loss
+from cirilla_cli.engine.saving import SaveCheckpoints, Sitting
 from cirilla_cli.engine.schedule import Schedule
 from cirilla_cli.engine.shards import Prepared, prepare
 from cirilla_cli.engine.sources import cut_of, source_of
@@ -113,7 +112,7 @@ def build(
     lock: dict[str, Any] | None,
     newest: Checkpoint | None,
     inputs: Inputs,
-    interrupts: Interrupts,
+    sitting: Sitting,
     progress: Progress,
 ) -> Trainer:
     """The trainer of a run, as it begins or as ``newest`` left it; a run that begins gets its lock.
@@ -139,7 +138,7 @@ def build(
         newest.load_optimizer(trainer.optimizer, model)
     if isinstance(trainer.objective, DPO) and isinstance(source, Preferences):
         _reference(job, trainer, trainer.objective, source, inputs, began, progress)
-    trainer.hooks = _hooks(job, trainer, inputs.prepared, cut, interrupts, progress)
+    trainer.hooks = _hooks(job, trainer, inputs.prepared, cut, sitting, progress)
     if lock is None:
         # Only now: a recipe that was refused above may be mended without starting over.
         write_lock(job.out, job.resolved, began)
@@ -255,9 +254,7 @@ def _reference(
     check_first_loss(source, objective, forward, trainer.device)
 
 
-def _hooks(
-    job: Job, trainer: Trainer, prepared: Prepared, cut: Cut, interrupts: Interrupts, progress: Progress
-) -> list[Any]:
+def _hooks(job: Job, trainer: Trainer, prepared: Prepared, cut: Cut, sitting: Sitting, progress: Progress) -> list[Any]:
     evaluation, early = job.eval, job.train.early_stopping
     flops = train_flops_per_token(trainer.model.config, trainer.model.config.mean_context(cut.context_length))
     rate = matmul_rate(trainer.device, trainer.dtype)
@@ -270,7 +267,7 @@ def _hooks(
         TensorBoard(job.out, job.log.every) if job.log.tensorboard else None,
         ShowProgress(progress, job.verb),
         SaveCheckpoints(
-            job.checkpoint, job.out, prepared.tokenizer, job.texts, interrupts, job.verb, prefer_best=early is not None
+            job.checkpoint, job.out, prepared.tokenizer, job.texts, sitting, job.verb, prefer_best=early is not None
         ),
     ])  # fmt: skip
 

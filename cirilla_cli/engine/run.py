@@ -6,11 +6,11 @@ from pathlib import Path
 from cirilla_cli.checkpoint import newest_sound, no_room
 from cirilla_cli.engine.build import build, open_inputs
 from cirilla_cli.engine.fresh import forget, start_over
-from cirilla_cli.engine.interrupt import Interrupts
 from cirilla_cli.engine.job import Job, check_job
 from cirilla_cli.engine.lock import check_same_run
 from cirilla_cli.engine.plan import Plan, check_resumable, plan
 from cirilla_cli.engine.report import TrainReport, report_of
+from cirilla_cli.engine.saving import Sitting
 from cirilla_cli.engine.trainer import Trainer
 from cirilla_cli.fs import NO_ROOM, write_json
 from cirilla_cli.progress import Progress
@@ -45,13 +45,13 @@ def _train(job: Job, progress: Progress, *, restart: bool, insist: bool) -> Trai
     if insist:
         check_resumable(job.out, newest)
     started = time.perf_counter()
-    interrupts = Interrupts()
+    sitting = Sitting()
     inputs = inputs or open_inputs(job, newest, job.out / "shards", progress)
-    trainer = build(job, lock, newest, inputs, interrupts, progress)
-    return _fit(job, trainer, interrupts, started, progress)
+    trainer = build(job, lock, newest, inputs, sitting, progress)
+    return _fit(job, trainer, sitting, started, progress)
 
 
-def _fit(job: Job, trainer: Trainer, interrupts: Interrupts, started: float, progress: Progress) -> TrainReport:
+def _fit(job: Job, trainer: Trainer, sitting: Sitting, started: float, progress: Progress) -> TrainReport:
     begun = trainer.state.step
     done = trainer.done
     if done:
@@ -59,7 +59,7 @@ def _fit(job: Job, trainer: Trainer, interrupts: Interrupts, started: float, pro
     elif begun:
         progress.say(f"continuing {job.out} after step {begun} of {trainer.steps}")
     # Only while there is something to save: before, Ctrl-C simply ends the program.
-    with interrupts:
+    with sitting.interrupts, sitting.writer:
         metrics = trainer.fit()
     if trainer.stop and not done:
         progress.say(f"stopped at step {trainer.state.step}: {trainer.stop}")
