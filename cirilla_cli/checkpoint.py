@@ -6,7 +6,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
@@ -108,15 +108,25 @@ class Checkpoint:
         average = self.path / AVERAGE
         return average if average.is_file() else self.path / WEIGHTS
 
-    def load_optimizer(self, optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
-        """Put the saved state back into ``optimizer``."""
+    def load_optimizer(
+        self,
+        optimizer: torch.optim.Optimizer,
+        model: nn.Module,
+        placed: Callable[[Tensor, Tensor], Tensor] | None = None,
+    ) -> None:
+        """Put the saved state back into ``optimizer``.
+
+        Args:
+            placed: a saved tensor as it is to lie beside its parameter; None for all of it on the same device.
+        """
+        placed = placed or on_its_device
         tensors = read_tensors([self.path / "optimizer.safetensors"])
         fused = {id(p) for group in optimizer.param_groups if group.get("fused") for p in group["params"]}
         for name, parameter in model.named_parameters():
             own = {key[len(name) + 1 :]: value for key, value in tensors.items() if key.rpartition(".")[0] == name}
             # Moments live with the parameter; AdamW keeps its step count on the CPU, unless one kernel does it all.
             optimizer.state[parameter] = {
-                key: value.to(parameter.device) if value.ndim or id(parameter) in fused else value
+                key: placed(value, parameter) if value.ndim or id(parameter) in fused else value
                 for key, value in own.items()
             }
 
@@ -124,6 +134,11 @@ class Checkpoint:
         """Names of files whose bytes are not those the manifest recorded."""
         files = read_json(self.path / "MANIFEST.json")["files"]
         return [name for name, info in files.items() if hash_file(self.path / name) != info["sha256"]]
+
+
+def on_its_device(value: Tensor, parameter: Tensor) -> Tensor:
+    """A saved tensor beside the parameter that it belongs to."""
+    return value.to(parameter.device)
 
 
 def read_model_config(folder: Path) -> Config:
@@ -344,10 +359,23 @@ def prune(run: Path, keep: int, needed: Collection[int | None]) -> None:
     """Remove checkpoints but the newest ``keep`` and those ``needed``, and what crashed writes and removals left."""
     for checkpoint in Checkpoint.all_of(run)[:-keep]:
         if checkpoint.step not in needed:
-            # Out of sight at once, so that a crash leaves no half of a checkpoint.
-            os.replace(checkpoint.path, checkpoint.path.with_name(f".{checkpoint.path.name}.old.tmp"))
+            _hide(checkpoint)
     for left in (run / "checkpoints").glob(".step-*.tmp"):
         shutil.rmtree(left, ignore_errors=True)
+
+
+def drop_after(run: Path, step: int) -> None:
+    """Remove the checkpoints of later steps than ``step``."""
+    for checkpoint in reversed(Checkpoint.all_of(run)):
+        if checkpoint.step > step:
+            _hide(checkpoint)
+
+
+def _hide(checkpoint: Checkpoint) -> None:
+    """Out of sight at once, so that a crash leaves no half of a checkpoint; `prune` removes what is hidden."""
+    hidden = checkpoint.path.with_name(f".{checkpoint.path.name}.old.tmp")
+    shutil.rmtree(hidden, ignore_errors=True)
+    os.replace(checkpoint.path, hidden)
 
 
 def newest_sound(run: Path, progress: Progress) -> Checkpoint | None:

@@ -205,6 +205,28 @@ class EarlyStoppingConfig(Section):
     """Smaller improvements of the validation loss do not count."""
 
 
+class AverageConfig(Section):
+    """A moving average of the weights, which is what validation, `eval`, `generate` and `push` then use."""
+
+    decay: Annotated[float, Field(gt=0, lt=1)] = 0.999
+    """Weight of what was there before, each step; (1 + t) / (10 + t) while that is less."""
+
+
+class DivergenceConfig(Section):
+    """What counts as divergence besides a loss that is not a number, and what happens then."""
+
+    action: Literal["stop", "rollback"] = "stop"
+    """stop ends the run; rollback goes back to the last good checkpoint and leaves out the batches that led there."""
+    spike: PositiveFloat | None = 6.0
+    """Standard deviations above its running mean that the loss may not stay; null: what is not a number alone."""
+    window: PositiveInt = 100
+    """Steps that mean and deviation look back over; as many pass before the first loss is judged."""
+    patience: PositiveInt = 3
+    """Steps in a row above that make a divergence."""
+    most: PositiveInt = 3
+    """Returns of a run before it stops after all."""
+
+
 class TrainConfig(Section):
     """How long, in what portions."""
 
@@ -225,6 +247,10 @@ class TrainConfig(Section):
     """Stop after so many passes over the data: beyond about four, text teaches little (arXiv:2305.16264)."""
     early_stopping: EarlyStoppingConfig | None = None
     """Stop on stagnating validation loss; null trains to the end."""
+    divergence: DivergenceConfig | None = None
+    """Watch for losses that shoot up; null ends the run only where loss or gradient are not numbers any more."""
+    ema: AverageConfig | None = None
+    """Keep a moving average of the weights, for 4 bytes a parameter; null uses the weights as they are."""
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:
@@ -237,8 +263,9 @@ class TrainConfig(Section):
 class PrecisionConfig(Section):
     """Number formats; parameters are always kept in float32."""
 
-    compute: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Format of the forward and backward pass; auto is bfloat16 where the hardware multiplies it, else float32."""
+    compute: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Format of the forward and backward pass; auto is bfloat16 where the hardware multiplies it, float16 with a scaled
+    loss on GPUs that do not, else float32."""
 
 
 class MemoryConfig(Section):
@@ -271,6 +298,8 @@ class Place:
     size: int = 1
     local: int = 0
     """Its number on its own machine, which is that of its GPU."""
+    local_size: int = 1
+    """Processes on its own machine."""
     attempt: int = 0
     """How often the launcher has started the processes again."""
 

@@ -12,7 +12,6 @@ from cirilla_cli.data.tokenizer import Tokenizer
 from cirilla_cli.engine.config import EarlyStoppingConfig, EvaluationConfig, LogConfig
 from cirilla_cli.engine.metrics import FILE, cut_back, read_metrics
 from cirilla_cli.engine.plot import draw_curves
-from cirilla_cli.engine.precision import forward_of
 from cirilla_cli.engine.step import mean_terms
 from cirilla_cli.engine.trainer import Metrics, Trainer
 from cirilla_cli.infer.generator import Stop, greedy
@@ -69,7 +68,9 @@ class Evaluate(Quiet):
         if not batches:
             return {}
         trainer.model.eval()
-        values = mean_terms(forward_of(trainer.model, trainer.dtype), trainer.objective, batches, trainer.device)
+        with trainer.averaged():
+            values = mean_terms(trainer.forward(), trainer.objective, batches, trainer.device, ranks=trainer.ranks)
+        trainer.ranks.apart(trainer.model)
         return {name: round(value, 6) for name, value in values.items()}
 
 
@@ -85,15 +86,20 @@ class ShowSamples(Quiet):
 
     def on_start(self, trainer: Trainer) -> None:
         """Forget lines after the step that is resumed from."""
-        cut_back(self.out / "samples.jsonl", trainer.state.step)
+        if trainer.ranks.leads:
+            cut_back(self.out / "samples.jsonl", trainer.state.step)
 
     def on_step(self, trainer: Trainer, metrics: Metrics) -> None:
         """Write what the model says when it is due."""
         if not due(trainer.state.step, span_steps(self.config.every, trainer.steps), trainer.steps):
             return
-        assert isinstance(trainer.model, Decoder), "only a decoder continues text"
+        model = trainer.ranks.whole_model(trainer.model)
+        if model is None:
+            return
+        assert isinstance(model, Decoder), "only a decoder continues text"
         prompts = [self._ids(prompt) for prompt in self.config.prompts]
-        answers = greedy(trainer.model, prompts, most_new=self.config.sample_tokens, stop=Stop(self.tokenizer.stop_ids))
+        with trainer.averaged():
+            answers = greedy(model, prompts, most_new=self.config.sample_tokens, stop=Stop(self.tokenizer.stop_ids))
         with (self.out / "samples.jsonl").open("a", encoding="utf-8") as file:
             for prompt, ids in zip(self.config.prompts, answers, strict=True):
                 text = self.tokenizer.decode(ids)
@@ -163,7 +169,8 @@ class Log(Quiet):
         metrics["peak_memory_bytes"] = peak_memory(trainer.device)
         if self.rate:
             metrics["mfu"] = round(self.flops_per_step / metrics["step_seconds"] / self.rate, 4)
-        if "val_loss" in metrics or due(metrics["step"], self.config.every, trainer.steps):
+        noted = "val_loss" in metrics or "skipped_batches" in metrics
+        if noted or due(metrics["step"], self.config.every, trainer.steps):
             self._write(metrics)
 
     def on_end(self, trainer: Trainer, metrics: Metrics) -> None:

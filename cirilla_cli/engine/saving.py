@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cirilla_cli.checkpoint import Checkpoint, Snapshot, prune, set_aside_after, snapshot
@@ -44,6 +44,8 @@ class SaveCheckpoints(Quiet):
     def on_start(self, trainer: Trainer) -> None:
         """Start the clock, and put the folder in order where a crash left it otherwise."""
         self._saved_at = time.monotonic()
+        if not trainer.ranks.leads:
+            return
         set_aside_after(self.out, trainer.state.step)
         if trainer.state.step:
             self._tidy(trainer.state.best_step, self._needed(trainer))
@@ -53,13 +55,18 @@ class SaveCheckpoints(Quiet):
         self.sitting.writer.check()
         step, age, request = trainer.state.step, time.monotonic() - self._saved_at, self.out / REQUEST
         late = self.config.every_time is not None and age >= self.config.every_time
-        ending = trainer.stop is not None or self.sitting.interrupts.requested is not None
+        leads, told = trainer.ranks.leads, self.sitting.interrupts.requested is not None
+        late, asked, told = trainer.ranks.agreed(leads and late, leads and request.exists(), told)
+        self.sitting.interrupts.requested = self.sitting.interrupts.requested or ("another process" if told else None)
+        ending = trainer.stop is not None or told
         by_steps = due(step, span_steps(self.config.every, trainer.steps), trainer.steps)
-        asked = request.exists()
+        if by_steps:
+            trainer.state.watched.mark(step)
         if by_steps or late or ending or asked or metrics.get("best"):
             self._save(trainer)
         if asked or ending:
             self.sitting.writer.wait()
+            trainer.ranks.agreed(True)  # none leaves before the first has written
             request.unlink(missing_ok=True)
         if self.sitting.interrupts.requested is not None and step < trainer.steps:
             raise InterruptedRun(
@@ -76,8 +83,11 @@ class SaveCheckpoints(Quiet):
         state = {**trainer.state.to_json(), "verb": self.verb, "steps": trainer.steps}
         held = snapshot(
             trainer.state.step, trainer.model, trainer.optimizer, state=state, tokenizer=self.tokenizer,
-            texts=self.texts,
+            texts=self.texts, average=None if trainer.average is None else trainer.average.state(),
         )  # fmt: skip
+        held = replace(held, tensors={file: trainer.ranks.gathered(part) for file, part in held.tensors.items()})
+        if not trainer.ranks.leads:
+            return
         best, needed = trainer.state.best_step, self._needed(trainer)
         if self.config.asynchronous:
             # One at a time: the copy waits for the one before it, so that two never take memory at once.
@@ -94,7 +104,9 @@ class SaveCheckpoints(Quiet):
 
     def _needed(self, trainer: Trainer) -> set[int | None]:
         """Steps whose checkpoints stay, besides the newest."""
-        return {trainer.state.best_step}
+        watch = trainer.watch.config
+        anchors = trainer.state.watched.anchors if watch is not None and watch.action == "rollback" else []
+        return {trainer.state.best_step, *anchors}
 
     def _tidy(self, best: int | None, needed: Collection[int | None]) -> None:
         """Remove what is not kept, and say in ``index.json`` which is the last, the best and the default."""

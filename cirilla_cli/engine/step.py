@@ -38,24 +38,26 @@ def accumulate_gradients(
     *,
     ranks: Ranks = ALONE,
     seed: tuple[int, int] = (0, 0),
+    scale: float = 1.0,
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
     """Leave in ``.grad`` the gradient of the mean over everything the step counts, however it is cut.
 
     Args:
         batches: the whole step's, of which this process takes its share; gradients are then still to be summed.
         seed: of the run, and the step, for what is drawn in the pass.
+        scale: power of two by which the gradient comes out too large, so that small parts of it survive in float16.
 
     Returns:
         The step's value of each term and of the loss, and its counts.
     """
     counts = step_counts(objective, batches)
-    denominators = {unit: max(1.0, count) for unit, count in counts.items()}
+    denominators = {unit: max(1.0, count) / scale for unit, count in counts.items()}
     sums: dict[str, Tensor] = {}
     for number, batch in ranks.share(batches):
         draw_anew(*seed, number)
         for name, share in objective.backward(forward, batch.to(device), denominators).items():
             sums[name] = sums[name] + share if name in sums else share
-    return ranks.sums(sums), counts
+    return {name: value / scale for name, value in ranks.sums(sums).items()}, counts
 
 
 def mean_terms(
