@@ -44,6 +44,22 @@ def pick_device(wanted: str) -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
+def processes_problem(device: str, count: int) -> str | None:
+    """Why ``count`` processes of this machine cannot each have their own device, or None."""
+    kind = pick_device(device).type
+    if kind == "mps":
+        return "there is one Apple GPU, and processes cannot share it"
+    if kind == "cuda" and count > torch.cuda.device_count():
+        return f"there are {torch.cuda.device_count()} GPUs here, and each process wants its own"
+    return None
+
+
+def is_lost_peer(error: RuntimeError) -> bool:
+    """Whether an exchange between processes failed because another of them is gone."""
+    # Gloo has no class of its own for it.
+    return isinstance(error, torch.distributed.DistError) or "gloo" in str(error).lower()
+
+
 def device_problem(wanted: str) -> str | None:
     """Why ``wanted`` cannot be used here, or None."""
     if wanted == "cuda" and not torch.cuda.is_available():

@@ -14,6 +14,7 @@ from cirilla_cli.recipe.load import Resolved
 
 if TYPE_CHECKING:
     from cirilla_cli.checkpoint import Loaded
+    from cirilla_cli.engine.config import Place
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class Control:
 
     fresh: bool = False
     resume: bool = False
+    place: "Place | None" = None
+    """Which of the processes of a training run this is; None for the only one."""
 
 
 def scrape(resolved: Resolved, progress: Progress, control: Control) -> Any:
@@ -76,7 +79,7 @@ def train(resolved: Resolved, progress: Progress, control: Control) -> Any:
     from cirilla_cli.engine.run import train as area
 
     with enough_memory():
-        return area(_job(resolved), progress, restart=control.fresh, insist=control.resume)
+        return area(_job(resolved, control.place), progress, restart=control.fresh, insist=control.resume)
 
 
 def plan(resolved: Resolved, progress: Progress, control: Control) -> Any:
@@ -84,21 +87,22 @@ def plan(resolved: Resolved, progress: Progress, control: Control) -> Any:
     from cirilla_cli.engine.run import plan as area
 
     with enough_memory():
-        return area(_job(resolved), progress, restart=control.fresh, insist=control.resume)
+        return area(_job(resolved, control.place), progress, restart=control.fresh, insist=control.resume)
 
 
-def _job(resolved: Resolved) -> Any:
+def _job(resolved: Resolved, place: "Place | None") -> Any:
+    from cirilla_cli.engine.config import Place
     from cirilla_cli.engine.run import Job
     from cirilla_cli.recipe.explain import show
 
     recipe: Any = resolved.recipe
     sections = (
-        "model", "tokenizer", "data", "objective", "train", "optim", "schedule", "precision", "memory", "checkpoint",
-        "eval", "log", "seed", "device",
+        "model", "tokenizer", "data", "objective", "train", "optim", "schedule", "precision", "memory", "parallel",
+        "checkpoint", "eval", "log", "seed", "device",
     )  # fmt: skip
     texts = {"recipe.yaml": resolved.path.read_text(encoding="utf-8"), "resolved.yaml": show(resolved)}
     return Job(
-        verb=resolved.verb, out=Path(resolved.out), resolved=resolved.data, texts=texts,
+        verb=resolved.verb, out=Path(resolved.out), resolved=resolved.data, texts=texts, place=place or Place(),
         **{name: getattr(recipe, name) for name in sections},
     )  # fmt: skip
 

@@ -53,6 +53,12 @@ class Flags:
     resume: bool = option(
         "--resume", default=False, help="Insist on continuing: fail where there is nothing to continue."
     )
+    nproc: int | None = option(
+        "--nproc",
+        metavar="N",
+        min=1,
+        help="Share the run among N processes here, each with its own GPU if there are any.",
+    )
 
 
 _EVERYWHERE = frozenset({"json", "quiet", "verbose", "dry_run"})

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from cirilla_cli.compat import device_problem
+from cirilla_cli.compat import device_problem, processes_problem
 from cirilla_cli.data.config import (
     ConversationsConfig,
     DataSection,
@@ -17,14 +17,18 @@ from cirilla_cli.data.config import (
     TextSourceConfig,
     TokenizerSection,
 )
+from cirilla_cli.data.jsonl import STDIO
 from cirilla_cli.data.shards import Kind
 from cirilla_cli.engine.config import (
     CheckpointingConfig,
+    DDPConfig,
     EvaluationConfig,
     LogConfig,
     MemoryConfig,
     ObjectiveSection,
     OptimSection,
+    ParallelSection,
+    Place,
     PrecisionConfig,
     ScheduleSection,
     TrainConfig,
@@ -58,6 +62,9 @@ class Job:
     """The whole recipe as plain data: what must be the same for a run to be continued."""
     texts: Mapping[str, str]
     """Files that travel with every checkpoint: recipe.yaml, resolved.yaml."""
+    parallel: ParallelSection = DDPConfig()
+    place: Place = Place()
+    """Which of the run's processes this is; no part of the recipe."""
 
     @property
     def paths(self) -> dict[str, Path]:
@@ -86,6 +93,8 @@ def check_job(job: Job) -> None:
     """Raises: CirillaError: the recipe cannot be run here, whatever its data hold."""
     if problem := device_problem(job.device):
         raise CirillaError(f"`device` is {job.device!r}: {problem}", hint="device=cpu, or leave it out")
+    if job.place.size > 1:
+        _check_processes(job)
     if not job.paths:
         raise CirillaError("`data` names no source", hint="data.sources.NAME.path=..., or data.path=...")
     if isinstance(job.model, CheckpointConfig):
@@ -101,6 +110,16 @@ def check_job(job: Job) -> None:
         raise no_validation()
     if job.log.tensorboard and find_spec("tensorboard") is None:
         raise missing_extra("tensorboard", "tensorboard")
+
+
+def _check_processes(job: Job) -> None:
+    """Raises: CirillaError: several processes cannot run here, or cannot read what one could."""
+    if problem := processes_problem(job.device, job.place.local_size):
+        raise CirillaError(f"{job.place.local_size} processes on `device` {job.device!r}: {problem}", hint="--nproc 1")
+    if STDIO in job.paths.values():
+        raise CirillaError(
+            "`data` is standard input, which several processes cannot share", hint="write the rows to a file first"
+        )
 
 
 def no_validation() -> CirillaError:

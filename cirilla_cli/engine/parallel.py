@@ -5,9 +5,10 @@ is exchanged is sums. `Ranks` is one process's view of the others; alone, it tak
 """
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
+from cirilla_cli.checkpoint import build_model
 from cirilla_cli.data.batches import TokenBatch
 from cirilla_cli.engine.config import Place
 from cirilla_cli.errors import CirillaError
@@ -46,16 +48,19 @@ class Ranks:
         """Whether this is the process that writes."""
         return self.rank == 0
 
-    def share(self, batches: Sequence[B]) -> list[tuple[int, B]]:
+    def share(self, batches: Iterable[B]) -> Iterator[tuple[int, B]]:
         """This process's micro-batches with their numbers in the step; every process gets equally many.
 
         Where they do not come out even, the last is one row of padding, which counts nowhere: weights that are spread
         over processes come together only if all of them run the same passes.
         """
-        own = [(n, batch) for n, batch in enumerate(batches) if n % self.size == self.rank]
-        if len(own) * self.size < len(batches):
-            own.append((len(batches) + self.rank, batches[0].blank()))
-        return own
+        number, first = 0, None
+        for number, batch in enumerate(batches, start=1):
+            first = first or batch
+            if (number - 1) % self.size == self.rank:
+                yield number - 1, batch
+        if first is not None and self.rank >= number % self.size > 0:
+            yield number + self.rank, first.blank()
 
     def sum(self, tensor: Tensor) -> Tensor:
         """Sum over all processes, in place."""
@@ -79,20 +84,19 @@ class Ranks:
             parts = torch.split(flat, [gradient.numel() for gradient in bucket])
             torch._foreach_copy_(bucket, [part.view_as(g) for part, g in zip(parts, bucket, strict=True)])
 
-    def any(self, flag: bool) -> bool:
-        """Whether it is so in any process; all of them go on together from here."""
-        return bool(self.sum(torch.tensor(float(flag))) > 0)
+    def agreed(self, *flags: bool) -> list[bool]:
+        """For each, whether it is so in any process; all of them go on together from here."""
+        return [bool(count) for count in self.sum(torch.tensor([int(flag) for flag in flags]))]
 
     def told(self, text: str) -> str:
         """The first process's text."""
         if self.size == 1:
             return text
-        length = self.sum(torch.tensor(len(text.encode()) if self.leads else 0))
-        said = torch.zeros(int(length), dtype=torch.uint8)
-        if self.leads:
-            said = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
+        letters = list(text.encode()) if self.leads else []
+        length = self.sum(torch.tensor(len(letters)))
+        said = torch.tensor(letters or [0] * int(length), dtype=torch.uint8)
         dist.broadcast(said, 0)
-        return said.numpy().tobytes().decode()
+        return bytes(said.tolist()).decode()
 
     def whole(self, tensor: Tensor) -> Tensor:
         """All of a tensor of which this process may hold a part; where weights are sharded, all must ask for it."""
@@ -112,6 +116,25 @@ class Ranks:
             if self.leads:
                 kept[name] = full.cpu()
         return kept
+
+    def whole_model(self, model: Model) -> Model | None:
+        """The model for the first process to use by itself; None for the others."""
+        if not self.sharded:
+            return model if self.leads else None
+        tensors = self.gathered(model.state_dict())
+        if not self.leads:
+            return None
+        device = next(model.parameters()).device
+        return build_model(model.config, tensors, Path("the processes"), device=device).eval()
+
+    def apart(self, model: nn.Module) -> None:
+        """Give up what passes without gradient have left together of sharded weights."""
+        if self.sharded:
+            from torch.distributed.fsdp import FSDPModule
+
+            for module in model.modules():
+                if isinstance(module, FSDPModule):
+                    module.reshard()
 
 
 ALONE = Ranks()

@@ -19,6 +19,7 @@ from cirilla_cli.engine.config import (
     ClassificationConfig,
     CosineConfig,
     CrossEntropyConfig,
+    DDPConfig,
     DPOConfig,
     EvaluationConfig,
     LogConfig,
@@ -26,6 +27,7 @@ from cirilla_cli.engine.config import (
     MultiTokenConfig,
     ObjectiveSection,
     OptimSection,
+    ParallelSection,
     PrecisionConfig,
     ScheduleSection,
     TrainConfig,
@@ -56,6 +58,8 @@ class TrainRecipe(DeviceRecipe):
     """Number formats."""
     memory: MemoryConfig = MemoryConfig()
     """What is traded for memory."""
+    parallel: ParallelSection = DDPConfig()
+    """How several processes share the work; how many there are is said by --nproc, or by torchrun."""
     checkpoint: CheckpointingConfig = CheckpointingConfig()
     """When state is saved."""
     eval: EvaluationConfig | None = EvaluationConfig()
