@@ -13,9 +13,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import BlockMask
 
 from cirilla_cli.model.layout import SequenceLayout, Sight, visible_BTS
+from cirilla_cli.model.ops.blocked import attend_blocked, takes_blocks
 from cirilla_cli.model.ops.flex import attend_flex, takes
 from cirilla_cli.model.ops.fold import Fold, as_bias
-from cirilla_cli.model.ops.masks import Mask
+from cirilla_cli.model.ops.masks import Mask, Undivided
 
 _FUSED = [SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]
 
@@ -45,10 +46,10 @@ def attend(
         if takes(q_BTNH, v_BSKV):
             return attend_flex(q_BTNH, k_BSKH, v_BSKV, mask, scale, softcap)
         mask = None if query.needs_no_mask(sight) else visible_BTS(query, key, sight)
-    causal = sight.causal and q_BTNH.shape[1] > 1
+    causal = sight.causal and query.prefix_BT is None and q_BTNH.shape[1] > 1
     if isinstance(mask, Fold):
-        return _in_short_calls(q_BTNH, k_BSKH, v_BSKV, mask, scale, softcap)
-    return _whole(q_BTNH, k_BSKH, v_BSKV, mask, causal, scale, softcap)
+        return _in_short_calls(q_BTNH, k_BSKH, v_BSKV, mask, causal, scale, softcap)
+    return _whole(q_BTNH, k_BSKH, v_BSKV, None if isinstance(mask, Undivided) else mask, causal, scale, softcap)
 
 
 def _mask(query: SequenceLayout, key: SequenceLayout, sight: Sight) -> Mask | None:
@@ -62,7 +63,13 @@ def _mask(query: SequenceLayout, key: SequenceLayout, sight: Sight) -> Mask | No
 
 
 def _in_short_calls(
-    q_BTNH: Tensor, k_BSKH: Tensor, v_BSKV: Tensor, fold: Fold, scale: float | None, softcap: float | None
+    q_BTNH: Tensor,
+    k_BSKH: Tensor,
+    v_BSKV: Tensor,
+    fold: Fold,
+    causal: bool,
+    scale: float | None,
+    softcap: float | None,
 ) -> Tensor:
     outs = []
     for part in fold.parts:
@@ -71,7 +78,7 @@ def _in_short_calls(
             _rows(k_BSKH, part.keys_ML),
             _rows(v_BSKV, part.keys_ML),
         )
-        outs.append(_whole(q_MCNH, k_MLKH, v_MLKV, part.bias_MCL, True, scale, softcap).flatten(0, 1))
+        outs.append(_whole(q_MCNH, k_MLKH, v_MLKV, part.bias_MCL, causal, scale, softcap).flatten(0, 1))
     return _rows(torch.cat(outs)[None], fold.back_BT)
 
 
@@ -89,11 +96,22 @@ def _whole(
     scale: float | None,
     softcap: float | None,
 ) -> Tensor:
-    """Attention in one piece: under a mask of truth or of numbers to add; without one, causal or not."""
+    """Attention in one piece: under a mask of truth or of numbers to add; without one, causal or not.
+
+    Under a mask ``causal`` says that it hides all later keys.
+    """
     slow = q_BTNH.device.type == "cpu" and q_BTNH.dtype == torch.bfloat16
+    if causal and softcap is None and takes_blocks(q_BTNH, k_BSKH):
+        bias_BTS = _bias(mask_BTS, q_BTNH.dtype)
+        return attend_blocked(q_BTNH, k_BSKH, v_BSKV, bias_BTS, scale or 1 / math.sqrt(q_BTNH.shape[-1]))
     if softcap is not None or (slow and q_BTNH.shape[1] > 1 and k_BSKH.shape[1] <= _PRODUCTS_WIN):
         return _by_products(q_BTNH, k_BSKH, v_BSKV, mask_BTS, causal, scale, softcap)
     return _by_kernels(q_BTNH, k_BSKH, v_BSKV, mask_BTS, causal, scale)
+
+
+def _bias(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """What a mask ``[B or 1, T, S]`` of truth or of numbers adds to the scores."""
+    return as_bias(mask, dtype) if mask is not None and mask.dtype == torch.bool else mask
 
 
 def _by_kernels(
@@ -138,8 +156,8 @@ def _by_products(
         scores_BNTS = softcap * torch.tanh(scores_BNTS / softcap)
     if mask_BTS is None and causal:
         mask_BTS = torch.ones(1, *scores_BNTS.shape[2:], dtype=torch.bool, device=q_BTNH.device).tril()
-    if mask_BTS is not None:
-        bias_BTS = as_bias(mask_BTS, q_BTNH.dtype) if mask_BTS.dtype == torch.bool else mask_BTS
+    bias_BTS = _bias(mask_BTS, q_BTNH.dtype)
+    if bias_BTS is not None:
         scores_BNTS = scores_BNTS + bias_BTS[:, None]
     return (scores_BNTS.softmax(-1) @ v_BNSV).transpose(1, 2)
 
