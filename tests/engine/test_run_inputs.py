@@ -272,7 +272,7 @@ def test_only_early_stopping_counts_evaluations_without_gain(
 ) -> None:
     from cirilla_cli.engine.config import AdamWConfig, EarlyStoppingConfig
 
-    changes = {"eval": EvaluationConfig(every=1, max_tokens=64), "optim": AdamWConfig(lr=3.0)}
+    changes = {"eval": EvaluationConfig(every=1, max_tokens=64), "optim": AdamWConfig(lr=0.2)}
     run(**changes)
     state = json.loads((tiny.saved(out)[6] / "state.json").read_text())
     assert state["evaluations_without_gain"] == 0
