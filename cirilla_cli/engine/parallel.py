@@ -102,6 +102,7 @@ class Ranks:
         """All of a tensor of which this process may hold a part; where weights are sharded, all must ask for it."""
         if not self.sharded:
             return tensor
+        # Not imported where nothing is sharded: it takes a third as long as torch itself.
         from torch.distributed.tensor import DTensor
 
         return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

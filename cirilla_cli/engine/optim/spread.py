@@ -7,13 +7,23 @@ from itertools import accumulate
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
-from torch.distributed.tensor import DTensor
+from torch import Tensor, nn
+
+
+def is_whole(tensor: Tensor) -> bool:
+    """Whether all of a tensor lies in this process."""
+    return type(tensor) in (Tensor, nn.Parameter)
 
 
 def local(tensor: Tensor) -> Tensor:
-    """The part of a tensor that lies in this process, sharing its memory; all of one that is not spread."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    """The part of a tensor that lies in this process, sharing its memory."""
+    if is_whole(tensor):
+        return tensor
+    # Importing it takes a third as long as torch itself.
+    from torch.distributed.tensor import DTensor
+
+    assert isinstance(tensor, DTensor)
+    return tensor.to_local()
 
 
 def of_whole(
@@ -25,18 +35,17 @@ def of_whole(
         parts: of equally shaped matrices, each the rows ``[R, N]`` that its parameter has here.
         parameters: whether they are spread, by rows.
     """
-    first = parameters[0]
-    if not isinstance(first, DTensor):
+    if is_whole(parameters[0]):
         return work(torch.stack(list(parts))).unbind()
-    return _Exchange(len(parts), *first.shape, first.device_mesh.get_group()).done(work, parts)
+    n_rows, n_columns = parameters[0].shape
+    return _Exchange(len(parts), n_rows, n_columns).done(work, parts)
 
 
 class _Exchange:
     """G matrices, the first of which goes whole to the first process, the second to the second, and so on."""
 
-    def __init__(self, count: int, n_rows: int, n_columns: int, group: dist.ProcessGroup) -> None:
-        self.group, self.columns = group, n_columns
-        self.size, self.rank = dist.get_world_size(group), dist.get_rank(group)
+    def __init__(self, count: int, n_rows: int, n_columns: int) -> None:
+        self.columns, self.size, self.rank = n_columns, dist.get_world_size(), dist.get_rank()
         most = -(-n_rows // self.size)
         self.rows = [max(0, min(most, n_rows - r * most)) for r in range(self.size)]
         """Rows of every matrix in each process, as FSDP cuts them."""
@@ -64,5 +73,5 @@ class _Exchange:
         """What every process sent to this one; counts are in rows."""
         taken, given = ([n * self.columns for n in counts] for counts in (from_each, to_each))
         received = sent.new_empty(sum(taken))
-        dist.all_to_all_single(received, sent.contiguous(), taken, given, group=self.group)
+        dist.all_to_all_single(received, sent.contiguous(), taken, given)
         return torch.split(received, taken)
