@@ -41,7 +41,7 @@ from cirilla_cli.engine.lock import (
 )
 from cirilla_cli.engine.metrics import matmul_rate
 from cirilla_cli.engine.objectives.dpo import DPO
-from cirilla_cli.engine.parallel import Ranks, shard, sharded_as
+from cirilla_cli.engine.parallel import ALONE, Ranks, shard, sharded_as
 from cirilla_cli.engine.precision import compute_dtype, forward_of
 from cirilla_cli.engine.reference import attach_reference, check_first_loss
 from cirilla_cli.engine.saving import SaveCheckpoints, Sitting
@@ -152,14 +152,7 @@ def build(
         shard(model, dtype, device)
     cut = cut_of(job, model.config.context_length, inputs.prepared.tokenizer.pad_id)
     steps, source = source_of(job, inputs.prepared, cut, progress)
-    trainer = Trainer(
-        model=model, objective=job.objective.build(logits_bytes=job.memory.logits_bytes), source=source,
-        optimizer=job.optim.build(model), schedule=Schedule(job.schedule, steps), steps=steps, seed=job.seed,
-        device=device, dtype=dtype, max_grad_norm=job.train.max_grad_norm, ranks=ranks,
-        watch=Watch(job.train.divergence),
-        average=None if job.train.ema is None else MovingAverage(job.train.ema, model),
-        state=TrainState(scaling=Scaling() if dtype == torch.float16 else None),
-    )  # fmt: skip
+    trainer = trainer_of(job, model, source, steps, device, dtype, ranks)
     if newest is not None:
         _resume(trainer, newest)
     if isinstance(trainer.objective, DPO) and isinstance(source, Preferences):
@@ -173,6 +166,26 @@ def build(
     if newest is None:
         progress.say(_summary(job, trainer, source, cut))
     return trainer
+
+
+def trainer_of(
+    job: Job,
+    model: Model,
+    source: BatchSource[Any],
+    steps: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    ranks: Ranks = ALONE,
+) -> Trainer:
+    """The loop that a job describes over a model and batches, at its first step, with nobody looking on."""
+    return Trainer(
+        model=model, objective=job.objective.build(logits_bytes=job.memory.logits_bytes), source=source,
+        optimizer=job.optim.build(model), schedule=Schedule(job.schedule, steps), steps=steps, seed=job.seed,
+        device=device, dtype=dtype, max_grad_norm=job.train.max_grad_norm, ranks=ranks,
+        watch=Watch(job.train.divergence),
+        average=None if job.train.ema is None else MovingAverage(job.train.ema, model),
+        state=TrainState(scaling=Scaling() if dtype == torch.float16 else None),
+    )  # fmt: skip
 
 
 def check_lock(job: Job, lock: dict[str, Any], inputs: Inputs, began: Began, progress: Progress) -> None:
