@@ -30,7 +30,7 @@ def takes_blocks(q_BTNH: Tensor, k_BSKH: Tensor) -> bool:
     only with a gradient to come.
     """
     T = q_BTNH.shape[1]
-    if q_BTNH.device.type != "cpu" or k_BSKH.shape[1] != T:
+    if q_BTNH.device.type != "cpu" or k_BSKH.shape[1] != T or torch.compiler.is_compiling():
         return False
     learns = torch.is_grad_enabled() and q_BTNH.requires_grad
     return T >= _BLOCK if q_BTNH.dtype == torch.bfloat16 else learns and 2 * _BLOCK <= T <= _KEPT
