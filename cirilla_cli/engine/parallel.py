@@ -186,7 +186,7 @@ def shard(model: Model, dtype: torch.dtype, device: torch.device) -> None:
     from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
-    exact = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
+    exact = MixedPrecisionPolicy(cast_forward_inputs=False)
     cast = exact if dtype == torch.float32 else MixedPrecisionPolicy(dtype, torch.float32, cast_forward_inputs=False)
     for module, policy in _units(model, exact, cast):
         unit = fully_shard(module, mesh=mesh, mp_policy=policy)
@@ -203,7 +203,7 @@ def _units(model: Model, exact: P, cast: P) -> Iterator[tuple[nn.Module, P]]:
     """What is brought together at once, inner parts first: blocks, the rest, and within blocks what is `Exact`."""
     for module in reversed(list(model.modules())):
         if isinstance(module, Exact) and exact is not cast:
-            # A convolution's weights are used without calling it, so they come together with what uses them.
+            # A convolution's weights are used without calling it: they come together with what uses, and casts, them.
             called = (child for child in module.children() if not isinstance(child, nn.Conv1d))
             yield from ((child, cast) for child in called if next(child.parameters(), None) is not None)
             yield module, exact

@@ -4,7 +4,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 import torch
@@ -76,12 +75,15 @@ class Sum(NamedTuple):
     """Weight in the loss."""
 
 
-@dataclass
 class Tally:
-    """Sums that layers leave beside their output in one forward pass, such as balance losses of routers."""
+    """Sums that layers leave beside their output in one forward pass, such as balance losses of routers.
 
-    sums: dict[str, Sum] = field(default_factory=dict)
-    """By name; layers' sums of one name are added."""
+    No dataclass: FSDP2 gives a block a copy of a dataclass that holds tensors, and what is added to that is lost.
+    """
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Sum] = {}
+        """By name; layers' sums of one name are added."""
 
     def add(self, name: str, total: Tensor, *, unit: str, scale: float) -> None:
         """Add to the sum called ``name``.

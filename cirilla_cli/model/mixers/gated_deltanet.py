@@ -92,7 +92,7 @@ class GatedDeltaNet(Mixer, OwnInit, Exact):
         exact = torch.promote_types(inputs_BTE.dtype, torch.float32)
         # The lengths that vectors get below make rounding large where they are small, so none comes before.
         convolved_BTE = causal_conv(
-            inputs_BTE.to(exact), self.conv1d.weight.to(exact),
+            inputs_BTE.to(exact), self.conv1d.weight.to(inputs_BTE.dtype).to(exact),
             tail_BRE=None if tail_BRE is None else tail_BRE.to(exact),
             positions_BT=layout.positions_BT if several else None,
         )  # fmt: skip

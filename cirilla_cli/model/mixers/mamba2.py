@@ -85,10 +85,11 @@ class Mamba2(Mixer, OwnInit, Exact):
 
     def _signals(self, inputs_BTE: Tensor, raw_BTH: Tensor, layout: SequenceLayout, tail_BRE: Tensor | None) -> Signals:
         """What drives the scan, from the projections of the new positions."""
-        several = layout.documents_BT is not None
+        several, bias_E = layout.documents_BT is not None, self.conv1d.bias
         mixed_BTE = F.silu(
             causal_conv(
-                inputs_BTE, self.conv1d.weight, self.conv1d.bias, tail_BRE=tail_BRE,
+                inputs_BTE, self.conv1d.weight.to(inputs_BTE.dtype),
+                None if bias_E is None else bias_E.to(inputs_BTE.dtype), tail_BRE=tail_BRE,
                 positions_BT=layout.positions_BT if several else None,
             )
         )  # fmt: skip
