@@ -79,7 +79,7 @@ def train(resolved: Resolved, progress: Progress, control: Control) -> Any:
     from cirilla_cli.engine.run import train as area
 
     with enough_memory():
-        return area(_job(resolved, control.place), progress, restart=control.fresh, insist=control.resume)
+        return area(job_of(resolved, control.place), progress, restart=control.fresh, insist=control.resume)
 
 
 def plan(resolved: Resolved, progress: Progress, control: Control) -> Any:
@@ -87,10 +87,10 @@ def plan(resolved: Resolved, progress: Progress, control: Control) -> Any:
     from cirilla_cli.engine.run import plan as area
 
     with enough_memory():
-        return area(_job(resolved, control.place), progress, restart=control.fresh, insist=control.resume)
+        return area(job_of(resolved, control.place), progress, restart=control.fresh, insist=control.resume)
 
 
-def _job(resolved: Resolved, place: "Place | None") -> Any:
+def job_of(resolved: Resolved, place: "Place | None" = None) -> Any:
     from cirilla_cli.engine.config import Place
     from cirilla_cli.engine.run import Job
     from cirilla_cli.recipe.explain import show
