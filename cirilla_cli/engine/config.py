@@ -1,9 +1,10 @@
 """Sections of a training run; torch-free."""
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from cirilla_cli.config import Section, Texts
 from cirilla_cli.model.config import Pooling
@@ -304,6 +305,12 @@ class Place:
     """How often the launcher has started the processes again."""
 
 
+def _is_place(value: str) -> str:
+    if re.fullmatch(r"dir:.+|[\w.-]+/[\w.-]+", value) is None:
+        raise ValueError("must be dir:PATH for a folder, or OWNER/NAME for a repository on the Hub")
+    return value
+
+
 class CheckpointingConfig(Section):
     """When the run's state is written, and how much of it is kept."""
 
@@ -313,6 +320,9 @@ class CheckpointingConfig(Section):
     """Save also after this much time without a checkpoint; null for by steps alone."""
     keep: PositiveInt = 2
     """Newest checkpoints kept, besides the best."""
+    mirror: Annotated[str, AfterValidator(_is_place)] | None = None
+    """Where checkpoints are copied while training goes on, and where a run whose folder is empty continues from:
+    dir:PATH, or OWNER/NAME for a private repository on the Hub."""
     asynchronous: bool = False
     """Write while training goes on, from a copy of weights and optimizer in RAM; false stops training meanwhile."""
 

@@ -35,6 +35,7 @@ from cirilla_cli.engine.config import (
     WSDConfig,
 )
 from cirilla_cli.errors import CirillaError, missing_extra
+from cirilla_cli.mirror import folder_of
 from cirilla_cli.model.config import CheckpointConfig, ResolvedModel
 
 
@@ -104,6 +105,8 @@ def check_job(job: Job) -> None:
                 "`tokenizer` is given, but the model is a checkpoint that has its own",
                 hint="write `tokenizer: null`, or train a fresh model",
             )
+    if job.checkpoint.mirror is not None:
+        _keep_apart(job.out.resolve(), job.checkpoint.mirror)
     if isinstance(job.data, PackedTextConfig | MaskedTextConfig):
         _check_weights(job, job.data.sources)
     if job.train.early_stopping is not None and job.eval is None:
@@ -136,6 +139,16 @@ def _keep_base(out: Path, base: Path, job: Job) -> None:
         raise CirillaError(
             f"`out` is {str(job.out)!r}, where the model to start from lies: {base}",
             hint="--out names another folder",
+        )
+
+
+def _keep_apart(out: Path, mirror: str) -> None:
+    """Raises: CirillaError: the second place for checkpoints is the first."""
+    folder = folder_of(mirror)
+    if folder is not None and (folder.resolve().is_relative_to(out) or out.is_relative_to(folder.resolve())):
+        raise CirillaError(
+            f"`checkpoint.mirror` is {mirror!r}, which is not apart from the run in {out}",
+            hint="checkpoint.mirror=dir:PATH with a folder on another disk",
         )
 
 

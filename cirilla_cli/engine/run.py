@@ -2,6 +2,8 @@
 
 import json
 import time
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 from cirilla_cli.checkpoint import Checkpoint, newest_sound, no_room
@@ -9,19 +11,23 @@ from cirilla_cli.compat import is_lost_peer, pick_device
 from cirilla_cli.engine.build import Inputs, build, open_inputs
 from cirilla_cli.engine.config import FSDPConfig
 from cirilla_cli.engine.divergence import Diverged, way_back
+from cirilla_cli.engine.forecast import Target, forecast
 from cirilla_cli.engine.fresh import forget, start_over
 from cirilla_cli.engine.job import Job, check_job
 from cirilla_cli.engine.lock import check_same_run
+from cirilla_cli.engine.mirroring import Mirroring
 from cirilla_cli.engine.parallel import Ranks, joined
 from cirilla_cli.engine.plan import Plan, check_resumable, plan
 from cirilla_cli.engine.report import TrainReport, report_of
+from cirilla_cli.engine.room import check_room
 from cirilla_cli.engine.saving import Sitting
 from cirilla_cli.engine.trainer import Trainer
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.fs import NO_ROOM, write_json
+from cirilla_cli.mirror import Store, fetch, open_store
 from cirilla_cli.progress import Progress
 
-__all__ = ["Job", "Plan", "TrainReport", "forget", "plan", "train"]
+__all__ = ["Job", "Plan", "Target", "TrainReport", "forecast", "forget", "plan", "train"]
 
 _GRACE_S = 3.0
 
@@ -60,15 +66,18 @@ def _train(job: Job, ranks: Ranks, progress: Progress, *, restart: bool, insist:
     # One process alone changes files, and the others wait for what it found there.
     begun = start_over(job, progress) if restart and ranks.leads else None
     ranks.agreed(True)
+    store = open_store(job.checkpoint.mirror) if job.checkpoint.mirror and ranks.leads else None
+    if store is not None:
+        store.prepare()
+    newest = _newest(job, ranks, None if restart else store, progress)
     lock = check_same_run(job.out, job.resolved)
-    newest = _newest(job, ranks, progress)
     if insist:
         check_resumable(job.out, newest)
     started = time.perf_counter()
     inputs = _opened(job, newest, begun, ranks, progress)
     skips: list[list[int]] = []
     while True:
-        sitting = Sitting()
+        sitting = Sitting(mirror=None if store is None else Mirroring(store, job.out, progress))
         trainer = build(job, lock, newest, inputs, sitting, ranks, progress)
         trainer.state.watched.skips = skips or trainer.state.watched.skips
         try:
@@ -96,11 +105,24 @@ def _way_back(job: Job, trouble: Diverged, ranks: Ranks, progress: Progress) -> 
     return found
 
 
-def _newest(job: Job, ranks: Ranks, progress: Progress) -> Checkpoint | None:
-    """The checkpoint that the run goes on from."""
+def _newest(job: Job, ranks: Ranks, store: Store | None, progress: Progress) -> Checkpoint | None:
+    """The checkpoint that the run goes on from; where it has none, its mirror may."""
     found = newest_sound(job.out, progress) if ranks.leads else None
+    if found is None and store is not None:
+        found = fetch(store, job.out, partial(_check_mirror, job, store), progress)
     step = ranks.told("" if found is None else str(found.step))
     return Checkpoint(int(step), job.out / "checkpoints" / f"step-{int(step):06d}") if step else None
+
+
+def _check_mirror(job: Job, store: Store, records: Path) -> None:
+    """Raises: CirillaError: the mirror holds a run of another recipe."""
+    try:
+        check_same_run(records, job.resolved)
+    except CirillaError as error:
+        raise CirillaError(
+            f"`checkpoint.mirror` holds another run: {str(error).replace(str(records), store.where)}",
+            hint="checkpoint.mirror names another place; --fresh starts over and replaces what is there",
+        ) from None
 
 
 def _opened(job: Job, newest: Checkpoint | None, begun: Inputs | None, ranks: Ranks, progress: Progress) -> Inputs:
@@ -121,8 +143,11 @@ def _fit(job: Job, trainer: Trainer, sitting: Sitting, started: float, progress:
         trainer.stop = "it is done already"
     elif begun:
         progress.say(f"continuing {job.out} after step {begun} of {trainer.steps}")
+    if trainer.ranks.leads and not done:
+        check_room(job, trainer)
     # Only while there is something to save: before, Ctrl-C simply ends the program.
-    with sitting.interrupts, sitting.writer:
+    copies = nullcontext() if sitting.mirror is None else sitting.mirror.line
+    with sitting.interrupts, copies, sitting.writer:
         metrics = trainer.fit()
     if trainer.stop and not done:
         progress.say(f"stopped at step {trainer.state.step}: {trainer.stop}")
@@ -130,4 +155,6 @@ def _fit(job: Job, trainer: Trainer, sitting: Sitting, started: float, progress:
     # A run that was killed after its last checkpoint has none yet.
     if trainer.ranks.leads and not (done and (job.out / "report.json").is_file()):
         write_json(job.out / "report.json", {key: value for key, value in report.__dict__.items() if key != "out"})
+    if sitting.mirror is not None:
+        sitting.mirror.check()
     return report

@@ -11,6 +11,7 @@ from cirilla_cli.engine.background import Background
 from cirilla_cli.engine.config import CheckpointingConfig
 from cirilla_cli.engine.hooks import Quiet, due
 from cirilla_cli.engine.interrupt import Interrupts
+from cirilla_cli.engine.mirroring import Mirroring
 from cirilla_cli.engine.trainer import Metrics, Trainer
 from cirilla_cli.errors import InterruptedRun
 from cirilla_cli.fs import write_json
@@ -26,6 +27,7 @@ class Sitting:
 
     interrupts: Interrupts = field(default_factory=Interrupts)
     writer: Background = field(default_factory=Background)
+    mirror: Mirroring | None = None
 
 
 @dataclass
@@ -49,6 +51,9 @@ class SaveCheckpoints(Quiet):
         set_aside_after(self.out, trainer.state.step)
         if trainer.state.step:
             self._tidy(trainer.state.best_step, self._needed(trainer))
+            newest = Checkpoint.newest(self.out)
+            assert newest is not None
+            self._offer(newest)
 
     def on_step(self, trainer: Trainer, metrics: Metrics) -> None:
         """Save when it is due."""
@@ -68,6 +73,8 @@ class SaveCheckpoints(Quiet):
             self.sitting.writer.wait()
             trainer.ranks.agreed(True)  # none leaves before the first has written
             request.unlink(missing_ok=True)
+        if ending and self.sitting.mirror is not None:
+            self.sitting.mirror.settle()
         if self.sitting.interrupts.requested is not None and step < trainer.steps:
             raise InterruptedRun(
                 f"{self.sitting.interrupts.requested}: stopped after step {step} of {trainer.steps}, "
@@ -76,8 +83,11 @@ class SaveCheckpoints(Quiet):
             )
 
     def on_end(self, trainer: Trainer, metrics: Metrics) -> None:
-        """Return once everything is written."""
+        """Return once everything is written, and copied."""
         self.sitting.writer.wait()
+        if self.sitting.mirror is not None:
+            self.sitting.mirror.settle()
+            self._tidy(trainer.state.best_step, self._needed(trainer))
 
     def _save(self, trainer: Trainer) -> None:
         state = {**trainer.state.to_json(), "verb": self.verb, "steps": trainer.steps}
@@ -99,8 +109,13 @@ class SaveCheckpoints(Quiet):
         self._saved_at = time.monotonic()
 
     def _write(self, held: Snapshot, best: int | None, needed: Collection[int | None]) -> None:
-        held.write(self.out)
+        written = held.write(self.out)
         self._tidy(best, needed)
+        self._offer(written)
+
+    def _offer(self, checkpoint: Checkpoint) -> None:
+        if self.sitting.mirror is not None:
+            self.sitting.mirror.offer(checkpoint, [c.step for c in Checkpoint.all_of(self.out)])
 
     def _needed(self, trainer: Trainer) -> set[int | None]:
         """Steps whose checkpoints stay, besides the newest."""
@@ -110,7 +125,8 @@ class SaveCheckpoints(Quiet):
 
     def _tidy(self, best: int | None, needed: Collection[int | None]) -> None:
         """Remove what is not kept, and say in ``index.json`` which is the last, the best and the default."""
-        prune(self.out, self.config.keep, needed)
+        copied = set() if self.sitting.mirror is None else self.sitting.mirror.held
+        prune(self.out, self.config.keep, {*needed, *copied})
         kept = [c.step for c in Checkpoint.all_of(self.out)]
         entries = {
             "last": f"step-{kept[-1]:06d}",
