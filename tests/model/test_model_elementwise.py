@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cirilla_cli.model.ops.elementwise import rms_norm, rotate, takes_passes
+from cirilla_cli.model.ops.elementwise import rms_norm, rotate, silu_times, takes_passes
 from cirilla_cli.model.rope import Rotation, angles_of, apply_rope
 from cirilla_cli.model.sections import RopeConfig
 
@@ -59,8 +59,15 @@ def test_a_turn_and_its_gradient_are_multiplications_by_a_complex_number() -> No
     torch.testing.assert_close(with_gradients(rotate(x, cos, sin), [x]), expected, rtol=0, atol=1e-12)
 
 
+def test_the_gate_and_its_gradients_are_torch_s() -> None:
+    x = leaves((4, 6), (4, 6))
+    expected = with_gradients(F.silu(x[0]) * x[1], x)
+    torch.testing.assert_close(with_gradients(silu_times(*x), x), expected, rtol=0, atol=1e-12)
+
+
 def test_the_gradients_pass_torch_s_check() -> None:
     x, weight, turned = leaves((3, 6), (6,), (1, T, 2, H))
+    assert torch.autograd.gradcheck(silu_times, (x, x.detach().flip(0).requires_grad_()))
     cos, sin = (angle[1:] for angle in angles())
     assert torch.autograd.gradcheck(lambda *a: rms_norm(*a, 0.1), (x, weight))
     assert torch.autograd.gradcheck(lambda a: rotate(a, cos, sin), (turned,))
