@@ -16,6 +16,7 @@ from cirilla_cli.engine.config import (
     AdamWConfig,
     CheckpointingConfig,
     CrossEntropyConfig,
+    DDPConfig,
     DPOConfig,
     EvaluationConfig,
     FSDPConfig,
@@ -36,13 +37,13 @@ FACTORS: dict[str, tuple[str, ...]] = {
     "model": ("dense", "experts", "recurrent"),
     "cut": ("whole", "threes", "singles"),
     "rows": ("packed", "padded"),
-    "ranks": ("1", "2 ddp", "2 fsdp"),
-    "sittings": ("one", "two", "two, on other ranks"),
-    "save": ("at once", "beside"),
+    "ranks": ("1", "2-ddp", "2-fsdp"),
+    "sittings": ("one", "two", "two-elsewhere"),
+    "save": ("at-once", "beside"),
 }
 """The first two say what is learned; nothing of the others may be seen in the result."""
 
-PLAIN = {"cut": "whole", "rows": "packed", "ranks": "1", "sittings": "one", "save": "at once"}
+PLAIN = {"cut": "whole", "rows": "packed", "ranks": "1", "sittings": "one", "save": "at-once"}
 """What the result is compared with."""
 
 ILLEGAL = [
@@ -93,7 +94,7 @@ def _place(pair: frozenset[tuple[str, str]]) -> list[tuple[int, int]]:
 
 
 def named(cell: Cell) -> str:
-    return ", ".join(cell[factor] for factor in FACTORS)
+    return ".".join(cell[factor] for factor in FACTORS)
 
 
 def sittings(cell: Cell) -> list[tuple[int, int]]:
@@ -115,7 +116,7 @@ def model_of(cell: Cell) -> DecoderConfig | EncoderConfig:
     experts = MoEConfig(n_experts=4, top_k=2, d_ff=16, shared_d_ff=8, router=router, z_loss=1e-3)
     keys: dict[str, Any] = {
         "d_model": 18, "n_layers": 2, "context_length": CONTEXT, "init_std": 0.2,
-        "mlp": experts if cell["model"] == "experts" else dense,
+        "mlp": experts if cell["model"] == "experts" else dense, "dropout": float(cell.get("dropout", "0")),
     }  # fmt: skip
     if cell["objective"] == "mlm":
         return EncoderConfig(**keys, mixers={"A": AttentionConfig(n_heads=2, head_dim=8, causal=False)})
@@ -144,9 +145,9 @@ def job_of(cell: Cell, out: Path, data: Path, place: Place) -> Job:
     if objective == "mlm":
         changes["data"] = MaskedTextConfig(sources={"wiki": TextSourceConfig(path=data)}, share=0.3)
     job = tiny.job(verb, out, data, **changes)
-    if cell["ranks"] == "2 fsdp":
-        job = replace(job, parallel=FSDPConfig())
-    return replace(job, place=place)
+    parallel = FSDPConfig() if cell["ranks"] == "2-fsdp" else DDPConfig()
+    resolved = {**job.resolved, "parallel": parallel.model_dump(mode="json")}
+    return replace(job, parallel=parallel, resolved=resolved, place=place)
 
 
 def apart(batch: TokenBatch) -> TokenBatch:

@@ -71,6 +71,7 @@ class Result:
         self.weights: dict[str, Tensor] = load_file(last / "model.safetensors")
         self.bytes = tiny.final_bytes(out)
         self.steps = [line["step"] for line in tiny.metrics(out)]
+        self.first = tiny.metrics(out)[0]
 
 
 @pytest.fixture(scope="session")
@@ -81,7 +82,7 @@ def result(order: Order, memory: Path) -> Callable[[cells.Cell], Result]:
     def run(cell: cells.Cell) -> Result:
         name = cells.named(cell)
         if name not in done:
-            out = memory / name.replace(" ", "-").replace(",", "")
+            out = memory / name
             for size, until in cells.sittings(cell):
                 wanted = 0 if until == cells.STEPS else 3
                 assert order(cell=dict(cell), out=str(out), ranks=size, until=until) == [wanted] * size

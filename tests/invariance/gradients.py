@@ -8,9 +8,17 @@ from torch import Tensor
 
 from cirilla_cli.data.batches import IGNORE, PADDING, PairBatch, TokenBatch
 from cirilla_cli.data.labelled_batches import LabelledBatch
-from cirilla_cli.engine.config import ClassificationConfig, CrossEntropyConfig, DPOConfig, MultiTokenConfig
+from cirilla_cli.engine.config import (
+    ClassificationConfig,
+    CrossEntropyConfig,
+    DPOConfig,
+    FullCheckpointingConfig,
+    MultiTokenConfig,
+    SelectiveCheckpointingConfig,
+)
 from cirilla_cli.engine.parallel import Ranks, shard
 from cirilla_cli.engine.precision import forward_of
+from cirilla_cli.engine.recompute import checkpoint_activations
 from cirilla_cli.engine.step import accumulate_gradients, mean_terms
 from cirilla_cli.model.classifier import Model
 from cirilla_cli.model.config import ChainedMTPConfig, ClassifierConfig, DecoderConfig, EncoderConfig
@@ -108,16 +116,20 @@ def _row(lengths: Sequence[int], draw: torch.Generator, *, drop: int) -> TokenBa
     return TokenBatch(tokens[:, : max(T, at)], targets[:, : max(T, at)], documents[:, : max(T, at)])
 
 
-def step_of(case: str, ranks: Ranks, *, short: bool = False) -> dict[str, Tensor]:
+def step_of(case: str, ranks: Ranks, *, short: bool = False, every: int = 0) -> dict[str, Tensor]:
     """Gradients, terms, means without gradient, and what layers keep, after one step of a case.
 
-    In float64, or ``short``: in bfloat16 over float32.
+    In float64, or ``short``: in bfloat16 over float32. One block of ``every`` so many is computed again, if any.
     """
     shape, objective, kind = CASES[case]
     model: Model = fresh(shape, seed=1) if short else fresh(shape, seed=1).double()
     dtype = torch.bfloat16 if short else torch.float32
     if ranks.sharded:
         shard(model, dtype, CPU)
+    if every:
+        checkpoint_activations(
+            model, FullCheckpointingConfig() if every == 1 else SelectiveCheckpointingConfig(every=every)
+        )
     forward = forward_of(model, torch.float32 if ranks.sharded else dtype)
     objective, batches = objective.build(), batches_of(kind)
     means = mean_terms(forward, objective, batches, CPU, ranks=ranks)

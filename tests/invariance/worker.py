@@ -30,42 +30,31 @@ from cirilla_cli.errors import CirillaError
 from cirilla_cli.progress import Silent
 
 
-class _At(Silent):
-    """Sends this process a signal after a step."""
-
-    def __init__(self, step: int, number: int) -> None:
-        self._step, self._number = step, number
-
-    def step(self, what: str, done: float, total: float | None = None, **figures: float) -> None:
-        if what != "reference" and done == self._step:
-            os.kill(os.getpid(), self._number)
-
-
 def _train(order: dict[str, Any], place: Place) -> None:
     cell = order["cell"]
     if cell["rows"] == "padded":
         _pad()
     job = cells.job_of(cell, Path(order["out"]), Path(order["data"]), place)
-    stops = order["until"] < cells.STEPS and place.rank == 0
-    listener = _At(order["until"], signal.SIGTERM) if stops else Silent()
     run._GRACE_S = 0.0
     if order.get("kill") == place.rank:
-        _die_after(order["until"])
-    run.train(job, listener)
+        _signal_in(order["until"], signal.SIGKILL)
+    elif "kill" not in order and order["until"] < cells.STEPS and order.get("told", 0) == place.rank:
+        _signal_in(order["until"], signal.SIGTERM)
+    run.train(job, Silent())
 
 
-def _die_after(step: int) -> None:
-    """Kill this process where it would begin a step; the first process alone tells of its progress."""
+def _signal_in(step: int, number: int) -> None:
+    """Send this process a signal when it has reckoned a step's gradient and would move the weights."""
     from cirilla_cli.engine.trainer import Trainer
 
-    begin = Trainer._step
+    clip = Trainer._clip
 
-    def stepping(self: Trainer) -> dict[str, Any]:
-        if self.state.step == step:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return begin(self)
+    def clipping(self: Trainer) -> float:
+        if self.state.step == step - 1:
+            os.kill(os.getpid(), number)
+        return clip(self)
 
-    Trainer._step = stepping  # type: ignore[method-assign]
+    Trainer._clip = clipping  # type: ignore[method-assign]
 
 
 def _pad() -> None:
@@ -83,7 +72,7 @@ def _pad() -> None:
 
 def _step(order: dict[str, Any], place: Place) -> None:
     with joined(place, torch.device("cpu"), sharded=order["sharded"]) as ranks:
-        found = gradients.step_of(order["case"], ranks, short=order["short"])
+        found = gradients.step_of(order["case"], ranks, short=order["short"], every=order.get("every", 0))
     if place.rank == 0:
         save_file({name: tensor.contiguous() for name, tensor in found.items()}, order["out"])
 
