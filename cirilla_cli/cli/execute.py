@@ -25,6 +25,7 @@ class Control:
     resume: bool = False
     place: "Place | None" = None
     """Which of the processes of a training run this is; None for the only one."""
+    verify_resume: bool = False
 
 
 def scrape(resolved: Resolved, progress: Progress, control: Control) -> Any:
@@ -77,9 +78,16 @@ def tokenize(resolved: Resolved, progress: Progress, control: Control) -> Any:
 def train(resolved: Resolved, progress: Progress, control: Control) -> Any:
     """A run directory at the recipe's `out`."""
     from cirilla_cli.engine.run import train as area
+    from cirilla_cli.engine.run import verify_resume
 
+    if resolved.data["deterministic"]:
+        # Read once, when cuBLAS is first used.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     with enough_memory():
-        return area(job_of(resolved, control.place), progress, restart=control.fresh, insist=control.resume)
+        job = job_of(resolved, control.place)
+        if control.verify_resume:
+            return verify_resume(job, progress)
+        return area(job, progress, restart=control.fresh, insist=control.resume)
 
 
 def plan(resolved: Resolved, progress: Progress, control: Control) -> Any:
@@ -98,7 +106,7 @@ def job_of(resolved: Resolved, place: "Place | None" = None) -> Any:
     recipe: Any = resolved.recipe
     sections = (
         "model", "tokenizer", "data", "objective", "train", "optim", "schedule", "precision", "memory", "parallel",
-        "checkpoint", "eval", "log", "seed", "device",
+        "checkpoint", "eval", "log", "seed", "device", "deterministic",
     )  # fmt: skip
     texts = {"recipe.yaml": resolved.path.read_text(encoding="utf-8"), "resolved.yaml": show(resolved)}
     return Job(

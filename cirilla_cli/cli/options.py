@@ -59,6 +59,11 @@ class Flags:
         min=1,
         help="Share the run among N processes here, each with its own GPU if there are any.",
     )
+    verify_resume: bool = option(
+        "--verify-resume",
+        default=False,
+        help="Train nothing: replay from the checkpoint before the newest, and compare every bit.",
+    )
 
 
 _EVERYWHERE = frozenset({"json", "quiet", "verbose", "dry_run"})

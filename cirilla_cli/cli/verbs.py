@@ -55,7 +55,9 @@ def _run(resolved: Resolved, flags: Flags, place: "Place | None" = None) -> Any:
     from cirilla_cli.cli.execute import RUNNERS, Control
 
     with progress_for(quiet=flags.quiet or flags.json, verbose=flags.verbose) as progress:
-        return RUNNERS[resolved.verb](resolved, progress, Control(flags.fresh, flags.resume, place))
+        return RUNNERS[resolved.verb](
+            resolved, progress, Control(flags.fresh, flags.resume, place, flags.verify_resume)
+        )
 
 
 def _finish(resolved: Resolved, report: Any, flags: Flags, summary: str) -> None:
@@ -187,8 +189,8 @@ def tokenize_verb(words: Sequence[str], flags: Flags) -> None:
 
 def train_verb(verb: str, words: Sequence[str], flags: Flags) -> None:
     """`cirilla pretrain`, `sft`, `dpo`."""
-    if flags.fresh and flags.resume:
-        raise UsageError("--fresh and --resume contradict each other")
+    if sum((flags.fresh, flags.resume, flags.verify_resume)) > 1:
+        raise UsageError("--fresh, --resume and --verify-resume contradict each other")
     place = place_of(os.environ)
     if place is not None and flags.nproc is not None:
         raise UsageError("--nproc starts processes, and torchrun has started these already", hint="leave --nproc out")
@@ -211,7 +213,7 @@ def train_verb(verb: str, words: Sequence[str], flags: Flags) -> None:
         launch(verb, words, flags, Path(resolved.out))
     elif place is None or place.rank == 0:
         report = _run(resolved, flags, place)
-        _finish(resolved, report, flags, _trained(report))
+        _finish(resolved, report, flags, _proved(report) if flags.verify_resume else _trained(report))
     else:
         with after_the_first():
             _run(resolved, flags, place)
@@ -250,6 +252,12 @@ def _names(reading: Reading) -> list[str]:
         more = (f"{name}_{i}" for i in count(2))
         names.append(next(free for free in chain([name], more) if free not in names))
     return names
+
+
+def _proved(proof: Any) -> str:
+    return (
+        f"{proof.out}: replayed from step {proof.begun} to {proof.step}: all {proof.tensors} tensors equal, bit for bit"
+    )
 
 
 def _trained(report: Any) -> str:

@@ -66,6 +66,7 @@ class Job:
     parallel: ParallelSection = DDPConfig()
     place: Place = Place()
     """Which of the run's processes this is; no part of the recipe."""
+    deterministic: bool = False
 
     @property
     def paths(self) -> dict[str, Path]:

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from cirilla_cli.checkpoint import Checkpoint, newest_sound, no_room
-from cirilla_cli.compat import is_lost_peer, pick_device
+from cirilla_cli.compat import is_lost_peer, pick_device, reproducible
 from cirilla_cli.engine.build import Inputs, build, open_inputs
 from cirilla_cli.engine.config import FSDPConfig
 from cirilla_cli.engine.divergence import Diverged, way_back
@@ -22,12 +22,15 @@ from cirilla_cli.engine.report import TrainReport, report_of
 from cirilla_cli.engine.room import check_room
 from cirilla_cli.engine.saving import Sitting
 from cirilla_cli.engine.trainer import Trainer
+from cirilla_cli.engine.verify import ResumeProof, verify_resume
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.fs import NO_ROOM, write_json
 from cirilla_cli.mirror import Store, fetch, open_store
 from cirilla_cli.progress import Progress
 
-__all__ = ["Job", "Plan", "Target", "TrainReport", "forecast", "forget", "plan", "train"]
+__all__ = [
+    "Job", "Plan", "ResumeProof", "Target", "TrainReport", "forecast", "forget", "plan", "train", "verify_resume",
+]  # fmt: skip
 
 _GRACE_S = 3.0
 
@@ -45,7 +48,8 @@ def train(job: Job, progress: Progress, *, restart: bool = False, insist: bool =
     """
     check_job(job)
     try:
-        with joined(job.place, pick_device(job.device), sharded=isinstance(job.parallel, FSDPConfig)) as ranks:
+        sharded = isinstance(job.parallel, FSDPConfig)
+        with reproducible(job.deterministic), joined(job.place, pick_device(job.device), sharded=sharded) as ranks:
             return _train(job, ranks, progress, restart=restart, insist=insist)
     except OSError as error:
         if error.errno not in NO_ROOM:

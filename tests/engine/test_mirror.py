@@ -95,7 +95,7 @@ def test_a_mirror_of_another_recipe_is_refused_before_anything_is_written(
 ) -> None:
     go(out)
     other = memory / "other"
-    with pytest.raises(CirillaError, match=r"`checkpoint.mirror` holds another run.*optim.*lr") as caught:
+    with pytest.raises(CirillaError, match=r"(?s)`checkpoint.mirror` holds another run.*optim.*lr") as caught:
         go(other, optim=AdamWConfig(lr=1e-4))
     assert "--fresh" in str(caught.value.hint)
     assert not (other / "lock.json").exists()

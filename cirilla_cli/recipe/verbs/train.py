@@ -66,6 +66,8 @@ class TrainRecipe(DeviceRecipe):
     """What is measured while training; null measures nothing."""
     log: LogConfig = LogConfig()
     """What is written down."""
+    deterministic: bool = False
+    """Take only algorithms that give the same bits every time, which costs speed on a GPU; a CPU does anyway."""
 
     @model_validator(mode="after")
     def _belong_together(self) -> Self:
