@@ -43,6 +43,7 @@ from cirilla_cli.engine.metrics import matmul_rate
 from cirilla_cli.engine.objectives.dpo import DPO
 from cirilla_cli.engine.parallel import ALONE, Ranks, shard, sharded_as
 from cirilla_cli.engine.precision import compute_dtype, forward_of
+from cirilla_cli.engine.recompute import checkpoint_activations
 from cirilla_cli.engine.reference import attach_reference, check_first_loss
 from cirilla_cli.engine.saving import SaveCheckpoints, Sitting
 from cirilla_cli.engine.scaling import Scaling
@@ -178,6 +179,8 @@ def trainer_of(
     ranks: Ranks = ALONE,
 ) -> Trainer:
     """The loop that a job describes over a model and batches, at its first step, with nobody looking on."""
+    if job.memory.checkpointing is not None:
+        checkpoint_activations(model, job.memory.checkpointing)
     return Trainer(
         model=model, objective=job.objective.build(logits_bytes=job.memory.logits_bytes), source=source,
         optimizer=job.optim.build(model), schedule=Schedule(job.schedule, steps), steps=steps, seed=job.seed,

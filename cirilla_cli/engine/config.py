@@ -269,8 +269,29 @@ class PrecisionConfig(Section):
     loss on GPUs that do not, else float32."""
 
 
+class FullCheckpointingConfig(Section):
+    """Keep what enters each block, and compute the rest again in the backward pass (arXiv:1604.06174, section 4.1)."""
+
+    kind: Literal["full"] = "full"
+
+
+class SelectiveCheckpointingConfig(Section):
+    """Compute some blocks again, and keep the others' activations: between nothing and full in memory and time."""
+
+    kind: Literal["selective"] = "selective"
+    every: Annotated[int, Field(ge=2)] = 2
+    """Of so many blocks one is computed again, the first of all among them."""
+
+
+RecomputeSection = Annotated[FullCheckpointingConfig | SelectiveCheckpointingConfig, Field(discriminator="kind")]
+
+
 class MemoryConfig(Section):
     """What is traded for memory."""
+
+    checkpointing: RecomputeSection | None = None
+    """Activation checkpointing: forget activations and compute them again in the backward pass, for the same gradient;
+    null keeps them all."""
 
     logits_bytes: Bytes = LOGITS_BYTES
     """Most memory for logits at once; the loss is computed in chunks of this size."""

@@ -28,6 +28,9 @@ class Exact(nn.Module):
 class AfterStep(nn.Module, ABC):
     """A module that acts on what it saw in a whole optimizer step, such as a router that balances its experts."""
 
+    watching: bool = True
+    """False while a forward pass is repeated for the backward pass: what it holds has been seen."""
+
     @abstractmethod
     def after_step(self, reduce: Callable[[Tensor], Tensor]) -> Mapping[str, Tensor]:
         """Act, and forget what was seen; called once after each optimizer step, on every rank.
