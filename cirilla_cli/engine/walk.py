@@ -6,7 +6,7 @@ which experts are chosen. What operations allocate inside, unseen by the mode, s
 """
 
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -77,6 +77,7 @@ class Hollow(Tensor):
 
     @staticmethod
     def __new__(cls, bare: Tensor, device: torch.device) -> "Hollow":
+        """As ``bare``, on ``device``."""
         made = Tensor._make_wrapper_subclass(
             cls, bare.size(), strides=bare.stride(), storage_offset=bare.storage_offset(), dtype=bare.dtype,
             device=device,
@@ -126,13 +127,17 @@ class Ledger(TorchDispatchMode):
             if number is not None:
                 self.walked.pieces[number - 1].kind = kind
 
+    def label_rest(self, kinds: Collection[str], kind: str) -> None:
+        """Say what everything is for that is held now and is of one of ``kinds``."""
+        for number, _ in self._known.values():
+            piece = self.walked.pieces[number - 1]
+            piece.kind = kind if piece.kind in kinds else piece.kind
+
     def _turn(self) -> None:
         """Where a backward pass begins, whatever is left of the forward pass is there for it."""
         backward = torch._C._current_graph_task_id() != -1
         if backward and not self._backward:
-            for number, _ in self._known.values():
-                piece = self.walked.pieces[number - 1]
-                piece.kind = "activations" if piece.kind == "temporary" else piece.kind
+            self.label_rest({"temporary"}, "activations")
         self._backward = backward
 
     # What is computed, and what is hollow
@@ -141,6 +146,9 @@ class Ledger(TorchDispatchMode):
         tensors = [*_tensors(args), *_tensors(kwargs)]
         if any(isinstance(x, Hollow) for x in tensors):
             return self._chosen(func, args, self._hollow(func, args, kwargs))
+        if "device" in kwargs:
+            # What is computed stays here, wherever hollow tensors say that they lie.
+            kwargs = {**kwargs, "device": torch.device("cpu")}
         tiny = all(x.numel() <= _TINY for x in tensors)
         if tensors and (tiny or func._schema.is_mutable):
             return func(*args, **kwargs)

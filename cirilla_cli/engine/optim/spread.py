@@ -2,24 +2,26 @@
 
 # Shape suffixes: G matrices of one shape, M rows, N columns, R rows that lie in one process.
 
+import sys
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 
 def is_whole(tensor: Tensor) -> bool:
     """Whether all of a tensor lies in this process."""
-    return type(tensor) in (Tensor, nn.Parameter)
+    # Importing the class of spread tensors takes a third as long as torch; whoever spread one has imported it.
+    spread = sys.modules.get("torch.distributed.tensor")
+    return spread is None or not isinstance(tensor, spread.DTensor)
 
 
 def local(tensor: Tensor) -> Tensor:
     """The part of a tensor that lies in this process, sharing its memory."""
     if is_whole(tensor):
         return tensor
-    # Importing it takes a third as long as torch itself.
     from torch.distributed.tensor import DTensor
 
     assert isinstance(tensor, DTensor)
