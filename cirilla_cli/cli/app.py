@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from cirilla_cli import __version__
-from cirilla_cli.cli import counting, data, project, recipes, train, use
+from cirilla_cli.cli import counting, data, project, recipes, reporting, train, use
 from cirilla_cli.errors import CirillaError, UsageError, Where
 from cirilla_cli.fs import NO_ROOM, is_text
 
@@ -28,7 +28,7 @@ _PANELS = {
     "Start": ["run", "init", "runs"],
     "Data": ["scrape", "synth", "tokenize"],
     "Train": ["pretrain", "sft", "dpo"],
-    "Use": ["eval", "generate", "push"],
+    "Use": ["report", "eval", "generate", "push"],
     "Recipes": ["plan", "recipe"],
 }
 
@@ -93,6 +93,7 @@ app.command("eval")(use.evaluate)
 app.command("generate")(use.generate)
 app.command("push")(use.push)
 app.command("plan")(counting.plan)
+app.command("report")(reporting.report)
 app.add_typer(recipes.app, name="recipe")
 
 
