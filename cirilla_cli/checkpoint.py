@@ -1,12 +1,13 @@
 """A run's state on disk: safetensors and JSON in a folder that counts only once its manifest stands in it."""
 
+import copy
 import errno
 import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
@@ -27,6 +28,7 @@ from cirilla_cli.model.init import Shape, empty
 from cirilla_cli.progress import Progress
 
 VERSION = 1
+WEIGHTS, AVERAGE = "model.safetensors", "ema.safetensors"
 _NAME = re.compile(r"^step-(\d+)$")
 _SYSTEM_ERROR = re.compile(r"os error (\d+)")
 
@@ -99,18 +101,34 @@ class Checkpoint:
         return read_model_config(self.path)
 
     def load_model(self, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Model:
-        """The model with its weights."""
-        return load_weights(self.model_config(), [self.path / "model.safetensors"], device=device, dtype=dtype)
+        """The model with the weights that training goes on from."""
+        return load_weights(self.model_config(), [self.path / WEIGHTS], device=device, dtype=dtype)
 
-    def load_optimizer(self, optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
-        """Put the saved state back into ``optimizer``."""
+    @property
+    def best_weights(self) -> Path:
+        """The weights to use and to publish: their moving average where the run kept one."""
+        average = self.path / AVERAGE
+        return average if average.is_file() else self.path / WEIGHTS
+
+    def load_optimizer(
+        self,
+        optimizer: torch.optim.Optimizer,
+        model: nn.Module,
+        placed: Callable[[Tensor, Tensor], Tensor] | None = None,
+    ) -> None:
+        """Put the saved state back into ``optimizer``.
+
+        Args:
+            placed: a saved tensor as it is to lie beside its parameter; None for all of it on the same device.
+        """
+        placed = placed or on_its_device
         tensors = read_tensors([self.path / "optimizer.safetensors"])
         fused = {id(p) for group in optimizer.param_groups if group.get("fused") for p in group["params"]}
         for name, parameter in model.named_parameters():
             own = {key[len(name) + 1 :]: value for key, value in tensors.items() if key.rpartition(".")[0] == name}
             # Moments live with the parameter; AdamW keeps its step count on the CPU, unless one kernel does it all.
             optimizer.state[parameter] = {
-                key: value.to(parameter.device) if value.ndim or id(parameter) in fused else value
+                key: placed(value, parameter) if value.ndim or id(parameter) in fused else value
                 for key, value in own.items()
             }
 
@@ -118,6 +136,11 @@ class Checkpoint:
         """Names of files whose bytes are not those the manifest recorded."""
         files = read_json(self.path / "MANIFEST.json")["files"]
         return [name for name, info in files.items() if hash_file(self.path / name) != info["sha256"]]
+
+
+def on_its_device(value: Tensor, parameter: Tensor) -> Tensor:
+    """A saved tensor beside the parameter that it belongs to."""
+    return value.to(parameter.device)
 
 
 def read_model_config(folder: Path) -> Config:
@@ -207,6 +230,70 @@ def refuse_misfit(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], file
         raise CirillaError(f"{file}: weights of another model:\n" + "\n".join(wrong[:5]) + more)
 
 
+@dataclass(frozen=True)
+class Snapshot:
+    """All that a checkpoint holds, as it was at one moment."""
+
+    step: int
+    config: Config
+    tensors: Mapping[str, Mapping[str, Tensor]]
+    """By the name of the file they go into."""
+    state: Mapping[str, Any]
+    tokenizer: Tokenizer | None
+    texts: Mapping[str, str]
+    """Small files that travel with the weights, such as the resolved recipe, by name."""
+
+    def copied(self) -> Self:
+        """The same in memory of its own, so that training may go on while it is written."""
+        tensors = {
+            file: {name: tensor.to("cpu", copy=True) for name, tensor in part.items()}
+            for file, part in self.tensors.items()
+        }
+        return replace(self, tensors=tensors, state=copy.deepcopy(dict(self.state)))
+
+    def write(self, run: Path) -> Checkpoint:
+        """Write ``run/checkpoints/step-NNNNNN`` in full or not at all.
+
+        Raises:
+            CirillaError: the disk is full; what was saved before stays.
+        """
+        path = run / "checkpoints" / f"step-{self.step:06d}"
+        building = path.with_name(f".{path.name}.tmp")
+        try:
+            _fill(building, self)
+        except OSError as error:
+            shutil.rmtree(building, ignore_errors=True)
+            if error.errno not in NO_ROOM:
+                raise
+            raise no_room(run, path) from None
+        if path.exists():
+            shutil.rmtree(path)
+        os.replace(building, path)
+        sync_folder(path.parent)
+        return Checkpoint(self.step, path)
+
+
+def snapshot(
+    step: int,
+    model: Model,
+    optimizer: torch.optim.Optimizer,
+    *,
+    state: Mapping[str, Any],
+    tokenizer: Tokenizer | None,
+    texts: Mapping[str, str],
+    average: Mapping[str, Tensor] | None = None,
+) -> Snapshot:
+    """What a checkpoint of ``model`` after ``step`` holds; its tensors are those of the model, not copies.
+
+    Args:
+        average: the moving average of the weights, under their names.
+    """
+    tensors = {WEIGHTS: model.state_dict(), "optimizer.safetensors": _optimizer_tensors(optimizer, model)}
+    if average is not None:
+        tensors[AVERAGE] = dict(average)
+    return Snapshot(step, model.config, tensors, state, tokenizer, texts)
+
+
 def write_checkpoint(
     run: Path,
     step: int,
@@ -217,28 +304,8 @@ def write_checkpoint(
     state: Mapping[str, Any],
     texts: Mapping[str, str],
 ) -> Checkpoint:
-    """Write ``run/checkpoints/step-NNNNNN`` in full or not at all.
-
-    Args:
-        texts: small files that travel with the weights, such as the resolved recipe, by name.
-
-    Raises:
-        CirillaError: the disk is full; what was saved before stays.
-    """
-    path = run / "checkpoints" / f"step-{step:06d}"
-    building = path.with_name(f".{path.name}.tmp")
-    try:
-        _fill(building, model, tokenizer, optimizer, state, texts)
-    except OSError as error:
-        shutil.rmtree(building, ignore_errors=True)
-        if error.errno not in NO_ROOM:
-            raise
-        raise no_room(run, path) from None
-    if path.exists():
-        shutil.rmtree(path)
-    os.replace(building, path)
-    sync_folder(path.parent)
-    return Checkpoint(step, path)
+    """Write a `snapshot` of now."""
+    return snapshot(step, model, optimizer, state=state, tokenizer=tokenizer, texts=texts).write(run)
 
 
 def no_room(run: Path, path: Path) -> CirillaError:
@@ -248,24 +315,17 @@ def no_room(run: Path, path: Path) -> CirillaError:
     return CirillaError(f"{path}: the disk is full; {kept}", hint="free space, then run the same command again")
 
 
-def _fill(
-    folder: Path,
-    model: Model,
-    tokenizer: Tokenizer | None,
-    optimizer: torch.optim.Optimizer,
-    state: Mapping[str, Any],
-    texts: Mapping[str, str],
-) -> None:
+def _fill(folder: Path, held: Snapshot) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    _save(model.state_dict(), folder / "model.safetensors")
-    _save(_optimizer_tensors(optimizer, model), folder / "optimizer.safetensors")
-    write_json(folder / "model.json", {"version": VERSION, "model": model.config.model_dump(mode="json")})
-    write_json(folder / "state.json", dict(state))
-    for name, text in texts.items():
+    for name, tensors in held.tensors.items():
+        _save(tensors, folder / name)
+    write_json(folder / "model.json", {"version": VERSION, "model": held.config.model_dump(mode="json")})
+    write_json(folder / "state.json", dict(held.state))
+    for name, text in held.texts.items():
         (folder / name).write_text(text, encoding="utf-8")
-    if tokenizer is not None:
-        tokenizer.save(folder)
+    if held.tokenizer is not None:
+        held.tokenizer.save(folder)
     files = {file.name: {"bytes": file.stat().st_size, "sha256": hash_file(file)} for file in sorted(folder.iterdir())}
     for name in files:
         # Windows syncs only what is open for writing.
@@ -290,21 +350,34 @@ def system_error(error: SafetensorError) -> OSError:
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
     return {
-        f"{name}.{key}": value.cpu()
+        f"{name}.{key}": value
         for name, parameter in model.named_parameters()
         for key, value in optimizer.state.get(parameter, {}).items()
         if isinstance(value, Tensor)
     }
 
 
-def prune(run: Path, keep: int, best: int | None) -> None:
-    """Remove all but the newest ``keep`` checkpoints and the best one, and what crashed writes and removals left."""
+def prune(run: Path, keep: int, needed: Collection[int | None]) -> None:
+    """Remove checkpoints but the newest ``keep`` and those ``needed``, and what crashed writes and removals left."""
     for checkpoint in Checkpoint.all_of(run)[:-keep]:
-        if checkpoint.step != best:
-            # Out of sight at once, so that a crash leaves no half of a checkpoint.
-            os.replace(checkpoint.path, checkpoint.path.with_name(f".{checkpoint.path.name}.old.tmp"))
+        if checkpoint.step not in needed:
+            _hide(checkpoint)
     for left in (run / "checkpoints").glob(".step-*.tmp"):
         shutil.rmtree(left, ignore_errors=True)
+
+
+def drop_after(run: Path, step: int) -> None:
+    """Remove the checkpoints of later steps than ``step``."""
+    for checkpoint in reversed(Checkpoint.all_of(run)):
+        if checkpoint.step > step:
+            _hide(checkpoint)
+
+
+def _hide(checkpoint: Checkpoint) -> None:
+    """Out of sight at once, so that a crash leaves no half of a checkpoint; `prune` removes what is hidden."""
+    hidden = checkpoint.path.with_name(f".{checkpoint.path.name}.old.tmp")
+    shutil.rmtree(hidden, ignore_errors=True)
+    os.replace(checkpoint.path, hidden)
 
 
 def newest_sound(run: Path, progress: Progress) -> Checkpoint | None:
@@ -329,11 +402,11 @@ def set_aside_after(run: Path, step: int) -> None:
 def load_checkpoint(
     checkpoint: Checkpoint, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
 ) -> Found[Model, Config]:
-    """A checkpoint's model and tokenizer."""
+    """A checkpoint's tokenizer and model, with the moving average of its weights where there is one."""
     path = checkpoint.path
     has_tokenizer = any((path / name).is_file() for name in ("tokenizer.model", "tokenizer.json"))
     return Found(
-        model=checkpoint.load_model(device, dtype),
+        model=load_weights(checkpoint.model_config(), [checkpoint.best_weights], device=device, dtype=dtype),
         config=checkpoint.model_config(),
         tokenizer=load_tokenizer(path) if has_tokenizer else None,
         path=path,

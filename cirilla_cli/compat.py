@@ -1,8 +1,12 @@
 """What differs between machines and versions of torch, probed in one place."""
 
+import contextlib
 import sys
+from collections.abc import Iterator
 
 import torch
+
+from cirilla_cli.errors import CirillaError
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:
@@ -42,6 +46,49 @@ def pick_device(wanted: str) -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def processes_problem(device: str, count: int) -> str | None:
+    """Why ``count`` processes of this machine cannot each have their own device, or None."""
+    kind = pick_device(device).type
+    if kind == "mps":
+        return "there is one Apple GPU, and processes cannot share it"
+    if kind == "cuda" and count > torch.cuda.device_count():
+        return f"there are {torch.cuda.device_count()} GPUs here, and each process wants its own"
+    return None
+
+
+def is_lost_peer(error: RuntimeError) -> bool:
+    """Whether an exchange between processes failed because another of them is gone."""
+    # Gloo has no class of its own for it.
+    return isinstance(error, torch.distributed.DistError) or "gloo" in str(error).lower()
+
+
+@contextlib.contextmanager
+def reproducible(wanted: bool) -> Iterator[None]:
+    """Within the block torch takes only algorithms that give the same bits every time, if ``wanted``.
+
+    cuBLAS also needs CUBLAS_WORKSPACE_CONFIG in the environment, which the command line sets.
+
+    Raises:
+        CirillaError: an operation has no such algorithm here.
+    """
+    before, benchmark = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    if wanted:
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    except RuntimeError as error:
+        if not wanted or "determinis" not in str(error).lower():
+            raise
+        raise CirillaError(
+            f"`deterministic` is true, but {str(error).splitlines()[0]}",
+            hint="deterministic=false, or a model without this part",
+        ) from None
+    finally:
+        torch.use_deterministic_algorithms(before)
+        torch.backends.cudnn.benchmark = benchmark
 
 
 def device_problem(wanted: str) -> str | None:

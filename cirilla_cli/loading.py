@@ -5,7 +5,7 @@ from typing import cast
 
 import torch
 
-from cirilla_cli.checkpoint import Checkpoint, Config, Found, Loaded, load_checkpoint
+from cirilla_cli.checkpoint import AVERAGE, Checkpoint, Config, Found, Loaded, load_checkpoint
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.fs import newest, read_object
 from cirilla_cli.hub.names import is_hub_name
@@ -64,6 +64,8 @@ def load_any(
     folder = _folder(where, progress)
     checkpoint = _checkpoint(folder)
     if checkpoint is not None:
+        if checkpoint.best_weights.name == AVERAGE:
+            progress.say(f"{checkpoint.path}: the moving average of the weights is taken ({AVERAGE})")
         loaded: Found[Model, Config] = load_checkpoint(checkpoint, device=device, dtype=dtype)
     elif (folder / "config.json").is_file():
         loaded = read_folder(folder, device, dtype)

@@ -50,7 +50,7 @@ def train(model: Decoder, steps: int) -> None:
         first, second = model(tokens_BT, SequenceLayout.rows(*tokens_BT.shape), readout=losses, tally=tally)
         counts = {"rows": len(tokens_BT), "positions": tokens_BT.numel()}
         balance = sum(scale * total / counts[unit] for total, unit, scale in tally.sums.values())
-        loss = first.nll / (127 * 8) + 0.3 * second.nll / (126 * 8) + balance
+        loss = first.loss / (127 * 8) + 0.3 * second.loss / (126 * 8) + balance
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

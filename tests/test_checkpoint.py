@@ -143,7 +143,7 @@ def test_pruning_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
     left = tmp_path / "checkpoints" / ".step-000006.tmp"
     left.mkdir()
     (left / "model.safetensors").write_bytes(b"half")
-    prune(tmp_path, 2, 2)
+    prune(tmp_path, 2, (2, None))
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == [
         "step-000002",
         "step-000004",

@@ -40,14 +40,14 @@ def sums(model: torch.nn.Module, shape: DecoderConfig | EncoderConfig, tokens: T
     if isinstance(shape, EncoderConfig):
         hidden = torch.arange(tokens.shape[1]) % 3 == 1
         targets = torch.where(hidden, tokens, IGNORE)
-        loss = model(torch.where(hidden, 0, tokens), layout, readout=TokenLoss(targets)).nll
+        loss = model(torch.where(hidden, 0, tokens), layout, readout=TokenLoss(targets)).loss
         return loss, int((targets != IGNORE).sum())
     following = torch.nn.functional.pad(tokens[:, 1:], (0, 1), value=IGNORE)
     if shape.mtp is None:
-        return model(tokens, layout, readout=TokenLoss(following)).nll, int((following != IGNORE).sum())
+        return model(tokens, layout, readout=TokenLoss(following)).loss, int((following != IGNORE).sum())
     after = torch.nn.functional.pad(tokens[:, 2:], (0, 2), value=IGNORE)
     both = model(tokens, layout, readout=MultiToken((TokenLoss(following), TokenLoss(after))))
-    return both[0].nll + both[1].nll, int((following != IGNORE).sum() + (after != IGNORE).sum())
+    return both[0].loss + both[1].loss, int((following != IGNORE).sum() + (after != IGNORE).sum())
 
 
 def trained(name: str, batches: list[Tensor], steps: int) -> tuple[float, float]:

@@ -30,6 +30,7 @@ VERBS = {
     "init",
     "runs",
     "plan",
+    "report",
     "scrape",
     "synth",
     "tokenize",

@@ -29,7 +29,7 @@ _PANELS = {
     "Start": ["run", "init", "runs"],
     "Data": ["scrape", "synth", "tokenize"],
     "Train": ["pretrain", "sft", "dpo"],
-    "Use": ["eval", "generate", "push"],
+    "Use": ["report", "eval", "generate", "push"],
     "Recipes": ["plan", "recipe"],
 }
 
@@ -43,9 +43,9 @@ class _Grouped(TyperGroup):
         except BrokenPipeError:
             # Caught here because Typer's own main would turn it into exit status 1.
             _leave(0)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
             # Typer's own main would leave without a word.
-            print("interrupted; nothing was left to save", file=sys.stderr)
+            print(str(interrupt) or "interrupted; nothing was left to save", file=sys.stderr)
             _leave(130)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
@@ -76,7 +76,7 @@ def cirilla(
 _VERBS = {
     "run": "project", "init": "project", "runs": "project", "scrape": "data", "synth": "data", "tokenize": "data",
     "pretrain": "train", "sft": "train", "dpo": "train", "eval": "use", "generate": "use", "push": "use",
-    "plan": "counting", "recipe": "recipes",
+    "plan": "counting", "report": "reporting", "recipe": "recipes",
 }  # fmt: skip
 """The module that each verb stands in, in `COMMANDS` or, with verbs of its own, as `app`."""
 

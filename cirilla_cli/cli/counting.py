@@ -1,4 +1,4 @@
-"""`cirilla plan`: what a training recipe's model holds, computes and remembers, before anything is run."""
+"""`cirilla plan`: what a training recipe takes of memory, compute, time and disk, before anything is run."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,8 +9,7 @@ from cirilla_cli.cli.options import Json
 from cirilla_cli.cli.recipes import Name, Overrides, Verb, split_name
 
 if TYPE_CHECKING:
-    from cirilla_cli.model.count import Shape
-    from cirilla_cli.recipe.load import Resolved
+    from cirilla_cli.engine.run import Target
 
 _TRAINED = ("pretrain", "sft", "dpo")
 
@@ -19,83 +18,77 @@ def plan(
     name: Name,
     overrides: Overrides = None,
     verb: Verb = None,
+    device: Annotated[
+        str | None,
+        typer.Option("--device", metavar="[NAME:]SIZE", help="What it is to fit: 16GiB (a card), cpu:8GiB, cuda, cpu."),
+    ] = None,
+    rate: Annotated[
+        float | None, typer.Option("--rate", metavar="FLOPS", help="FLOP/s that training reaches there, such as 60e12.")
+    ] = None,
     vocab: Annotated[
         int | None, typer.Option("--vocab", metavar="N", help="Ids of the tokenizer, where the recipe leaves it open.")
     ] = None,
     json_: Json = False,
 ) -> None:
-    """Parameters, FLOPs, cache and state of a training recipe's model, in closed form; nothing is run."""
+    """What a training recipe takes: parameters, FLOPs, memory by component, time, disk; nothing is run."""
+    from cirilla_cli.cli.execute import job_of
     from cirilla_cli.cli.render import show_json
+    from cirilla_cli.engine.run import forecast
     from cirilla_cli.errors import CirillaError
     from cirilla_cli.recipe.load import load_recipe
 
     recipe, known = split_name(name, verb)
+    target = None if device is None else _target(device)
+    if rate is not None and rate <= 0:
+        raise CirillaError(f"`--rate` is {rate:g}: must be above 0", hint="--rate 60e12")
     resolved = load_recipe(recipe, known, overrides=overrides or ())
     if resolved.verb not in _TRAINED:
         raise CirillaError(
             f"{resolved.path}: a recipe for `cirilla {resolved.verb}`, which trains no model",
             hint="plan takes recipes for pretrain, sft and dpo",
         )
-    found = _figures(resolved, vocab)
+    found = forecast(job_of(resolved), vocab=vocab, target=target, rate=rate)
     if json_:
         show_json({"recipe": str(resolved.path), "verb": resolved.verb, **found})
     else:
         print("\n".join(_lines(found)))
 
 
-def _figures(resolved: "Resolved", vocab: int | None) -> dict[str, Any]:
-    """What can be known of the recipe's model, by name."""
-    from cirilla_cli.model.config import DecoderConfig
-    from cirilla_cli.model.count import cache_bytes, count, forward_flops_per_token, train_flops_per_token
-
-    shape, length = _shape(resolved, vocab)
-    context, counted, tokens = shape.mean_context(length), count(shape), _tokens(resolved)
-    train = train_flops_per_token(shape, context)
-    return {
-        "kind": resolved.data["model"]["kind"], "vocab_size": shape.vocab_size, "context_length": length,
-        "parameters": counted.parameters, "active_parameters": counted.active,
-        "weights_bytes": {"float32": 4 * counted.parameters, "bfloat16": 2 * counted.parameters},
-        # Weights, gradients and two moments, all in float32; Muon keeps one moment of hidden matrices.
-        "training_state_bytes": 16 * counted.parameters,
-        "forward_flops_per_token": forward_flops_per_token(shape, context), "train_flops_per_token": train,
-        "backward_flops_per_token": train - train / 3, "tokens": tokens,
-        "train_flops": None if tokens is None else train * tokens,
-        "cache_bytes": cache_bytes(shape, length) if isinstance(shape, DecoderConfig) else None,
-    }  # fmt: skip
-
-
-def _shape(resolved: "Resolved", vocab: int | None) -> tuple["Shape", int]:
-    """The model with its vocabulary, and the row length.
+def _target(text: str) -> "Target":
+    """``16GiB``, ``cpu:8GiB``, ``cuda`` or ``cpu``; a size alone is that of a card.
 
     Raises:
-        CirillaError: nothing says how many ids there are, or the checkpoint to start from cannot be read.
+        CirillaError: it is none of these.
     """
+    from cirilla_cli.engine.run import Target
     from cirilla_cli.errors import CirillaError
-    from cirilla_cli.model.config import CheckpointConfig
+    from cirilla_cli.units import parse_bytes
 
-    recipe: Any = resolved.recipe
-    if isinstance(recipe.model, CheckpointConfig):
-        from cirilla_cli.loading import read_shape
-
-        shape = read_shape(recipe.model.path)
-        return shape, recipe.model.context_length or shape.context_length
-    ids = recipe.model.vocab_size or vocab or (resolved.data.get("tokenizer") or {}).get("vocab_size")
-    if ids is None:
+    head, _, size = (
+        text.rpartition(":") if ":" in text else (text, "", "") if text in ("cpu", "cuda") else ("", "", text)
+    )
+    kind = head or "cuda"
+    try:
+        memory = parse_bytes(size) if size else None
+        fine = memory is None or memory > 0
+    except ValueError:
+        fine = False
+    if not fine or (kind != "cpu" and kind != "cuda"):
         raise CirillaError(
-            f"{resolved.path}: the vocabulary is the data's, and nothing says how large it is", hint="--vocab 32768"
+            f"`--device` is {text!r}: a size, a name (cpu, cuda), or both are expected",
+            hint="--device 16GiB, or --device cpu:8GiB",
         )
-    return recipe.model.changed(vocab_size=ids), recipe.model.context_length
-
-
-def _tokens(resolved: "Resolved") -> int | None:
-    """Tokens the run reads, where the recipe says so without its data."""
-    train = resolved.data["train"]
-    if train["tokens"] is not None:
-        return int(train["tokens"])
-    return None if train["steps"] is None else int(train["steps"] * train["batch_tokens"])
+    return Target("cpu" if kind == "cpu" else "cuda", memory)
 
 
 def _lines(found: dict[str, Any]) -> Iterator[str]:
+    yield from _model_lines(found)
+    yield from _memory_lines(found)
+    yield from _run_lines(found)
+    yield from (f"unknown     {line}" for line in found["unknown"])
+
+
+def _model_lines(found: dict[str, Any]) -> Iterator[str]:
     from cirilla_cli.units import show_bytes, show_count
 
     active = found["active_parameters"]
@@ -105,13 +98,47 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
     yield f"            vocabulary {show_count(found['vocab_size'])}, {rows}"
     weights = found["weights_bytes"]
     yield f"weights     {show_bytes(weights['float32'])} in float32, {show_bytes(weights['bfloat16'])} in bfloat16"
-    yield f"training    {show_bytes(found['training_state_bytes'])} for weights, gradients and two moments in float32"
+    if found["cache_bytes"] is not None:
+        yield f"cache       {show_bytes(found['cache_bytes'])} for one row while generating, in bfloat16"
+
+
+def _memory_lines(found: dict[str, Any]) -> Iterator[str]:
+    from cirilla_cli.units import show_bytes
+
+    yield f"memory      {show_bytes(found['peak_bytes'])} at the peak of a step on {found['device']}"
+    for part, size in sorted(found["memory"].items(), key=lambda item: -item[1]):
+        if size:
+            yield f"            {show_bytes(size):>9}  {part}"
+    if found["fits"] is None:
+        return
+    yield f"fits        {'yes' if found['fits'] else 'no'}: there are {show_bytes(found['device_bytes'])}"
+    if found["change"]:
+        change = found["change"]
+        words = " ".join(f"{key}={value}" for key, value in change["settings"].items())
+        size, longer = show_bytes(change["peak_bytes"]), f"{change['slower']:.2f} times as long"
+        yield f"            with {words} it does: {size}, {longer}"
+    elif not found["fits"]:
+        yield "            no smaller micro-batch or chunk of logits makes it fit; a smaller model or shorter rows may"
+
+
+def _run_lines(found: dict[str, Any]) -> Iterator[str]:
+    from cirilla_cli.units import show_bytes, show_count, show_seconds
+
     forward, backward = found["forward_flops_per_token"], found["backward_flops_per_token"]
     yield f"compute     {show_count(round(forward))} FLOPs a token forward, {show_count(round(backward))} backward"
     if found["train_flops"] is not None:
         yield f"            {found['train_flops']:.3g} FLOPs for {show_count(found['tokens'])} tokens"
-    if found["cache_bytes"] is not None:
-        yield f"cache       {show_bytes(found['cache_bytes'])} for one row while generating, in bfloat16"
+        cut = f"{show_count(found['tokens_per_step'])} tokens in {found['micro_batches']} forward passes"
+        yield f"steps       {found['steps']} of {cut}"
+    if found["seconds"] is not None:
+        rate = f"{show_count(found['tokens_per_second'])} tokens/s, {show_count(found['rate'])} FLOP/s"
+        yield f"time        {show_seconds(found['seconds'])} at {rate} ({found['rate_source']})"
+    elif found["rate"] is None:
+        yield f"time        {found['rate_source']}"
+    kept = f"{found['checkpoints']} checkpoints of {show_bytes(found['checkpoint_bytes'])}"
+    short = "" if found["disk_bytes"] <= found["free_bytes"] else ": not enough"
+    wanted, free = show_bytes(found["disk_bytes"]), show_bytes(found["free_bytes"])
+    yield f"disk        {wanted} for up to {kept}; {free} free{short}"
 
 
 COMMANDS = {"plan": plan}

@@ -15,6 +15,7 @@ from cirilla_cli.recipe.tree import DEFAULT
 
 if TYPE_CHECKING:
     from cirilla_cli.checkpoint import AnyFound, Loaded
+    from cirilla_cli.engine.config import Place
     from cirilla_cli.infer.run import Prompt
 
 
@@ -24,6 +25,9 @@ class Control:
 
     fresh: bool = False
     resume: bool = False
+    place: "Place | None" = None
+    """Which of the processes of a training run this is; None for the only one."""
+    verify_resume: bool = False
 
 
 def scrape(resolved: Resolved, progress: Progress, control: Control) -> Any:
@@ -76,9 +80,16 @@ def tokenize(resolved: Resolved, progress: Progress, control: Control) -> Any:
 def train(resolved: Resolved, progress: Progress, control: Control) -> Any:
     """A run directory at the recipe's `out`."""
     from cirilla_cli.engine.run import train as area
+    from cirilla_cli.engine.run import verify_resume
 
+    if resolved.data["deterministic"]:
+        # Read once, when cuBLAS is first used.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     with enough_memory():
-        return area(_job(resolved), progress, restart=control.fresh, insist=control.resume)
+        job = job_of(resolved, control.place)
+        if control.verify_resume:
+            return verify_resume(job, progress)
+        return area(job, progress, restart=control.fresh, insist=control.resume)
 
 
 def plan(resolved: Resolved, progress: Progress, control: Control) -> Any:
@@ -86,21 +97,22 @@ def plan(resolved: Resolved, progress: Progress, control: Control) -> Any:
     from cirilla_cli.engine.run import plan as area
 
     with enough_memory():
-        return area(_job(resolved), progress, restart=control.fresh, insist=control.resume)
+        return area(job_of(resolved, control.place), progress, restart=control.fresh, insist=control.resume)
 
 
-def _job(resolved: Resolved) -> Any:
+def job_of(resolved: Resolved, place: "Place | None" = None) -> Any:
+    from cirilla_cli.engine.config import Place
     from cirilla_cli.engine.run import Job
     from cirilla_cli.recipe.explain import show
 
     recipe: Any = resolved.recipe
     sections = (
-        "model", "tokenizer", "data", "objective", "train", "optim", "schedule", "precision", "memory", "checkpoint",
-        "eval", "log", "seed", "device",
+        "model", "tokenizer", "data", "objective", "train", "optim", "schedule", "precision", "memory", "parallel",
+        "checkpoint", "eval", "log", "seed", "device", "deterministic",
     )  # fmt: skip
     texts = {"recipe.yaml": resolved.path.read_text(encoding="utf-8"), "resolved.yaml": show(resolved)}
     return Job(
-        verb=resolved.verb, out=Path(resolved.out), resolved=resolved.data, texts=texts,
+        verb=resolved.verb, out=Path(resolved.out), resolved=resolved.data, texts=texts, place=place or Place(),
         **{name: getattr(recipe, name) for name in sections},
     )  # fmt: skip
 

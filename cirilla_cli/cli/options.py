@@ -53,6 +53,17 @@ class Flags:
     resume: bool = option(
         "--resume", default=False, help="Insist on continuing: fail where there is nothing to continue."
     )
+    nproc: int | None = option(
+        "--nproc",
+        metavar="N",
+        min=1,
+        help="Share the run among N processes here, each with its own GPU if there are any.",
+    )
+    verify_resume: bool = option(
+        "--verify-resume",
+        default=False,
+        help="Train nothing: replay from the checkpoint before the newest, and compare every bit.",
+    )
 
 
 _EVERYWHERE = frozenset({"json", "quiet", "verbose", "dry_run"})

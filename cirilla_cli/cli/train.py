@@ -14,7 +14,7 @@ def _command(verb: str, about: str) -> Callable[..., None]:
         train_verb(verb, words or [], flags)
 
     command.__doc__ = about
-    return takes("out", "device", "fresh", "resume")(command)
+    return takes("out", "device", "fresh", "resume", "verify_resume", "nproc")(command)
 
 
 pretrain = _command(

@@ -1,12 +1,15 @@
 """What each verb does with its words and flags: find the recipe, lay overrides over it, run, report."""
 
 import json
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain, count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from cirilla_cli.cli.launch import after_the_first, launch, place_of
 from cirilla_cli.cli.options import Flags
 from cirilla_cli.cli.places import check_out
 from cirilla_cli.cli.render import plain, progress_for, show_json
@@ -14,6 +17,9 @@ from cirilla_cli.cli.words import Reading, read_words
 from cirilla_cli.errors import CirillaError, UsageError, Where
 from cirilla_cli.recipe.load import Resolved, load_recipe
 from cirilla_cli.units import show_bytes, show_count, show_seconds
+
+if TYPE_CHECKING:
+    from cirilla_cli.engine.config import Place
 
 
 def _value(value: Any) -> str:
@@ -44,12 +50,14 @@ def _shown(resolved: Resolved, flags: Flags) -> None:
         print(show(resolved, why=True), end="")
 
 
-def _run(resolved: Resolved, flags: Flags) -> Any:
+def _run(resolved: Resolved, flags: Flags, place: "Place | None" = None) -> Any:
     """Run a resolved recipe under the flags' progress."""
     from cirilla_cli.cli.execute import RUNNERS, Control
 
     with progress_for(quiet=flags.quiet or flags.json, verbose=flags.verbose) as progress:
-        return RUNNERS[resolved.verb](resolved, progress, Control(flags.fresh, flags.resume))
+        return RUNNERS[resolved.verb](
+            resolved, progress, Control(flags.fresh, flags.resume, place, flags.verify_resume)
+        )
 
 
 def _finish(resolved: Resolved, report: Any, flags: Flags, summary: str) -> None:
@@ -181,8 +189,12 @@ def tokenize_verb(words: Sequence[str], flags: Flags) -> None:
 
 def train_verb(verb: str, words: Sequence[str], flags: Flags) -> None:
     """`cirilla pretrain`, `sft`, `dpo`."""
-    if flags.fresh and flags.resume:
-        raise UsageError("--fresh and --resume contradict each other")
+    if sum((flags.fresh, flags.resume, flags.verify_resume)) > 1:
+        raise UsageError("--fresh, --resume and --verify-resume contradict each other")
+    place = place_of(os.environ)
+    if place is not None and flags.nproc is not None:
+        raise UsageError("--nproc starts processes, and torchrun has started these already", hint="leave --nproc out")
+    flags = replace(flags, quiet=flags.quiet or (place is not None and place.rank > 0))
     reading = read_words(words, verb)
     extra: dict[str, Any] = {}
     if verb == "pretrain":
@@ -197,9 +209,14 @@ def train_verb(verb: str, words: Sequence[str], flags: Flags) -> None:
     resolved = _resolve(verb, reading, "quickstart", extra, flags)
     if flags.dry_run:
         _planned(resolved, flags)
-        return
-    report = _run(resolved, flags)
-    _finish(resolved, report, flags, _trained(report))
+    elif flags.nproc is not None and flags.nproc > 1:
+        launch(verb, words, flags, Path(resolved.out))
+    elif place is None or place.rank == 0:
+        report = _run(resolved, flags, place)
+        _finish(resolved, report, flags, _proved(report) if flags.verify_resume else _trained(report))
+    else:
+        with after_the_first():
+            _run(resolved, flags, place)
 
 
 def _planned(resolved: Resolved, flags: Flags) -> None:
@@ -209,11 +226,14 @@ def _planned(resolved: Resolved, flags: Flags) -> None:
         CirillaError: the run would be refused; the recipe has been shown by then, except under `--json`.
     """
     from cirilla_cli.cli.execute import Control, plan
+    from cirilla_cli.engine.config import Place
 
     if not flags.json:
         _shown(resolved, flags)
+    processes = flags.nproc or 1
     with progress_for(quiet=flags.quiet or flags.json, verbose=flags.verbose) as progress:
-        planned = plan(resolved, progress, Control(flags.fresh, flags.resume))
+        place = Place(size=processes, local_size=processes)
+        planned = plan(resolved, progress, Control(flags.fresh, flags.resume, place))
     if flags.json:
         show_json({"recipe": resolved.data, "hash": resolved.hash, "plan": plain(planned)})
         return
@@ -232,6 +252,12 @@ def _names(reading: Reading) -> list[str]:
         more = (f"{name}_{i}" for i in count(2))
         names.append(next(free for free in chain([name], more) if free not in names))
     return names
+
+
+def _proved(proof: Any) -> str:
+    return (
+        f"{proof.out}: replayed from step {proof.begun} to {proof.step}: all {proof.tensors} tensors equal, bit for bit"
+    )
 
 
 def _trained(report: Any) -> str:

@@ -38,6 +38,15 @@ class TokenBatch:
             documents_BT=self.documents_BT.to(device),
         )
 
+    def blank(self) -> Self:
+        """A row of padding, which counts nowhere."""
+        return replace(
+            self,
+            tokens_BT=self.tokens_BT[:1],
+            targets_BT=torch.full_like(self.targets_BT[:1], IGNORE),
+            documents_BT=torch.full_like(self.documents_BT[:1], PADDING),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class PairBatch(TokenBatch):
@@ -52,6 +61,10 @@ class PairBatch(TokenBatch):
         """The same on a device."""
         moved = super(PairBatch, self).to(device)
         return replace(moved, pairs_P=self.pairs_P.to(device), reference_P2=self.reference_P2.to(device))
+
+    def blank(self) -> Self:
+        """A row of padding, and no pair."""
+        return replace(super(PairBatch, self).blank(), pairs_P=self.pairs_P[:0], reference_P2=self.reference_P2[:0])
 
 
 B = TypeVar("B", bound=TokenBatch)

@@ -27,6 +27,10 @@ class LabelledBatch(TokenBatch):
         """The same on a device."""
         return replace(super(LabelledBatch, self).to(device), labels_P=self.labels_P.to(device))
 
+    def blank(self) -> Self:
+        """A row of padding, and no document."""
+        return replace(super(LabelledBatch, self).blank(), labels_P=self.labels_P[:0])
+
 
 class LabelledText:
     """Documents with labels, packed once into rows that each pass reads in another order."""

@@ -4,29 +4,30 @@ Job --tokenizer, shards--> BatchSource --+
 Job --fresh, loaded or resumed--> Decoder, optimizer, state --+--> Trainer
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from cirilla_cli.checkpoint import Checkpoint, Config, Found
+from cirilla_cli.checkpoint import AVERAGE, Checkpoint, Config, Found, on_its_device, read_tensors
 from cirilla_cli.compat import pick_device
 from cirilla_cli.data.batches import BatchSource, Cut, Preferences
 from cirilla_cli.data.config import LabelledTextConfig
 from cirilla_cli.data.rows import content_hash
-from cirilla_cli.engine.config import MultiTokenConfig, ahead_misfits
+from cirilla_cli.engine.average import MovingAverage
+from cirilla_cli.engine.config import FSDPConfig, MultiTokenConfig, ahead_misfits
+from cirilla_cli.engine.divergence import Watch
 from cirilla_cli.engine.hooks import (
     Evaluate,
     Log,
-    SaveCheckpoints,
     ShowProgress,
     ShowSamples,
     StopEarly,
     TensorBoard,
     order,
 )
-from cirilla_cli.engine.interrupt import Interrupts
 from cirilla_cli.engine.job import Job
 from cirilla_cli.engine.labelled import learner, prepare_labelled
 from cirilla_cli.engine.lock import (
@@ -40,8 +41,12 @@ from cirilla_cli.engine.lock import (
 )
 from cirilla_cli.engine.metrics import matmul_rate
 from cirilla_cli.engine.objectives.dpo import DPO
+from cirilla_cli.engine.parallel import ALONE, Ranks, shard, sharded_as
 from cirilla_cli.engine.precision import compute_dtype, forward_of
+from cirilla_cli.engine.recompute import checkpoint_activations
 from cirilla_cli.engine.reference import attach_reference, check_first_loss
+from cirilla_cli.engine.saving import SaveCheckpoints, Sitting
+from cirilla_cli.engine.scaling import Scaling
 from cirilla_cli.engine.schedule import Schedule
 from cirilla_cli.engine.shards import Prepared, prepare
 from cirilla_cli.engine.sources import cut_of, source_of
@@ -75,8 +80,13 @@ class Inputs:
         return Began(self.prepared.fingerprints(), self.prepared.stamps(), base, where)
 
 
-def open_inputs(job: Job, newest: Checkpoint | None, made: Path, progress: Progress) -> Inputs:
+def open_inputs(
+    job: Job, newest: Checkpoint | None, made: Path, progress: Progress, *, paths: Mapping[str, Path] | None = None
+) -> Inputs:
     """The base model and the shards of a run that goes on from ``newest``; rows are tokenized into ``made``.
+
+    Args:
+        paths: where the sources lie, if not where the recipe says.
 
     Raises:
         CirillaError: the base or data are missing, damaged, of the wrong kind, or do not fit each other.
@@ -86,7 +96,13 @@ def open_inputs(job: Job, newest: Checkpoint | None, made: Path, progress: Progr
     if isinstance(job.data, LabelledTextConfig):
         return Inputs(base, prepare_labelled(job.data, section=job.tokenizer, model_folder=folder, made=made))
     prepared = prepare(
-        job.paths, job.kinds, val=job.data.val, section=job.tokenizer, model_folder=folder, made=made, progress=progress
+        paths or job.paths,
+        job.kinds,
+        val=job.data.val,
+        section=job.tokenizer,
+        model_folder=folder,
+        made=made,
+        progress=progress,
     )
     return Inputs(base, prepared)
 
@@ -95,10 +111,15 @@ def load_base(job: Job, newest: Checkpoint | None, progress: Progress) -> Base |
     """The model the run starts from, on the CPU or device of the job; DPO needs it as reference to the end."""
     if not isinstance(job.model, CheckpointConfig) or (newest is not None and job.verb != "dpo"):
         return None
-    base = load_any(job.model.path, device=str(pick_device(job.device)), dtype=torch.float32, progress=progress)
+    base = load_any(job.model.path, device=str(home_of(job)), dtype=torch.float32, progress=progress)
     if base.tokenizer is None:
         raise CirillaError(f"{base.path}: the model has no tokenizer, so no text can be prepared for it")
     return base
+
+
+def home_of(job: Job) -> torch.device:
+    """Where weights lie until they are trained: a GPU need not hold all of those that will be spread over several."""
+    return torch.device("cpu") if isinstance(job.parallel, FSDPConfig) else pick_device(job.device)
 
 
 def tokenizer_source(job: Job, base: Base | None, newest: Checkpoint | None) -> Path | None:
@@ -113,7 +134,8 @@ def build(
     lock: dict[str, Any] | None,
     newest: Checkpoint | None,
     inputs: Inputs,
-    interrupts: Interrupts,
+    sitting: Sitting,
+    ranks: Ranks,
     progress: Progress,
 ) -> Trainer:
     """The trainer of a run, as it begins or as ``newest`` left it; a run that begins gets its lock.
@@ -123,24 +145,21 @@ def build(
     """
     device = pick_device(job.device)
     dtype = compute_dtype(job.precision, device)
-    began = inputs.began(machine(device, dtype))
+    began = inputs.began(machine(device, dtype, ranks.size))
     if lock is not None:
         check_lock(job, lock, inputs, began, progress)
-    model = model_of(job, inputs, device, newest)
+    model = model_of(job, inputs, home_of(job), newest)
+    if ranks.sharded:
+        shard(model, dtype, device)
     cut = cut_of(job, model.config.context_length, inputs.prepared.tokenizer.pad_id)
     steps, source = source_of(job, inputs.prepared, cut, progress)
-    trainer = Trainer(
-        model=model, objective=job.objective.build(logits_bytes=job.memory.logits_bytes), source=source,
-        optimizer=job.optim.build(model), schedule=Schedule(job.schedule, steps), steps=steps, seed=job.seed,
-        device=device, dtype=dtype, max_grad_norm=job.train.max_grad_norm,
-    )  # fmt: skip
+    trainer = trainer_of(job, model, source, steps, device, dtype, ranks)
     if newest is not None:
-        trainer.state = _state(newest)
-        newest.load_optimizer(trainer.optimizer, model)
+        _resume(trainer, newest)
     if isinstance(trainer.objective, DPO) and isinstance(source, Preferences):
         _reference(job, trainer, trainer.objective, source, inputs, began, progress)
-    trainer.hooks = _hooks(job, trainer, inputs.prepared, cut, interrupts, progress)
-    if lock is None:
+    trainer.hooks = _hooks(job, trainer, inputs.prepared, cut, sitting, progress)
+    if lock is None and ranks.leads:
         # Only now: a recipe that was refused above may be mended without starting over.
         write_lock(job.out, job.resolved, began)
         for name, text in job.texts.items():
@@ -150,6 +169,28 @@ def build(
         if untrained := _untrained(job, model.config):
             progress.say(untrained)
     return trainer
+
+
+def trainer_of(
+    job: Job,
+    model: Model,
+    source: BatchSource[Any],
+    steps: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    ranks: Ranks = ALONE,
+) -> Trainer:
+    """The loop that a job describes over a model and batches, at its first step, with nobody looking on."""
+    if job.memory.checkpointing is not None:
+        checkpoint_activations(model, job.memory.checkpointing)
+    return Trainer(
+        model=model, objective=job.objective.build(logits_bytes=job.memory.logits_bytes), source=source,
+        optimizer=job.optim.build(model), schedule=Schedule(job.schedule, steps), steps=steps, seed=job.seed,
+        device=device, dtype=dtype, max_grad_norm=job.train.max_grad_norm, ranks=ranks,
+        watch=Watch(job.train.divergence),
+        average=None if job.train.ema is None else MovingAverage(job.train.ema, model),
+        state=TrainState(scaling=Scaling() if dtype == torch.float16 else None),
+    )  # fmt: skip
 
 
 def check_lock(job: Job, lock: dict[str, Any], inputs: Inputs, began: Began, progress: Progress) -> None:
@@ -229,9 +270,16 @@ def check_ahead(job: Job, config: Config) -> None:
         raise CirillaError("\n".join(f"`{key}` {said}" for key, said in wrong.items()))
 
 
-def _state(checkpoint: Checkpoint) -> TrainState:
-    saved = checkpoint.state()
-    return TrainState(**{name: saved[name] for name in TrainState.__dataclass_fields__ if name in saved})
+def _resume(trainer: Trainer, checkpoint: Checkpoint) -> None:
+    """Put back all that a checkpoint holds besides the weights."""
+    scaling = trainer.state.scaling
+    trainer.state = TrainState.from_json(checkpoint.state())
+    # The format may be another on this machine, which is said.
+    trainer.state.scaling = scaling and (trainer.state.scaling or scaling)
+    place = sharded_as if trainer.ranks.sharded else on_its_device
+    checkpoint.load_optimizer(trainer.optimizer, trainer.model, place)
+    if trainer.average is not None:
+        trainer.average.load(read_tensors([checkpoint.path / AVERAGE]))
 
 
 def _reference(
@@ -240,32 +288,33 @@ def _reference(
     """Reference values by the starting model, in the training forward; the first loss shows that they fit."""
     starting: Model = _fresh(job, inputs.prepared, trainer.device) if inputs.base is None else inputs.base.model
     starting.eval()
-    forward = forward_of(starting, trainer.dtype)
+    own = starting is trainer.model
+    forward = trainer.forward() if own else forward_of(starting.to(trainer.device), trainer.dtype)
     key = content_hash(
         began.base, inputs.prepared.tokenizer.hash, began.data, source.cut.context_length,
         source.cut.rows_per_micro_batch, began.machine,
     )  # fmt: skip
     path = job.out / "shards" / "reference.safetensors"
-    attach_reference(source, objective, forward, path, key, trainer.device, progress)
-    check_first_loss(source, objective, forward, trainer.device)
+    attach_reference(source, objective, forward, path, key, trainer.device, trainer.ranks, progress)
+    check_first_loss(source, objective, forward, trainer.device, trainer.ranks)
+    trainer.ranks.apart(trainer.model)
 
 
-def _hooks(
-    job: Job, trainer: Trainer, prepared: Prepared, cut: Cut, interrupts: Interrupts, progress: Progress
-) -> list[Any]:
+def _hooks(job: Job, trainer: Trainer, prepared: Prepared, cut: Cut, sitting: Sitting, progress: Progress) -> list[Any]:
     evaluation, early = job.eval, job.train.early_stopping
+    leads = trainer.ranks.leads
     flops = train_flops_per_token(trainer.model.config, trainer.model.config.mean_context(cut.context_length))
-    rate = matmul_rate(trainer.device, trainer.dtype)
+    rate = matmul_rate(trainer.device, trainer.dtype) * trainer.ranks.size
     return order([
         Evaluate(evaluation) if evaluation else None,
         ShowSamples(evaluation, prepared.tokenizer, job.out, job.verb != "pretrain", progress)
         if evaluation and evaluation.prompts and isinstance(trainer.model, Decoder) else None,
         StopEarly(early) if early else None,
-        Log(job.log, job.out, flops * cut.rows_per_step * cut.context_length, rate),
-        TensorBoard(job.out, job.log.every) if job.log.tensorboard else None,
+        Log(job.log, job.out, flops * cut.rows_per_step * cut.context_length, rate) if leads else None,
+        TensorBoard(job.out, job.log.every) if leads and job.log.tensorboard else None,
         ShowProgress(progress, job.verb),
         SaveCheckpoints(
-            job.checkpoint, job.out, prepared.tokenizer, job.texts, interrupts, job.verb, prefer_best=early is not None
+            job.checkpoint, job.out, prepared.tokenizer, job.texts, sitting, job.verb, prefer_best=early is not None
         ),
     ])  # fmt: skip
 
@@ -281,8 +330,9 @@ def _untrained(job: Job, config: Config) -> str | None:
 
 def _summary(job: Job, trainer: Trainer, source: BatchSource[Any], cut: Cut) -> str:
     rows = trainer.steps * cut.rows_per_step
+    shared = f", {trainer.ranks.size} processes ({job.parallel.kind})" if trainer.ranks.size > 1 else ""
     return (
         f"{job.verb}: {show_count(parameters(trainer.model.config))} parameters, {trainer.steps} steps of "
         f"{show_count(cut.rows_per_step * cut.context_length)} tokens, {rows / source.rows_per_epoch:.1f} passes over "
-        f"the data, {str(trainer.dtype).removeprefix('torch.')} on {trainer.device.type}"
+        f"the data, {str(trainer.dtype).removeprefix('torch.')} on {trainer.device.type}{shared}"
     )

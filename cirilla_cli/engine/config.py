@@ -1,8 +1,10 @@
 """Sections of a training run; torch-free."""
 
+import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from cirilla_cli.config import ByKind, Section, Texts
 from cirilla_cli.model.config import DecoderConfig, Pooling
@@ -233,6 +235,28 @@ class EarlyStoppingConfig(Section):
     """Smaller improvements of the validation loss do not count."""
 
 
+class AverageConfig(Section):
+    """A moving average of the weights, which is what validation, `eval`, `generate` and `push` then use."""
+
+    decay: Annotated[float, Field(gt=0, lt=1)] = 0.999
+    """Weight of what was there before, each step; (1 + t) / (10 + t) while that is less."""
+
+
+class DivergenceConfig(Section):
+    """What counts as divergence besides a loss that is not a number, and what happens then."""
+
+    action: Literal["stop", "rollback"] = "stop"
+    """stop ends the run; rollback goes back to the last good checkpoint and leaves out the batches that led there."""
+    spike: PositiveFloat | None = 6.0
+    """Standard deviations above its running mean that the loss may not stay; null: what is not a number alone."""
+    window: PositiveInt = 100
+    """Steps that mean and deviation look back over; as many pass before the first loss is judged."""
+    patience: PositiveInt = 3
+    """Steps in a row above that make a divergence."""
+    most: PositiveInt = 3
+    """Returns of a run before it stops after all."""
+
+
 class TrainConfig(Section):
     """How long, in what portions."""
 
@@ -253,6 +277,10 @@ class TrainConfig(Section):
     """Stop after so many passes over the data: beyond about four, text teaches little (arXiv:2305.16264)."""
     early_stopping: EarlyStoppingConfig | None = None
     """Stop on stagnating validation loss; null trains to the end."""
+    divergence: DivergenceConfig | None = None
+    """Watch for losses that shoot up; null ends the run only where loss or gradient are not numbers any more."""
+    ema: AverageConfig | None = None
+    """Keep a moving average of the weights, for 4 bytes a parameter; null uses the weights as they are."""
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:
@@ -265,15 +293,72 @@ class TrainConfig(Section):
 class PrecisionConfig(Section):
     """Number formats; parameters are always kept in float32."""
 
-    compute: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Format of the forward and backward pass; auto is bfloat16 where the hardware multiplies it, else float32."""
+    compute: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Format of the forward and backward pass; auto is bfloat16 where the hardware multiplies it, float16 with a scaled
+    loss on GPUs that do not, else float32."""
+
+
+class FullCheckpointingConfig(Section):
+    """Keep what enters each block, and compute the rest again in the backward pass (arXiv:1604.06174, section 4.1)."""
+
+    kind: Literal["full"] = "full"
+
+
+class SelectiveCheckpointingConfig(Section):
+    """Compute some blocks again, and keep the others' activations: between nothing and full in memory and time."""
+
+    kind: Literal["selective"] = "selective"
+    every: Annotated[int, Field(ge=2)] = 2
+    """Of so many blocks one is computed again, the first of all among them."""
+
+
+RecomputeSection = Annotated[FullCheckpointingConfig | SelectiveCheckpointingConfig, ByKind()]
 
 
 class MemoryConfig(Section):
     """What is traded for memory."""
 
+    checkpointing: RecomputeSection | None = None
+    """Activation checkpointing: forget activations and compute them again in the backward pass, for the same gradient;
+    null keeps them all."""
+
     logits_bytes: Bytes = LOGITS_BYTES
     """Most memory for logits at once; the loss is computed in chunks of this size."""
+
+
+class DDPConfig(Section):
+    """Every process holds all weights and takes part of each step (data parallel); one process takes it all."""
+
+    kind: Literal["ddp"] = "ddp"
+
+
+class FSDPConfig(Section):
+    """Every process holds part of all weights, gradients and optimizer states too (FSDP2, arXiv:2304.11277)."""
+
+    kind: Literal["fsdp"] = "fsdp"
+
+
+ParallelSection = Annotated[DDPConfig | FSDPConfig, ByKind()]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which of the processes of a run this is, as its launcher says."""
+
+    rank: int = 0
+    size: int = 1
+    local: int = 0
+    """Its number on its own machine, which is that of its GPU."""
+    local_size: int = 1
+    """Processes on its own machine."""
+    attempt: int = 0
+    """How often the launcher has started the processes again."""
+
+
+def _is_place(value: str) -> str:
+    if re.fullmatch(r"dir:.+|[\w.-]+/[\w.-]+", value) is None:
+        raise ValueError("must be dir:PATH for a folder, or OWNER/NAME for a repository on the Hub")
+    return value
 
 
 class CheckpointingConfig(Section):
@@ -285,6 +370,11 @@ class CheckpointingConfig(Section):
     """Save also after this much time without a checkpoint; null for by steps alone."""
     keep: PositiveInt = 2
     """Newest checkpoints kept, besides the best."""
+    mirror: Annotated[str, AfterValidator(_is_place)] | None = None
+    """Where checkpoints are copied while training goes on, and where a run whose folder is empty continues from:
+    dir:PATH, or OWNER/NAME for a private repository on the Hub."""
+    asynchronous: bool = False
+    """Write while training goes on, from a copy of weights and optimizer in RAM; false stops training meanwhile."""
 
 
 class EvaluationConfig(Section):

@@ -26,6 +26,7 @@ _OWN = (
     "shards",
     "tensorboard",
     "report.json",
+    "report.html",
 )
 _BESIDE = ".fresh"
 """Where rows are tokenized while the earlier run still stands."""

@@ -1,25 +1,19 @@
-"""What happens between steps: evaluation, samples, early stopping, the log, checkpoints, progress."""
+"""What happens between steps: evaluation, samples, early stopping, the log, progress; checkpoints: `saving.py`."""
 
 import json
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cirilla_cli.checkpoint import Checkpoint, prune, set_aside_after, write_checkpoint
 from cirilla_cli.compat import peak_memory
 from cirilla_cli.data.rows import Message
 from cirilla_cli.data.tokenizer import Tokenizer
-from cirilla_cli.engine.config import CheckpointingConfig, EarlyStoppingConfig, EvaluationConfig, LogConfig
-from cirilla_cli.engine.interrupt import Interrupts
+from cirilla_cli.engine.config import EarlyStoppingConfig, EvaluationConfig, LogConfig
 from cirilla_cli.engine.metrics import FILE, cut_back, read_metrics
 from cirilla_cli.engine.plot import draw_curves
-from cirilla_cli.engine.precision import forward_of
 from cirilla_cli.engine.step import mean_terms
 from cirilla_cli.engine.trainer import Metrics, Trainer
-from cirilla_cli.errors import InterruptedRun
-from cirilla_cli.fs import write_json
 from cirilla_cli.infer.generator import Stop, greedy
 from cirilla_cli.model.decoder import Decoder
 from cirilla_cli.progress import Progress
@@ -74,7 +68,9 @@ class Evaluate(Quiet):
         if not batches:
             return {}
         trainer.model.eval()
-        values = mean_terms(forward_of(trainer.model, trainer.dtype), trainer.objective, batches, trainer.device)
+        with trainer.averaged():
+            values = mean_terms(trainer.forward(), trainer.objective, batches, trainer.device, ranks=trainer.ranks)
+        trainer.ranks.apart(trainer.model)
         return {name: round(value, 6) for name, value in values.items()}
 
 
@@ -90,15 +86,20 @@ class ShowSamples(Quiet):
 
     def on_start(self, trainer: Trainer) -> None:
         """Forget lines after the step that is resumed from."""
-        cut_back(self.out / "samples.jsonl", trainer.state.step)
+        if trainer.ranks.leads:
+            cut_back(self.out / "samples.jsonl", trainer.state.step)
 
     def on_step(self, trainer: Trainer, metrics: Metrics) -> None:
         """Write what the model says when it is due."""
         if not due(trainer.state.step, span_steps(self.config.every, trainer.steps), trainer.steps):
             return
-        assert isinstance(trainer.model, Decoder), "only a decoder continues text"
+        model = trainer.ranks.whole_model(trainer.model)
+        if model is None:
+            return
+        assert isinstance(model, Decoder), "only a decoder continues text"
         prompts = [self._ids(prompt) for prompt in self.config.prompts]
-        answers = greedy(trainer.model, prompts, most_new=self.config.sample_tokens, stop=Stop(self.tokenizer.stop_ids))
+        with trainer.averaged():
+            answers = greedy(model, prompts, most_new=self.config.sample_tokens, stop=Stop(self.tokenizer.stop_ids))
         with (self.out / "samples.jsonl").open("a", encoding="utf-8") as file:
             for prompt, ids in zip(self.config.prompts, answers, strict=True):
                 text = self.tokenizer.decode(ids)
@@ -168,7 +169,8 @@ class Log(Quiet):
         metrics["peak_memory_bytes"] = peak_memory(trainer.device)
         if self.rate:
             metrics["mfu"] = round(self.flops_per_step / metrics["step_seconds"] / self.rate, 4)
-        if "val_loss" in metrics or due(metrics["step"], self.config.every, trainer.steps):
+        noted = "val_loss" in metrics or "skipped_batches" in metrics
+        if noted or due(metrics["step"], self.config.every, trainer.steps):
             self._write(metrics)
 
     def on_end(self, trainer: Trainer, metrics: Metrics) -> None:
@@ -215,62 +217,6 @@ class TensorBoard(Quiet):
     def on_end(self, trainer: Trainer, metrics: Metrics) -> None:
         """Close the event file."""
         self._writer.close()
-
-
-@dataclass
-class SaveCheckpoints(Quiet):
-    """Saves on schedule, at a new best, at the end and when interrupted; must be the last hook but the progress."""
-
-    config: CheckpointingConfig
-    out: Path
-    tokenizer: Tokenizer | None
-    texts: Mapping[str, str]
-    interrupts: Interrupts
-    verb: str
-    prefer_best: bool
-    _saved_at: float = field(default=0.0, init=False)
-
-    def on_start(self, trainer: Trainer) -> None:
-        """Start the clock, and put the folder in order where a crash left it otherwise."""
-        self._saved_at = time.monotonic()
-        set_aside_after(self.out, trainer.state.step)
-        if trainer.state.step:
-            self.tidy(trainer)
-
-    def on_step(self, trainer: Trainer, metrics: Metrics) -> None:
-        """Save when it is due."""
-        step, age = trainer.state.step, time.monotonic() - self._saved_at
-        late = self.config.every_time is not None and age >= self.config.every_time
-        ending = trainer.stop is not None or self.interrupts.requested is not None
-        by_steps = due(step, span_steps(self.config.every, trainer.steps), trainer.steps)
-        if by_steps or late or ending or metrics.get("best"):
-            self._save(trainer)
-        if self.interrupts.requested is not None and step < trainer.steps:
-            raise InterruptedRun(
-                f"{self.interrupts.requested}: stopped after step {step} of {trainer.steps}, state saved in {self.out}",
-                hint="the same command continues",
-            )
-
-    def _save(self, trainer: Trainer) -> None:
-        state = {**trainer.state.to_json(), "verb": self.verb, "steps": trainer.steps}
-        write_checkpoint(
-            self.out, trainer.state.step, trainer.model, tokenizer=self.tokenizer, optimizer=trainer.optimizer,
-            state=state, texts=self.texts,
-        )  # fmt: skip
-        self.tidy(trainer)
-        self._saved_at = time.monotonic()
-
-    def tidy(self, trainer: Trainer) -> None:
-        """Remove what is not kept, and say in ``index.json`` which is the last, the best and the default."""
-        best = trainer.state.best_step
-        prune(self.out, self.config.keep, best)
-        kept = [c.step for c in Checkpoint.all_of(self.out)]
-        entries = {
-            "last": f"step-{kept[-1]:06d}",
-            "best": f"step-{best:06d}" if best in kept else None,
-            "default": "best" if self.prefer_best and best in kept else "last",
-        }
-        write_json(self.out / "checkpoints" / "index.json", entries)
 
 
 @dataclass

@@ -27,5 +27,5 @@ class Interrupts:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested and number == signal.SIGINT:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt("stopped at once; what was saved before stands, and the same command continues")
         self.requested = signal.Signals(number).name

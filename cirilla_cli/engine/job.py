@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from cirilla_cli.compat import device_problem
+from cirilla_cli.compat import device_problem, processes_problem
 from cirilla_cli.data.config import (
     ConversationsConfig,
     DataSection,
@@ -17,20 +17,25 @@ from cirilla_cli.data.config import (
     TextSourceConfig,
     TokenizerSection,
 )
+from cirilla_cli.data.jsonl import STDIO
 from cirilla_cli.data.shards import Kind
 from cirilla_cli.engine.config import (
     CheckpointingConfig,
+    DDPConfig,
     EvaluationConfig,
     LogConfig,
     MemoryConfig,
     ObjectiveSection,
     OptimSection,
+    ParallelSection,
+    Place,
     PrecisionConfig,
     ScheduleSection,
     TrainConfig,
     WSDConfig,
 )
 from cirilla_cli.errors import CirillaError, missing_extra
+from cirilla_cli.mirror import folder_of
 from cirilla_cli.model.config import CheckpointConfig, ResolvedModel
 
 
@@ -58,6 +63,10 @@ class Job:
     """The whole recipe as plain data: what must be the same for a run to be continued."""
     texts: Mapping[str, str]
     """Files that travel with every checkpoint: recipe.yaml, resolved.yaml."""
+    parallel: ParallelSection = DDPConfig()
+    place: Place = Place()
+    """Which of the run's processes this is; no part of the recipe."""
+    deterministic: bool = False
 
     @property
     def paths(self) -> dict[str, Path]:
@@ -86,6 +95,8 @@ def check_job(job: Job) -> None:
     """Raises: CirillaError: the recipe cannot be run here, whatever its data hold."""
     if problem := device_problem(job.device):
         raise CirillaError(f"`device` is {job.device!r}: {problem}", hint="device=cpu, or leave it out")
+    if job.place.size > 1:
+        _check_processes(job)
     if not job.paths:
         raise CirillaError("`data` names no source", hint="data.sources.NAME.path=..., or data.path=...")
     if isinstance(job.model, CheckpointConfig):
@@ -95,12 +106,24 @@ def check_job(job: Job) -> None:
                 "`tokenizer` is given, but the model is a checkpoint that has its own",
                 hint="write `tokenizer: null`, or train a fresh model",
             )
+    if job.checkpoint.mirror is not None:
+        _keep_apart(job.out.resolve(), job.checkpoint.mirror)
     if isinstance(job.data, PackedTextConfig | MaskedTextConfig):
         _check_weights(job, job.data.sources)
     if job.train.early_stopping is not None and job.eval is None:
         raise no_validation()
     if job.log.tensorboard and find_spec("tensorboard") is None:
         raise missing_extra("tensorboard", "tensorboard")
+
+
+def _check_processes(job: Job) -> None:
+    """Raises: CirillaError: several processes cannot run here, or cannot read what one could."""
+    if problem := processes_problem(job.device, job.place.local_size):
+        raise CirillaError(f"{job.place.local_size} processes on `device` {job.device!r}: {problem}", hint="--nproc 1")
+    if STDIO in job.paths.values():
+        raise CirillaError(
+            "`data` is standard input, which several processes cannot share", hint="write the rows to a file first"
+        )
 
 
 def no_validation() -> CirillaError:
@@ -117,6 +140,16 @@ def _keep_base(out: Path, base: Path, job: Job) -> None:
         raise CirillaError(
             f"`out` is {str(job.out)!r}, where the model to start from lies: {base}",
             hint="--out names another folder",
+        )
+
+
+def _keep_apart(out: Path, mirror: str) -> None:
+    """Raises: CirillaError: the second place for checkpoints is the first."""
+    folder = folder_of(mirror)
+    if folder is not None and (folder.resolve().is_relative_to(out) or out.is_relative_to(folder.resolve())):
+        raise CirillaError(
+            f"`checkpoint.mirror` is {mirror!r}, which is not apart from the run in {out}",
+            hint="checkpoint.mirror=dir:PATH with a folder on another disk",
         )
 
 

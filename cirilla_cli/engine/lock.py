@@ -19,15 +19,16 @@ from cirilla_cli.progress import Progress
 FILE = "lock.json"
 VERSION = 2
 _OVER = "--fresh starts the run over, --out names another folder"
-_FREE = ("log", "eval", "checkpoint", "device", "out", "name", "extends")
+_FREE = ("log", "eval", "checkpoint", "train.divergence", "device", "out", "name", "extends")
 _LENGTH = ("train.steps", "train.tokens", "train.epochs")
 
 
-def machine(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+def machine(device: torch.device, dtype: torch.dtype, processes: int) -> dict[str, Any]:
     """What the last bits of a float depend on."""
     return {
         "device": device.type,
         "compute": str(dtype).removeprefix("torch."),
+        "processes": processes,
         "threads": torch.get_num_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "torch": torch.__version__,
@@ -135,7 +136,7 @@ def say_machine_changes(lock: Mapping[str, Any], now: Mapping[str, Any], progres
     """Say what will keep a resumed run from being bit-for-bit the uninterrupted one."""
     for key, value in now.items():
         before = lock["machine"].get(key)
-        if before != value:
+        if before is not None and before != value:
             progress.say(
                 f"note: {key} was {before}, is {value}; the run continues, but not bit-for-bit as it would have"
             )

@@ -118,7 +118,7 @@ def plan(job: Job, progress: Progress, *, restart: bool = False, insist: bool = 
         progress=progress,
     )  # fmt: skip
     device = pick_device(job.device)
-    where = machine(device, compute_dtype(job.precision, device))
+    where = machine(device, compute_dtype(job.precision, device), job.place.size)
     if lock is not None and seen.prepared is not None:
         inputs = Inputs(base, seen.prepared)
         check_lock(job, lock, inputs, inputs.began(where), progress)

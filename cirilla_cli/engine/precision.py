@@ -20,9 +20,11 @@ Out = TypeVar("Out")
 
 def compute_dtype(config: PrecisionConfig, device: torch.device) -> torch.dtype:
     """The format of the forward and backward pass."""
-    if config.compute == "auto":
-        return torch.bfloat16 if has_fast_bfloat16(device) else torch.float32
-    return torch.bfloat16 if config.compute == "bfloat16" else torch.float32
+    if config.compute != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[config.compute]
+    if has_fast_bfloat16(device):
+        return torch.bfloat16
+    return torch.float16 if device.type == "cuda" else torch.float32
 
 
 class CastForward:

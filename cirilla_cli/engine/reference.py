@@ -15,6 +15,7 @@ from cirilla_cli.checkpoint import system_error
 from cirilla_cli.data.batches import PairBatch, Preferences
 from cirilla_cli.engine.objectives.base import Forward
 from cirilla_cli.engine.objectives.dpo import DPO
+from cirilla_cli.engine.parallel import Ranks
 from cirilla_cli.engine.step import mean_terms
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.progress import Progress
@@ -30,26 +31,29 @@ def attach_reference(
     path: Path,
     key: str,
     device: torch.device,
+    ranks: Ranks,
     progress: Progress,
 ) -> None:
     """Give ``source`` its reference values: from ``path`` if ``key`` (of all they depend on) matches, else computed."""
     values = _read(path, key)
-    if values is None:
+    missing = ranks.agreed(values is None)[0]
+    if missing or values is None:
         progress.say("computing the reference log-probabilities")
-        train = _all(source.every_pair(), source.n_pairs, objective, forward, device, progress)
-        val = _all(source.every_held_out_pair(), source.n_val_pairs, objective, forward, device, progress)
+        train = _all(source.every_pair(), source.n_pairs, objective, forward, device, ranks, progress)
+        val = _all(source.every_held_out_pair(), source.n_val_pairs, objective, forward, device, ranks, progress)
         values = train, val
-        _write(path, key, train, val)
+        if ranks.leads:
+            _write(path, key, train, val)
     source.set_reference(*values)
 
 
-def check_first_loss(source: Preferences, objective: DPO, forward: Forward, device: torch.device) -> None:
+def check_first_loss(source: Preferences, objective: DPO, forward: Forward, device: torch.device, ranks: Ranks) -> None:
     """The policy still is the reference, so the first loss must be ln 2.
 
     Raises:
         CirillaError: it is not, so training would start from wrong numbers.
     """
-    loss = mean_terms(forward, objective, source.step(0)[:1], device)["dpo"]
+    loss = mean_terms(forward, objective, source.step(0)[: ranks.size], device, ranks=ranks)["dpo"]
     if abs(loss - math.log(2)) > TOLERANCE:
         raise CirillaError(
             f"the first DPO loss is {loss:.4f}, must be ln 2 = 0.6931 within {TOLERANCE}: the reference values do not "
@@ -59,16 +63,22 @@ def check_first_loss(source: Preferences, objective: DPO, forward: Forward, devi
 
 
 def _all(
-    batches: Iterator[PairBatch], n: int, objective: DPO, forward: Forward, device: torch.device, progress: Progress
+    batches: Iterator[PairBatch],
+    n: int,
+    objective: DPO,
+    forward: Forward,
+    device: torch.device,
+    ranks: Ranks,
+    progress: Progress,
 ) -> NDArray[np.float32]:
-    values = np.full((n, 2), np.nan, dtype=np.float32)
-    done = 0
+    """Values ``[n, 2]`` of all pairs, each computed by one process."""
+    values, done = torch.zeros(n, 2), 0
     with torch.no_grad():
-        for batch in batches:
-            values[batch.pairs_P.numpy()] = objective.logps(forward, batch.to(device)).float().cpu().numpy()
-            done += len(batch.pairs_P)
-            progress.step("reference", done, n)
-    return values
+        for _, batch in ranks.share(batches):
+            values[batch.pairs_P] = objective.logps(forward, batch.to(device)).float().cpu()
+            done += ranks.size * len(batch.pairs_P)
+            progress.step("reference", min(n, done), n)
+    return ranks.sum(values).numpy()
 
 
 def _read(path: Path, key: str) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:

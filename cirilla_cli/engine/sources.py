@@ -16,6 +16,7 @@ from cirilla_cli.data.config import (
 from cirilla_cli.data.labelled_batches import LabelledText
 from cirilla_cli.data.masked import MaskedText, Masking
 from cirilla_cli.engine.job import Job, no_validation
+from cirilla_cli.engine.parallel import check_share
 from cirilla_cli.engine.schedule import Schedule
 from cirilla_cli.engine.shards import Prepared
 from cirilla_cli.errors import CirillaError
@@ -26,10 +27,13 @@ def cut_of(job: Job, context_length: int, pad_id: int) -> Cut:
     """How the job's steps are cut into rows and forward passes."""
     rows = max(1, job.train.batch_tokens // context_length)
     micro = job.train.micro_batch_tokens
+    most = rows if micro is None else max(1, micro // context_length)
+    # As few passes as memory allows, equally many in every process, of as nearly the same size as can be.
+    passes = job.place.size * math.ceil(rows / (job.place.size * most))
     return Cut(
         context_length=context_length,
         rows_per_step=rows,
-        rows_per_micro_batch=rows if micro is None else min(rows, max(1, micro // context_length)),
+        rows_per_micro_batch=math.ceil(rows / passes),
         seed=job.seed,
         pad_id=pad_id,
     )
@@ -39,7 +43,8 @@ def source_of(job: Job, prepared: Prepared, cut: Cut, progress: Progress) -> tup
     """How many steps, and the batches of each; what is cut or left out is said.
 
     Raises:
-        CirillaError: nothing is left to learn from, or early stopping has no validation to go by.
+        CirillaError: nothing is left to learn from, early stopping has no validation to go by, or there are more
+            processes than rows.
     """
     source: BatchSource[Any]
     match job.data:
@@ -56,6 +61,7 @@ def source_of(job: Job, prepared: Prepared, cut: Cut, progress: Progress) -> tup
             steps, source = _said(job, Preferences(prepared.splits("train"), prepared.splits("val"), cut), progress)
     if job.train.early_stopping is not None and not list(source.validation(1)):
         raise no_validation()
+    check_share(job.place.size, rows_per_step=cut.rows_per_step, rows_per_epoch=source.rows_per_epoch)
     return steps, source
 
 
@@ -66,7 +72,10 @@ def _text(
     _not_empty(min(mix.train.n_tokens for mix in mixes))
     rows = sum(max(1, mix.train.n_tokens // cut.context_length) for mix in mixes)
     steps = steps_of(job, rows, cut, progress)
-    return steps, PackedText(mixes, cut, steps=steps, decay_start=Schedule(job.schedule, steps).decay_start)
+    watch = job.train.divergence
+    # Batches that are left out after a divergence are made up for at the end.
+    spare = watch.most * (watch.patience + 1) if watch is not None and watch.action == "rollback" else 0
+    return steps, PackedText(mixes, cut, steps=steps + spare, decay_start=Schedule(job.schedule, steps).decay_start)
 
 
 def _mix(prepared: Prepared, name: str, source: TextSourceConfig) -> Mix:

@@ -3,19 +3,23 @@
 import math
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
 
 from cirilla_cli.data.batches import BatchSource
-from cirilla_cli.engine.objectives.base import Objective
+from cirilla_cli.engine.average import MovingAverage
+from cirilla_cli.engine.divergence import Watch, Watched
+from cirilla_cli.engine.objectives.base import Forward, Objective
+from cirilla_cli.engine.parallel import ALONE, Ranks
 from cirilla_cli.engine.precision import forward_of
+from cirilla_cli.engine.scaling import Scaling
 from cirilla_cli.engine.schedule import Schedule
 from cirilla_cli.engine.step import accumulate_gradients
-from cirilla_cli.errors import CirillaError
 from cirilla_cli.model.classifier import Model
 from cirilla_cli.model.parts import AfterStep
 
@@ -42,6 +46,17 @@ class TrainState:
     stopped_early: bool = False
     first_validation: dict[str, float] = field(default_factory=dict)
     """Validation before the first step."""
+    watched: Watched = field(default_factory=Watched)
+    """What the watch over divergence remembers."""
+    scaling: Scaling | None = None
+    """The factor on the loss in float16; None in other formats."""
+
+    @classmethod
+    def from_json(cls, saved: Mapping[str, Any]) -> Self:
+        """What `to_json` gave; other keys are passed over."""
+        own = {name: saved[name] for name in cls.__dataclass_fields__ if name in saved}
+        parts = {"watched": Watched, "scaling": Scaling}
+        return cls(**{name: parts[name](**v) if name in parts and v is not None else v for name, v in own.items()})
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON."""
@@ -75,10 +90,23 @@ class Trainer:
     device: torch.device
     dtype: torch.dtype
     max_grad_norm: float | None = 1.0
+    ranks: Ranks = ALONE
+    watch: Watch = Watch()
+    average: MovingAverage | None = None
+    """Moving average of the weights, which is then evaluated and published."""
     state: TrainState = field(default_factory=TrainState)
     hooks: Sequence[Hook] = ()
     stop: str | None = None
     """Why to end before ``steps``."""
+
+    def forward(self) -> Forward:
+        """The model's forward pass as it is now."""
+        # Sharded weights are cast while they are brought together.
+        return forward_of(self.model, torch.float32 if self.ranks.sharded else self.dtype)
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Within the block the model has the weights that are evaluated: their moving average where there is one."""
+        return nullcontext() if self.average is None else self.average.swapped()
 
     @property
     def done(self) -> bool:
@@ -101,23 +129,22 @@ class Trainer:
     def _step(self) -> Metrics:
         started = time.perf_counter()
         step = self.state.step
-        # Every step draws from its own seed, so that where a run was interrupted cannot be seen in its numbers.
-        torch.manual_seed((self.seed << 32) + step)
         self.model.train()
         factor = self.schedule.apply(self.optimizer, step)
+        batches = self.source.step(self.state.watched.batch(step))
         sums, counts = accumulate_gradients(
-            forward_of(self.model, self.dtype), self.objective, self.source.step(step), self.device
-        )
-        norm = self._clip()
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+            self.forward(), self.objective, batches, self.device, ranks=self.ranks, seed=(self.seed, step),
+            scale=1.0 if self.state.scaling is None else self.state.scaling.scale,
+        )  # fmt: skip
+        self.ranks.sum_gradients(self.model)
+        norm = self._move()
         values = {name: float(value) for name, value in sums.items()} | self._after_step()
-        self._check(values["loss"], norm)
+        figures = self._judge(step, values["loss"], norm)
         seconds = time.perf_counter() - started
         self.state.step, self.state.tokens = step + 1, self.state.tokens + int(counts["tokens"])
         self.state.seconds += seconds
         return {
-            "step": step + 1, **values, "lr_factor": factor, "grad_norm": norm, "tokens": self.state.tokens,
+            "step": step + 1, **values, "lr_factor": factor, **figures, "tokens": self.state.tokens,
             "tokens_per_second": counts["tokens"] / seconds, "step_seconds": seconds,
         }  # fmt: skip
 
@@ -126,19 +153,42 @@ class Trainer:
         figures: dict[str, list[Tensor]] = defaultdict(list)
         for module in self.model.modules():
             if isinstance(module, AfterStep):
-                for name, value in module.after_step(lambda total: total).items():
+                for name, value in module.after_step(self.ranks.sum).items():
                     figures[name].append(value)
         return {name: float(torch.stack(values).mean()) for name, values in figures.items()}
 
     def _clip(self) -> float:
         parameters = [p for p in self.model.parameters() if p.grad is not None]
         limit = math.inf if self.max_grad_norm is None else self.max_grad_norm
-        return float(nn.utils.clip_grad_norm_(parameters, limit))
+        return float(self.ranks.whole(nn.utils.clip_grad_norm_(parameters, limit)))
 
-    def _check(self, loss: float, norm: float) -> None:
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise CirillaError(
-                f"step {self.state.step + 1}: the loss is {loss}, the gradient's length {norm}: training diverged",
-                hint="lower `optim.lr`, lengthen `schedule.warmup`, or set `precision.compute: float32`; "
-                "the same command continues from the last checkpoint",
-            )
+    def _move(self) -> float:
+        """Move the weights, unless float16 overflowed; returns the gradient's length."""
+        scaling = self.state.scaling
+        if scaling is not None:
+            scaling.unscale(self.model)
+        norm = self._clip()
+        if scaling is None or math.isfinite(norm):
+            self.optimizer.step()
+            if self.average is not None:
+                self.average.update(self.state.step + 1)
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    def _judge(self, step: int, loss: float, norm: float) -> Metrics:
+        """The gradient's length and what was left out, once the watch has seen them.
+
+        Raises:
+            Diverged: training does not get anywhere any more.
+        """
+        scaling, figures = self.state.scaling, {"grad_norm": norm}
+        if scaling is not None:
+            scaling.update(finite=math.isfinite(norm))
+            figures |= {"loss_scale": scaling.scale, "overflows": scaling.overflows}
+            if not (math.isfinite(norm) or scaling.exhausted):
+                # Left out, which is how the scale is found: no reason for alarm, and no number for a log.
+                norm = figures["grad_norm"] = 0.0
+        self.watch.judge(self.state.watched, step + 1, loss, norm)
+        if left_out := self.state.watched.left_out(step):
+            figures["skipped_batches"] = left_out
+        return figures

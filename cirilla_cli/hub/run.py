@@ -182,8 +182,8 @@ def _upload(config: PushConfig, folder: Path, token: SecretStr | None, endpoint:
     api = HfApi(endpoint=endpoint, token=None if token is None else token.get_secret_value())
     progress.say(f"uploading to {name}{' (private)' if config.private else ''}")
     try:
-        with _quiet_bars(), warnings.catch_warnings(record=True) as remarks:
-            denied = _create(api, name, config.private)
+        with quiet_bars(), warnings.catch_warnings(record=True) as remarks:
+            denied = create(api, name, config.private)
             api.upload_folder(repo_id=name, folder_path=folder, commit_message=config.message)
     except HUB_FAILURES as error:
         raise hub_error(name, denied or error) from None
@@ -197,7 +197,7 @@ def _upload(config: PushConfig, folder: Path, token: SecretStr | None, endpoint:
     return f"{api.endpoint}/{name}"
 
 
-def _create(api: HfApi, name: str, private: bool) -> HfHubHTTPError | None:
+def create(api: HfApi, name: str, private: bool) -> HfHubHTTPError | None:
     """Create a repository; None if it stands, the refusal if this token may not create one (it may still write)."""
     try:
         api.create_repo(name, private=private)
@@ -211,7 +211,7 @@ def _create(api: HfApi, name: str, private: bool) -> HfHubHTTPError | None:
 
 
 @contextmanager
-def _quiet_bars() -> Iterator[None]:
+def quiet_bars() -> Iterator[None]:
     """Without the library's own progress bars on the terminal."""
     if are_progress_bars_disabled():
         yield

@@ -3,6 +3,7 @@
 # Shape suffixes: B batch, T positions, D model width.
 
 from abc import ABC, abstractmethod
+from typing import Protocol
 
 from torch import Tensor, nn
 
@@ -12,6 +13,24 @@ from cirilla_cli.model.layout import SequenceLayout
 from cirilla_cli.model.mixers.config import MixerSection
 from cirilla_cli.model.parts import Mixer, Tally
 from cirilla_cli.model.sections import MLPSection
+
+
+class Around(Protocol):
+    """How a block is called in a forward pass, for whoever wants to keep less of it, or to look on."""
+
+    def __call__(
+        self, block: "Block", x_BTD: Tensor, layout: SequenceLayout, cache: LayerCache | None, tally: Tally | None
+    ) -> Tensor:
+        """What ``block`` makes of the rest."""
+        ...
+
+
+def plainly(
+    block: "Block", x_BTD: Tensor, layout: SequenceLayout, cache: LayerCache | None, tally: Tally | None
+) -> Tensor:
+    """The block itself and nothing else."""
+    out: Tensor = block(x_BTD, layout, cache, tally)
+    return out
 
 
 class Block(nn.Module, ABC):
@@ -24,6 +43,7 @@ class Block(nn.Module, ABC):
     def __init__(self, config: StackConfig) -> None:
         super().__init__()
         self.residual_scale = config.residual_scale
+        self.around: Around = plainly
 
     def _hold(self, config: StackConfig, mixer: MixerSection) -> None:
         self.mixer_name = mixer.module_name
@@ -39,6 +59,12 @@ class Block(nn.Module, ABC):
         mixer = self._modules[self.mixer_name]
         assert isinstance(mixer, Mixer)
         return mixer
+
+    def through(
+        self, x_BTD: Tensor, layout: SequenceLayout, cache: LayerCache | None = None, tally: Tally | None = None
+    ) -> Tensor:
+        """As `forward`, called as `around` says: the way for stacks of blocks."""
+        return self.around(self, x_BTD, layout, cache, tally)
 
     @abstractmethod
     def forward(

@@ -48,9 +48,9 @@ class Trunk(nn.Module):
         """Hidden states ``[B, T, D]`` before the last block, and after it and the final norm."""
         x_BTD = before_BTD = self.embed(tokens_BT, layout)
         layout = layout.prepared(self.needs, x_BTD.dtype)
-        for i, block in enumerate(self.layers):
+        for i, block in enumerate(self.blocks()):
             before_BTD = x_BTD
-            x_BTD = block(x_BTD, layout, None if caches is None else caches[i], tally)
+            x_BTD = block.through(x_BTD, layout, None if caches is None else caches[i], tally)
         return before_BTD, self.norm(x_BTD)
 
     def embed(self, tokens_BT: Tensor, layout: SequenceLayout) -> Tensor:

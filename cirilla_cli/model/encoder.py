@@ -43,7 +43,7 @@ class Reader(nn.Module):
     def _through(self, x_BTD: Tensor, layout: SequenceLayout, tally: Tally | None) -> Tensor:
         layout = layout.prepared(self.model.needs, x_BTD.dtype)
         for block in self.model.blocks():
-            x_BTD = block(x_BTD, layout, None, tally)
+            x_BTD = block.through(x_BTD, layout, None, tally)
         out: Tensor = self.model.norm(x_BTD)
         return out
 

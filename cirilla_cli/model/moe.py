@@ -62,8 +62,7 @@ class MoE(AfterStep):
         if self.config.z_loss:
             total = squared_partition(routing, counted_BT)
             tally.add("moe/z", total, unit="positions", scale=self.config.z_loss)
-        if training:
-            # Where activations are recomputed everything is seen twice, which changes no share and no sign.
+        if training and self.watching:
             chosen_E = shares.chosen_BE.sum(0)
             self._chosen_E = chosen_E if self._chosen_E is None else self._chosen_E + chosen_E
 

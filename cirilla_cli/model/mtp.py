@@ -35,7 +35,7 @@ class Step(nn.Module, ABC):
         tally: Tally | None = None,
     ) -> Tensor:  # fmt: skip
         """Hidden states ``[B, T, D]`` for the head; ``layout`` is prepared for `needs`."""
-        x_BTD = self.block(self.entry(before_BTD, ahead_BTD), layout, cache, tally)
+        x_BTD = self.block.through(self.entry(before_BTD, ahead_BTD), layout, cache, tally)
         out: Tensor = self.norm(x_BTD)
         return out
 

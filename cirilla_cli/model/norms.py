@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cirilla_cli.model.ops.elementwise import rms_norm, takes_passes
 from cirilla_cli.model.parts import OwnInit
 from cirilla_cli.model.sections import DerfConfig, DynamicTanhConfig, LayerNormConfig, RMSNormConfig
 
@@ -18,6 +19,8 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``x`` ``[..., width]``, normalised over its last dimension and scaled; same shape."""
+        if takes_passes(x):
+            return rms_norm(x, self.weight, self.eps)
         return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
 

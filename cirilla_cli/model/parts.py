@@ -4,7 +4,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 import torch
@@ -28,6 +27,9 @@ class Exact(nn.Module):
 
 class AfterStep(nn.Module, ABC):
     """A module that acts on what it saw in a whole optimizer step, such as a router that balances its experts."""
+
+    watching: bool = True
+    """False while a forward pass is repeated for the backward pass: what it holds has been seen."""
 
     @abstractmethod
     def after_step(self, reduce: Callable[[Tensor], Tensor]) -> Mapping[str, Tensor]:
@@ -76,12 +78,15 @@ class Sum(NamedTuple):
     """Weight in the loss."""
 
 
-@dataclass
 class Tally:
-    """Sums that layers leave beside their output in one forward pass, such as balance losses of routers."""
+    """Sums that layers leave beside their output in one forward pass, such as balance losses of routers.
 
-    sums: dict[str, Sum] = field(default_factory=dict)
-    """By name; layers' sums of one name are added."""
+    No dataclass: FSDP2 gives a block a copy of a dataclass that holds tensors, and what is added to that is lost.
+    """
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Sum] = {}
+        """By name; layers' sums of one name are added."""
 
     def add(self, name: str, total: Tensor, *, unit: str, scale: float) -> None:
         """Add to the sum called ``name``.

@@ -9,7 +9,7 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from cirilla_cli.model.ops.cross_entropy import linear_logp
+from cirilla_cli.model.ops.cross_entropy import Weights, linear_logp, linear_loss
 
 IGNORE = -100
 """Target of a position that does not count: padding, a prompt, the last token of a document."""
@@ -30,12 +30,14 @@ class Readout(Protocol[Out]):
 
 @dataclass(frozen=True, slots=True)
 class LossSums:
-    """Sums over the counted positions, each ``[]`` in float32."""
+    """Sums over the counted positions, each ``[]`` in float32; only ``loss`` has a gradient."""
 
+    loss: Tensor
+    """What is minimised: the others by their weights."""
     nll: Tensor
     """Negative log-likelihood of the targets, natural log."""
     uniform: Tensor
-    """Cross-entropy against the uniform distribution, which label smoothing mixes in."""
+    """Cross-entropy against the uniform distribution, which label smoothing mixes in; 0 where it has no weight."""
     z: Tensor
     """Squared log-partition."""
 
@@ -48,9 +50,11 @@ def _counted(hidden_BTD: Tensor, targets_BT: Tensor) -> tuple[Tensor, Tensor, in
     """Hidden states and targets of the counted positions, filled up with the first position, and how many count."""
     places_M = (targets_BT != IGNORE).flatten().nonzero()[:, 0]
     count = len(places_M)
+    if count == targets_BT.numel() and count % _ROUND == 0:
+        return hidden_BTD.flatten(0, 1), targets_BT.flatten(), count
     filled_M = torch.nn.functional.pad(places_M, (0, -count % _ROUND))
     targets_M = torch.nn.functional.pad(targets_BT.flatten()[places_M], (0, -count % _ROUND))
-    return hidden_BTD.flatten(0, 1)[filled_M], targets_M, count
+    return hidden_BTD.flatten(0, 1).index_select(0, filled_M), targets_M, count
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +63,13 @@ class TokenLoss:
 
     targets_BT: Tensor
     logits_bytes: int = LOGITS_BYTES
+    weights: Weights = Weights()
 
     def __call__(self, hidden_BTD: Tensor, head_VD: Tensor) -> LossSums:
         """The sums, each ``[]``, from hidden states ``[B, T, D]`` and head ``[V, D]``."""
         hidden_MD, targets_M, count = _counted(hidden_BTD, self.targets_BT)
-        logp_M, lse_M = linear_logp(hidden_MD, head_VD, targets_M, logits_bytes=self.logits_bytes)
-        lse_M = lse_M[:count]
-        # The mean logit over the vocabulary is the hidden state times the mean row of the head.
-        mean_logit_M = (hidden_MD[:count] @ head_VD.mean(0)).to(lse_M.dtype)
-        return LossSums(nll=-logp_M[:count].sum(), uniform=(lse_M - mean_logit_M).sum(), z=lse_M.square().sum())
+        loss, parts_3 = linear_loss(hidden_MD, head_VD, targets_M, count, self.weights, logits_bytes=self.logits_bytes)
+        return LossSums(loss, *parts_3.unbind())
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ class TokenLogp:
     def __call__(self, hidden_BTD: Tensor, head_VD: Tensor) -> Tensor:
         """The log-probabilities ``[B, T]``, from hidden states ``[B, T, D]`` and head ``[V, D]``."""
         hidden_MD, targets_M, count = _counted(hidden_BTD, self.targets_BT)
-        logp_M, _ = linear_logp(hidden_MD, head_VD, targets_M, logits_bytes=self.logits_bytes)
+        logp_M = linear_logp(hidden_MD, head_VD, targets_M, logits_bytes=self.logits_bytes)
         logp_BT = torch.zeros(self.targets_BT.shape, dtype=logp_M.dtype, device=logp_M.device)
         return logp_BT.masked_scatter(self.targets_BT != IGNORE, logp_M[:count])
 

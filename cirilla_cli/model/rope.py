@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from cirilla_cli.model.ops.elementwise import rotate, takes_passes
 from cirilla_cli.model.sections import (
     LinearRopeConfig,
     Llama3RopeConfig,
@@ -95,5 +96,7 @@ def apply_rope(x_BTNH: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    if takes_passes(x):
+        return rotate(x, cos, sin)
     left, right = x.chunk(2, dim=-1)
     return x * cos + torch.cat([-right, left], dim=-1) * sin

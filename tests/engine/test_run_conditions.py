@@ -39,14 +39,20 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(place)], check=True)
 
 
-@pytest.mark.parametrize("every", [2, 40])
+@pytest.mark.parametrize(("every", "asynchronous"), [(2, False), (2, True), (40, False)])
 def test_a_disk_that_fills_up_stops_the_run_and_costs_nothing(
-    every: int, small_disk: Path, run: Callable[..., TrainReport], out: Path, tiny: ModuleType, data: Path
+    every: int,
+    asynchronous: bool,
+    small_disk: Path,
+    run: Callable[..., TrainReport],
+    out: Path,
+    tiny: ModuleType,
+    data: Path,
 ) -> None:
     """Whether a checkpoint meets it or a line of the metrics."""
     changes = {
         "train": TrainConfig(steps=40, **BATCH),
-        "checkpoint": CheckpointingConfig(every=every, every_time=None, keep=1),
+        "checkpoint": CheckpointingConfig(every=every, every_time=None, keep=1, asynchronous=asynchronous),
     }
     filler = small_disk / "filler"
 

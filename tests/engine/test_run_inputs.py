@@ -16,9 +16,10 @@ from cirilla_cli.data.config import PackedTextConfig, SentencePieceConfig, TextS
 from cirilla_cli.engine.build import build, open_inputs
 from cirilla_cli.engine.config import CrossEntropyConfig, DPOConfig, EvaluationConfig, MemoryConfig, TrainConfig
 from cirilla_cli.engine.hooks import Log
-from cirilla_cli.engine.interrupt import Interrupts
 from cirilla_cli.engine.lock import weights_hash
+from cirilla_cli.engine.parallel import ALONE
 from cirilla_cli.engine.run import TrainReport, train
+from cirilla_cli.engine.saving import Sitting
 from cirilla_cli.engine.trainer import Trainer
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.progress import Silent
@@ -228,7 +229,7 @@ def test_strange_stamps_in_a_lock_cost_only_a_reading(run: Callable[..., TrainRe
 
 
 def built(job: Any) -> Trainer:
-    return build(job, None, None, open_inputs(job, None, job.out / "shards", Silent()), Interrupts(), Silent())
+    return build(job, None, None, open_inputs(job, None, job.out / "shards", Silent()), Sitting(), ALONE, Silent())
 
 
 @pytest.mark.parametrize("verb", ["pretrain", "dpo"])
@@ -271,7 +272,7 @@ def test_only_early_stopping_counts_evaluations_without_gain(
 ) -> None:
     from cirilla_cli.engine.config import AdamWConfig, EarlyStoppingConfig
 
-    changes = {"eval": EvaluationConfig(every=1, max_tokens=64), "optim": AdamWConfig(lr=0.5)}
+    changes = {"eval": EvaluationConfig(every=1, max_tokens=64), "optim": AdamWConfig(lr=0.2)}
     run(**changes)
     state = json.loads((tiny.saved(out)[6] / "state.json").read_text())
     assert state["evaluations_without_gain"] == 0

@@ -1,5 +1,6 @@
 """Tiny random models of transformers' own classes, and of ours."""
 
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -7,12 +8,15 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import constants
 
 from cirilla_cli.model.config import DecoderConfig
 from cirilla_cli.model.decoder import Decoder
 from cirilla_cli.model.init import fresh
 from cirilla_cli.model.mixers.config import AttentionConfig
 from cirilla_cli.model.sections import RopeConfig, SwiGLUConfig
+
+from .server import Hub
 
 VOCAB, WINDOW = 300, 5
 
@@ -93,3 +97,16 @@ def save_hf(transformers: Any, tmp_path: Path) -> Callable[..., tuple[Any, Path]
         return model, folder
 
     return save
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
+    server = Hub()
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()

@@ -197,7 +197,7 @@ def test_rows_of_a_batch_are_independent(either: Decoder) -> None:
 
 def test_every_parameter_receives_a_finite_gradient(either: Decoder) -> None:
     rows = tokens()
-    either(rows[:, :-1], SequenceLayout.rows(2, T - 1), readout=TokenLoss(rows[:, 1:])).nll.backward()
+    either(rows[:, :-1], SequenceLayout.rows(2, T - 1), readout=TokenLoss(rows[:, 1:])).loss.backward()
     for name, parameter in either.named_parameters():
         assert parameter.grad is not None, name
         assert torch.isfinite(parameter.grad).all(), name

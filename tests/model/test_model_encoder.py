@@ -352,7 +352,7 @@ def test_the_loss_is_that_of_the_masked_places(encoder: Encoder) -> None:
     scores = logits(encoder, rows)
     expected = torch.nn.functional.cross_entropy(scores.flatten(0, 1), targets.flatten(), reduction="sum")
     torch.testing.assert_close(sums.nll, expected, rtol=0, atol=EXACT)
-    sums.nll.backward()
+    sums.loss.backward()
     for name, parameter in encoder.named_parameters():
         assert parameter.grad is not None, name
         assert torch.isfinite(parameter.grad).all(), name

@@ -137,7 +137,7 @@ def test_each_input_goes_whole_to_its_output_at_first() -> None:
 
 @pytest.mark.parametrize(
     ("keys", "match"),
-    [({"n_groups": 3}, "multiple of n_groups"), ({"head_dim": 8, "expand": 2.0}, "set one of them"),
+    [({"n_groups": 3}, "multiple of n_groups"), ({"head_dim": 8, "expand": 3.0}, "set one of them"),
      ({"dt_min": 0.5, "dt_max": 0.1}, "must not be less")],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused(keys: dict[str, Any], match: str) -> None:
@@ -211,3 +211,9 @@ def test_the_kernel_is_for_half_precision_on_cuda_alone() -> None:
     Elsewhere.dtype = torch.float32
     assert ssd_kernels.kernel_for(Elsewhere()) is None  # type: ignore[arg-type]
     assert ssd_kernels.kernel_for(torch.zeros(1, 1, 1, 1, dtype=torch.bfloat16)) is None
+
+
+def test_a_section_that_was_written_in_full_is_read_again() -> None:
+    """As `model.json` has it: every field, those left at their defaults too."""
+    section = Mamba2Config(n_heads=3, head_dim=12)
+    assert Mamba2Config.model_validate(section.model_dump(mode="json")) == section

@@ -48,7 +48,7 @@ def targets(tokens_BT: Tensor, ahead: int) -> Tensor:
 def losses(model: Decoder, tokens_BT: Tensor, layout: SequenceLayout | None = None) -> list[Tensor]:
     layout = layout or SequenceLayout.rows(*tokens_BT.shape)
     readout = MultiToken(tuple(TokenLoss(targets(tokens_BT, k)) for k in (1, 2, 3)))
-    return [sums.nll for sums in model(tokens_BT, layout, readout=readout)]
+    return [sums.loss for sums in model(tokens_BT, layout, readout=readout)]
 
 
 def test_a_step_ahead_is_what_deepseeks_reference_computes() -> None:
@@ -133,7 +133,7 @@ def test_documents_of_a_row_know_nothing_of_each_other(section: MTPSection) -> N
         same = F.pad(documents[:, k:], (0, k), value=-2) == documents
         together.append(torch.where(same, targets(tokens, k), IGNORE))
     readout = MultiToken(tuple(TokenLoss(t) for t in together))
-    packed = [sums.nll for sums in model(tokens, SequenceLayout.packed(documents), readout=readout)]
+    packed = [sums.loss for sums in model(tokens, SequenceLayout.packed(documents), readout=readout)]
     apart = [a + b for a, b in zip(losses(model, tokens[:, :5]), losses(model, tokens[:, 5:]), strict=True)]
     torch.testing.assert_close(torch.stack(packed), torch.stack(apart), rtol=0, atol=1e-9)
 

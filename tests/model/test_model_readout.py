@@ -9,11 +9,12 @@ from torch import Tensor
 
 from cirilla_cli.model.decoder import Decoder
 from cirilla_cli.model.layout import SequenceLayout
-from cirilla_cli.model.ops.cross_entropy import linear_logp
+from cirilla_cli.model.ops import cross_entropy
+from cirilla_cli.model.ops.cross_entropy import Weights, linear_logp, linear_loss
 from cirilla_cli.model.readout import IGNORE, Hidden, LastLogits, TokenLogp, TokenLoss
 
 B, T, D, V = 3, 11, 8, 37
-ONE_ROW = 4 * V
+ONE_ROW = 8 * V
 """Bytes of logits that leave room for one position at a time."""
 
 CHUNKS = pytest.mark.parametrize("logits_bytes", [ONE_ROW, 5 * ONE_ROW, 1 << 28], ids=["one", "five", "whole"])
@@ -41,15 +42,20 @@ def test_the_summed_loss_and_its_gradient_are_those_of_torch(
 ) -> None:
     """Label smoothing mixes in the uniform distribution, z is the squared log-partition; float64, 1e-10."""
     hidden_BTD, head_VD, targets_BT = inputs()
-    sums = TokenLoss(targets_BT, logits_bytes)(hidden_BTD, head_VD)
-    ours = (1 - smoothing) * sums.nll + smoothing * sums.uniform + z_weight * sums.z
+    sums = TokenLoss(targets_BT, logits_bytes, Weights(1 - smoothing, smoothing, z_weight))(hidden_BTD, head_VD)
+    ours = sums.loss
     logits = (hidden_BTD @ head_VD.T).flatten(0, 1)
     theirs = F.cross_entropy(
         logits, targets_BT.flatten(), ignore_index=IGNORE, reduction="sum", label_smoothing=smoothing
     )
-    theirs = theirs + z_weight * (logits.logsumexp(1) ** 2)[targets_BT.flatten() != IGNORE].sum()
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
-    mine, other = gradients(ours, hidden_BTD, head_VD), gradients(theirs, hidden_BTD, head_VD)
+    plain = F.cross_entropy(logits, targets_BT.flatten(), ignore_index=IGNORE, reduction="sum")
+    z = (logits.logsumexp(1) ** 2)[targets_BT.flatten() != IGNORE].sum()
+    theirs = theirs + z_weight * z
+    torch.testing.assert_close([ours, sums.nll, sums.z], [theirs, plain, z], rtol=0, atol=1e-10)
+    if smoothing:
+        parts = (1 - smoothing) * sums.nll + smoothing * sums.uniform + z_weight * sums.z
+        torch.testing.assert_close(parts, theirs, rtol=0, atol=1e-10)
+    mine, other = gradients(3 * ours, hidden_BTD, head_VD), gradients(3 * theirs, hidden_BTD, head_VD)
     torch.testing.assert_close(mine, other, rtol=0, atol=1e-10)
 
 
@@ -68,19 +74,39 @@ def test_token_log_probabilities_and_their_gradient_are_those_of_torch(logits_by
 
 
 @CHUNKS
-def test_the_chunked_kernel_passes_torch_s_gradient_check(logits_bytes: int) -> None:
+def test_the_chunked_kernels_pass_torch_s_gradient_check(logits_bytes: int) -> None:
     hidden_BTD, head_VD, _ = inputs()
     targets_M = torch.randint(V, (7,), generator=torch.Generator().manual_seed(3))
     hidden_MD = hidden_BTD.detach().flatten(0, 1)[:7].requires_grad_()
     assert torch.autograd.gradcheck(
         lambda h, w: linear_logp(h, w, targets_M, logits_bytes=logits_bytes), (hidden_MD, head_VD)
     )
+    mixed = Weights(0.8, 0.2, 0.05)
+    assert torch.autograd.gradcheck(
+        lambda h, w: linear_loss(h, w, targets_M, 5, mixed, logits_bytes=logits_bytes)[0], (hidden_MD, head_VD)
+    )
+
+
+def test_a_vocabulary_that_is_taken_in_parts_that_fit_the_cache_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same sums and gradients as torch where a part holds four positions of logits, and the last fewer."""
+    monkeypatch.setattr(cross_entropy, "_IN_CACHE", 4 * 4 * V)
+    test_the_summed_loss_and_its_gradient_are_those_of_torch(1 << 28, 0.1, 1e-2)
+    test_token_log_probabilities_and_their_gradient_are_those_of_torch(1 << 28)
+
+
+def test_validation_makes_no_gradient_and_the_same_loss() -> None:
+    hidden_BTD, head_VD, targets_BT = inputs()
+    learning = TokenLoss(targets_BT)(hidden_BTD, head_VD)
+    with torch.no_grad():
+        looking = TokenLoss(targets_BT)(hidden_BTD, head_VD)
+    assert looking.loss.item() == learning.loss.item()
+    assert not looking.loss.requires_grad
 
 
 def test_chunks_change_nothing_but_the_order_of_sums_in_float32() -> None:
     hidden_BTD, head_VD, targets_BT = inputs(torch.float32)
-    whole = TokenLoss(targets_BT)(hidden_BTD, head_VD).nll
-    parts = TokenLoss(targets_BT, ONE_ROW)(hidden_BTD, head_VD).nll
+    whole = TokenLoss(targets_BT)(hidden_BTD, head_VD).loss
+    parts = TokenLoss(targets_BT, ONE_ROW)(hidden_BTD, head_VD).loss
     torch.testing.assert_close(parts, whole, rtol=1e-6, atol=0)
     mine, other = gradients(parts, hidden_BTD, head_VD), gradients(whole, hidden_BTD, head_VD)
     torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-5)
@@ -103,7 +129,7 @@ def test_nothing_counted_is_a_loss_of_zero_with_a_gradient_of_zero() -> None:
     hidden_BTD, head_VD, targets_BT = inputs()
     sums = TokenLoss(torch.full_like(targets_BT, IGNORE))(hidden_BTD, head_VD)
     assert [x.item() for x in (sums.nll, sums.uniform, sums.z)] == [0.0, 0.0, 0.0]
-    assert all((g == 0).all() for g in gradients(sums.nll, hidden_BTD, head_VD))
+    assert all((g == 0).all() for g in gradients(sums.loss, hidden_BTD, head_VD))
 
 
 def test_more_positions_than_a_round_of_padding_still_count_once() -> None:
@@ -112,8 +138,11 @@ def test_more_positions_than_a_round_of_padding_still_count_once() -> None:
     for n in (255, 256, 257):
         hidden_BTD = torch.randn(1, n, D, dtype=torch.float64, generator=torch.Generator().manual_seed(n))
         targets_BT = torch.randint(V, (1, n), generator=torch.Generator().manual_seed(n))
-        expected = F.cross_entropy((hidden_BTD @ head_VD.T)[0], targets_BT[0], reduction="sum")
-        torch.testing.assert_close(TokenLoss(targets_BT)(hidden_BTD, head_VD).nll, expected, rtol=0, atol=1e-9)
+        leaves = hidden_BTD.requires_grad_(), head_VD.clone().requires_grad_()
+        expected = F.cross_entropy((leaves[0] @ leaves[1].T)[0], targets_BT[0], reduction="sum")
+        ours = TokenLoss(targets_BT)(*leaves).loss
+        torch.testing.assert_close(ours, expected, rtol=0, atol=1e-9)
+        torch.testing.assert_close(gradients(ours, *leaves), gradients(expected, *leaves), rtol=0, atol=1e-9)
         assert TokenLogp(targets_BT)(hidden_BTD, head_VD).shape == (1, n)
 
 
@@ -135,7 +164,7 @@ def test_a_tied_head_receives_the_gradient_of_both_its_uses(make_model: Callable
 
     def loss() -> Tensor:
         sums = model(rows[:, :-1], SequenceLayout.rows(2, 6), readout=TokenLoss(rows[:, 1:]))
-        return sums.nll
+        return sums.loss
 
     loss().backward()
     assert weight.grad is not None

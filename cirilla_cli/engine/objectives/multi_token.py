@@ -41,9 +41,9 @@ class MultiTokenPrediction:
         losses = tuple(TokenLoss(targets_BT, self.logits_bytes) for targets_BT in self._targets(batch))
         first, *rest = forward(batch.tokens_BT, batch.documents_BT, MultiToken(losses), tally)
         ahead = {
-            f"nll_{k + 1}": Term(sums.nll, _unit(k), self.weight / self.depth) for k, sums in enumerate(rest, start=1)
+            f"nll_{k + 1}": Term(sums.loss, _unit(k), self.weight / self.depth) for k, sums in enumerate(rest, start=1)
         }
-        return {"nll": Term(first.nll, "tokens"), **ahead, **tallied(tally)}
+        return {"nll": Term(first.loss, "tokens"), **ahead, **tallied(tally)}
 
     def backward(self, forward: Forward, batch: TokenBatch, denominators: Mapping[str, float]) -> dict[str, Tensor]:
         """Accumulate the gradient of the weighted means."""

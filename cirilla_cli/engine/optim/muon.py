@@ -12,6 +12,7 @@ from torch.optim.adamw import adamw as adamw_update
 
 from cirilla_cli.engine.config import MuonConfig
 from cirilla_cli.engine.optim.adamw import groups
+from cirilla_cli.engine.optim.spread import local, of_whole
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Quintic Newton-Schulz iteration that pushes singular values towards one fast (Jordan et al., 2024)."""
@@ -66,18 +67,21 @@ class Muon(torch.optim.Optimizer):
             if parameter.grad is not None:
                 shapes[parameter.shape].append(parameter)
         for shape, parameters in shapes.items():
-            updates = orthogonalise(torch.stack([self._momentum(p, group) for p in parameters]), group["ns_steps"])
-            rate = group["lr"] * max(1.0, shape[0] / shape[1]) ** 0.5
-            torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
-            torch._foreach_add_(parameters, list(updates.unbind()), alpha=-rate)
+            momenta = [self._momentum(p, group) for p in parameters]
+            updates = of_whole(lambda g_GMN: orthogonalise(g_GMN, group["ns_steps"]), momenta, parameters)
+            rate, own = group["lr"] * max(1.0, shape[0] / shape[1]) ** 0.5, [local(p) for p in parameters]
+            torch._foreach_mul_(own, 1 - group["lr"] * group["weight_decay"])
+            torch._foreach_add_(own, list(updates), alpha=-rate)
 
     def _momentum(self, parameter: Tensor, group: dict[str, Any]) -> Tensor:
+        """What is to be orthogonalised: all of it, or its rows in this process."""
         assert parameter.grad is not None
         state = self.state[parameter]
         if not state:
             state["momentum"] = torch.zeros_like(parameter)
-        state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
-        return parameter.grad.lerp(state["momentum"], group["momentum"])
+        momentum, gradient = local(state["momentum"]), local(parameter.grad)
+        momentum.lerp_(gradient, 1 - group["momentum"])
+        return gradient.lerp(momentum, group["momentum"])
 
     def _adamw(self, group: dict[str, Any]) -> None:
         parameters = [p for p in group["params"] if p.grad is not None]
@@ -89,8 +93,9 @@ class Muon(torch.optim.Optimizer):
         states = [self.state[p] for p in parameters]
         beta1, beta2 = group["betas"]
         adamw_update(
-            parameters, [p.grad for p in parameters if p.grad is not None], [s["exp_avg"] for s in states],
-            [s["exp_avg_sq"] for s in states], [], [s["step"] for s in states], foreach=True, amsgrad=False,
+            [local(p) for p in parameters], [local(p.grad) for p in parameters if p.grad is not None],
+            [local(s["exp_avg"]) for s in states], [local(s["exp_avg_sq"]) for s in states], [],
+            [s["step"] for s in states], foreach=True, amsgrad=False,
             beta1=beta1, beta2=beta2, lr=group["lr"], weight_decay=group["weight_decay"], eps=group["eps"],
             maximize=False,
         )  # fmt: skip

@@ -229,7 +229,8 @@ class Mamba2Config(Section):
     def _heads_divide(self) -> Self:
         if self.n_heads % self.n_groups:
             raise ValueError(f"n_heads ({self.n_heads}) must be a multiple of n_groups ({self.n_groups})")
-        if self.head_dim is not None and "expand" in self.model_fields_set:
+        # A checkpoint names every field, those left at their defaults too.
+        if self.head_dim is not None and self.expand != type(self).model_fields["expand"].default:
             raise ValueError("head_dim and expand both say how wide the layer is; set one of them")
         if self.dt_max is not None and self.dt_max < self.dt_min:
             raise ValueError(f"dt_max ({self.dt_max}) must not be less than dt_min ({self.dt_min})")

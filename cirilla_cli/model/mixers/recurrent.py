@@ -71,8 +71,9 @@ class Recurrent(Mixer, OwnInit, Exact, Generic[S]):
 
     def _convolved_BTE(self, inputs_BTE: Tensor, layout: SequenceLayout, tail_BRE: Tensor | None) -> Tensor:
         positions_BT = None if layout.documents_BT is None else layout.positions_BT
-        weight_E1K = self.conv1d.weight.to(inputs_BTE.dtype)
-        return causal_conv(inputs_BTE, weight_E1K, self.conv1d.bias, tail_BRE=tail_BRE, positions_BT=positions_BT)
+        weight_E1K, bias_E = self.conv1d.weight.to(inputs_BTE.dtype), self.conv1d.bias
+        bias_E = None if bias_E is None else bias_E.to(inputs_BTE.dtype)
+        return causal_conv(inputs_BTE, weight_E1K, bias_E, tail_BRE=tail_BRE, positions_BT=positions_BT)
 
     def make_cache(self, capacity: int, rollback: int = 0) -> StateCache:
         """An empty memory; its size does not depend on ``capacity``."""

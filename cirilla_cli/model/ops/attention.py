@@ -14,9 +14,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import BlockMask
 
 from cirilla_cli.model.layout import SequenceLayout, Sight, visible_BTS
+from cirilla_cli.model.ops.blocked import attend_blocked, takes_blocks
 from cirilla_cli.model.ops.flex import attend_flex, takes
 from cirilla_cli.model.ops.fold import Fold, as_bias, taken_MCNH
-from cirilla_cli.model.ops.masks import Mask
+from cirilla_cli.model.ops.masks import Mask, Undivided
 
 _FUSED = [SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]
 
@@ -46,9 +47,10 @@ def attend(
         if takes(q_BTNH, v_BSKV):
             return attend_flex(q_BTNH, k_BSKH, v_BSKV, mask, scale, softcap)
         mask = None if query.needs_no_mask(sight) else visible_BTS(query, key, sight)
+    causal = sight.causal and query.prefix_BT is None and q_BTNH.shape[1] > 1
     if isinstance(mask, Fold):
-        return _in_short_calls(q_BTNH, k_BSKH, v_BSKV, mask, _Scores(None, True, scale, softcap))
-    scores = _Scores(mask, sight.causal and q_BTNH.shape[1] > 1, scale, softcap)
+        return _in_short_calls(q_BTNH, k_BSKH, v_BSKV, mask, _Scores(None, causal, scale, softcap))
+    scores = _Scores(None if isinstance(mask, Undivided) else mask, causal, scale, softcap)
     return _whole(q_BTNH, k_BSKH, v_BSKV, scores)
 
 
@@ -58,7 +60,7 @@ class _Scores(NamedTuple):
     mask_BTS: Tensor | None
     """Truth, where a query may look, or numbers to add."""
     causal: bool
-    """Without a mask: whether no query looks at later keys."""
+    """Whether no query looks at later keys; a mask hides them then too."""
     scale: float | None
     """What they are multiplied with; None for 1 / sqrt(H)."""
     softcap: float | None
@@ -87,6 +89,9 @@ def _in_short_calls(q_BTNH: Tensor, k_BSKH: Tensor, v_BSKV: Tensor, fold: Fold, 
 def _whole(q_BTNH: Tensor, k_BSKH: Tensor, v_BSKV: Tensor, scores: _Scores) -> Tensor:
     """Attention in one piece."""
     slow = q_BTNH.device.type == "cpu" and q_BTNH.dtype == torch.bfloat16
+    if scores.causal and scores.softcap is None and takes_blocks(q_BTNH, k_BSKH):
+        bias_BTS = None if scores.mask_BTS is None else _added(scores.mask_BTS, q_BTNH.dtype)
+        return attend_blocked(q_BTNH, k_BSKH, v_BSKV, bias_BTS, scores.scale or 1 / math.sqrt(q_BTNH.shape[-1]))
     if scores.softcap is not None or (slow and q_BTNH.shape[1] > 1 and k_BSKH.shape[1] <= _PRODUCTS_WIN):
         return _by_products(q_BTNH, k_BSKH, v_BSKV, scores)
     return _by_kernels(q_BTNH, k_BSKH, v_BSKV, scores)
@@ -135,7 +140,12 @@ def _bias(scores: _Scores, like_BNTS: Tensor) -> Tensor | None:
         if not scores.causal:
             return None
         mask_BTS = torch.ones(1, *like_BNTS.shape[2:], dtype=torch.bool, device=like_BNTS.device).tril()
-    return as_bias(mask_BTS, like_BNTS.dtype) if mask_BTS.dtype == torch.bool else mask_BTS
+    return _added(mask_BTS, like_BNTS.dtype)
+
+
+def _added(mask_BTS: Tensor, dtype: torch.dtype) -> Tensor:
+    """A mask of truth or of numbers as numbers to add."""
+    return as_bias(mask_BTS, dtype) if mask_BTS.dtype == torch.bool else mask_BTS
 
 
 def attend_reference(

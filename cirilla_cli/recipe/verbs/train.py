@@ -20,6 +20,7 @@ from cirilla_cli.engine.config import (
     ClassificationConfig,
     CosineConfig,
     CrossEntropyConfig,
+    DDPConfig,
     DPOConfig,
     EvaluationConfig,
     LogConfig,
@@ -27,6 +28,7 @@ from cirilla_cli.engine.config import (
     MultiTokenConfig,
     ObjectiveSection,
     OptimSection,
+    ParallelSection,
     PrecisionConfig,
     ScheduleSection,
     TrainConfig,
@@ -59,12 +61,16 @@ class TrainRecipe(DeviceRecipe):
     """Number formats."""
     memory: MemoryConfig = MemoryConfig()
     """What is traded for memory."""
+    parallel: ParallelSection = DDPConfig()
+    """How several processes share the work; how many there are is said by --nproc, or by torchrun."""
     checkpoint: CheckpointingConfig = CheckpointingConfig()
     """When state is saved."""
     eval: EvaluationConfig | None = EvaluationConfig()
     """What is measured while training; null measures nothing."""
     log: LogConfig = LogConfig()
     """What is written down."""
+    deterministic: bool = False
+    """Take only algorithms that give the same bits every time, which costs speed on a GPU; a CPU does anyway."""
 
     @model_validator(mode="after")
     def _belong_together(self) -> Self:

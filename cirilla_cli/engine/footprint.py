@@ -1,0 +1,173 @@
+"""Memory of a training step, by what it is for, from a walk through the step's own code (`walk.py`).
+
+On a CPU the peak is that of the process, less its own after imports: what tensors hold at once, and what the C library
+and the kernels hold besides. On CUDA it is that of the allocator and of the libraries' context.
+"""
+
+# Shape suffixes: B rows, T positions, P pairs or documents.
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
+
+from cirilla_cli.compat import has_fast_bfloat16
+from cirilla_cli.data.batches import Cut, PairBatch, TokenBatch
+from cirilla_cli.data.labelled_batches import LabelledBatch
+from cirilla_cli.engine.build import trainer_of
+from cirilla_cli.engine.job import Job
+from cirilla_cli.engine.precision import compute_dtype
+from cirilla_cli.engine.room import checkpoint_bytes
+from cirilla_cli.engine.trainer import Trainer
+from cirilla_cli.engine.walk import Ledger, Walked
+from cirilla_cli.model.classifier import Model
+from cirilla_cli.model.config import ClassifierConfig, DecoderConfig, EncoderConfig
+
+Shape = DecoderConfig | EncoderConfig | ClassifierConfig
+
+DeviceClass = Literal["cpu", "cuda"]
+
+_PARTS = ("parameters", "gradients", "optimizer", "average", "casts", "activations", "logits", "temporary")
+
+_BATCH_BYTES = 3 * 8
+"""Of a token: its id, its target and its document."""
+
+_LIBRARIES = {"cpu": 64 << 20, "cuda": 600 << 20}
+"""What kernels' libraries hold besides: code, threads and buffers; on CUDA the context too (docs/plan.md)."""
+
+_FRAGMENTED = {"cpu": 0.1, "cuda": 0.05}
+"""Share of a step's tensors that comes on top, because freed memory lies in pieces that do not fit (docs/plan.md)."""
+
+_WHOLE = 32 << 20
+"""Pieces from here on come from the system and go back to it by themselves: glibc's largest threshold."""
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What a step holds at its peak."""
+
+    parts: dict[str, int]
+    """Bytes by what they are for."""
+    checkpoint_bytes: int
+
+    @property
+    def peak(self) -> int:
+        """All of it."""
+        return sum(self.parts.values())
+
+
+class _Given:
+    """The batches of a walk: one micro-batch in the first step, two in the second, because further ones add nothing."""
+
+    rows_per_epoch = 1
+
+    def __init__(self, batches: Sequence[TokenBatch]) -> None:
+        self._batches = batches
+
+    def step(self, index: int) -> list[TokenBatch]:
+        """The micro-batches of a step."""
+        return list(self._batches[: index + 1])
+
+    def validation(self, most_tokens: int) -> Any:
+        """None."""
+        return iter(())
+
+
+class _FusedAttention(TorchFunctionMode):
+    """Attention as CUDA's fused kernels keep it for the backward pass: queries, keys, values, output, partitions."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is not F.scaled_dot_product_attention:
+            return func(*args, **kwargs)
+        causal, scale = kwargs.get("is_causal", False), kwargs.get("scale")
+        return torch.ops.aten._scaled_dot_product_flash_attention(*args[:3], 0.0, causal, scale=scale)[0]
+
+
+def footprint(job: Job, shape: Shape, batches: Sequence[TokenBatch], cut: Cut, kind: DeviceClass) -> Footprint:
+    """The step's memory on a device of a class, whether there is one here or not.
+
+    Args:
+        shape: the model's, its vocabulary known.
+        batches: micro-batches of a step, the largest first.
+    """
+    walked, saved = _walk(job, shape if kind == "cpu" else _unwindowed(shape), batches, kind)
+    at, most = walked.peak()
+    held = walked.held(at)
+    parts = {part: held.get(part, 0) for part in _PARTS}
+    parts["batch"] = _BATCH_BYTES * cut.rows_per_step * cut.context_length if kind == "cpu" else 0
+    # The copy that is written beside the training.
+    parts["checkpoint"] = saved if job.checkpoint.asynchronous else 0
+    parts["allocator"] = _LIBRARIES[kind] + round(_FRAGMENTED[kind] * _in_pieces(walked, at, kind))
+    return Footprint(parts, saved)
+
+
+def _walk(job: Job, shape: Shape, batches: Sequence[TokenBatch], kind: DeviceClass) -> tuple[Walked, int]:
+    device = torch.device("cpu" if kind == "cpu" else "meta")
+    ledger, dtype = Ledger(shape.vocab_size or 0, device), _dtype(job, kind)
+    with _FusedAttention() if kind == "cuda" else nullcontext(), ledger:
+        model: Model = shape.build()
+        ledger.label([*model.parameters(), *model.buffers()], "parameters")
+        trainer = trainer_of(job, model, _Given(batches), 2, device, dtype)
+        ledger.label_rest({"temporary"}, "average")
+        _watch_gradients(ledger, trainer)
+        trainer.steps = 1
+        trainer.fit()
+        # Whatever a whole step leaves behind, and is neither weights nor their average, the optimizer remembers.
+        ledger.label_rest({"temporary", "activations", "gradients"}, "optimizer")
+        trainer.steps = 2
+        trainer.fit()
+        return ledger.walked, checkpoint_bytes(trainer)
+
+
+def _watch_gradients(ledger: Ledger, trainer: Trainer) -> None:
+    def has_gradient(parameter: torch.Tensor) -> None:
+        if parameter.grad is not None:
+            ledger.label([parameter.grad], "gradients")
+
+    for parameter in trainer.model.parameters():
+        parameter.register_post_accumulate_grad_hook(has_gradient)
+
+
+def _dtype(job: Job, kind: DeviceClass) -> torch.dtype:
+    """Number format on a device of a class; a card that is not here is taken for one that multiplies bfloat16."""
+    if kind == "cuda" and job.precision.compute == "auto":
+        here = torch.device("cuda")
+        return torch.bfloat16 if not torch.cuda.is_available() or has_fast_bfloat16(here) else torch.float16
+    return compute_dtype(job.precision, torch.device(kind))
+
+
+def _unwindowed(shape: Shape) -> Shape:
+    """The same without windows, which cost CUDA's kernels no memory, and others some."""
+    if isinstance(shape, ClassifierConfig):
+        return shape.model_copy(update={"base": _unwindowed(shape.base)})
+    mixers = {
+        letter: mixer.model_copy(update={"window": None}) if "window" in type(mixer).model_fields else mixer
+        for letter, mixer in shape.mixers.items()
+    }
+    return shape.changed(mixers=mixers)
+
+
+def _in_pieces(walked: Walked, at: int, kind: DeviceClass) -> int:
+    """Bytes held at the peak that lie among others."""
+    held = [piece for piece in walked.pieces if piece.born <= at and (piece.died is None or piece.died > at)]
+    return sum(piece.nbytes for piece in held if kind == "cuda" or piece.nbytes < _WHOLE)
+
+
+def made_up(job: Job, cut: Cut) -> list[TokenBatch]:
+    """Micro-batches that want as much memory as any: every row one document, every token a target."""
+    B, T = min(cut.rows_per_step, cut.rows_per_micro_batch), cut.context_length
+    row_1T = torch.arange(B)[:, None]
+    tokens_BT, documents_BT = torch.zeros(B, T, dtype=torch.long), row_1T.expand(B, T).contiguous()
+    batch = TokenBatch(tokens_BT, torch.zeros_like(tokens_BT), documents_BT)
+    if job.data.kind == "labelled_text":
+        batch = LabelledBatch(tokens_BT, batch.targets_BT, documents_BT, torch.zeros(B, dtype=torch.long))
+    elif job.data.kind == "preferences":
+        # Two documents a row, half of it each.
+        halves_BT = 2 * documents_BT + (torch.arange(T) >= T // 2)
+        batch = PairBatch(tokens_BT, batch.targets_BT, halves_BT, torch.arange(B), torch.zeros(B, 2))
+    return [batch] * (1 if cut.rows_per_micro_batch >= cut.rows_per_step else 2)

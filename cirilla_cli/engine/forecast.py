@@ -1,0 +1,291 @@
+"""What training a recipe wants of memory, compute, time and disk, found out before it runs (`cirilla plan`)."""
+
+import math
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any
+
+import torch
+
+from cirilla_cli.compat import pick_device
+from cirilla_cli.data.batches import BatchSource, Cut, TokenBatch
+from cirilla_cli.data.config import LabelledTextConfig, SentencePieceConfig
+from cirilla_cli.engine.build import retuned
+from cirilla_cli.engine.config import ClassificationConfig
+from cirilla_cli.engine.footprint import DeviceClass, Footprint, Shape, footprint, made_up
+from cirilla_cli.engine.job import Job
+from cirilla_cli.engine.labelled import classifier_config
+from cirilla_cli.engine.metrics import matmul_rate, read_metrics
+from cirilla_cli.engine.precision import compute_dtype
+from cirilla_cli.engine.room import checkpoints_at_once
+from cirilla_cli.engine.shards import Prepared, finished, opened, tokenizer_folder
+from cirilla_cli.engine.sources import cut_of, source_of, steps_of
+from cirilla_cli.errors import CirillaError
+from cirilla_cli.loading import read_shape
+from cirilla_cli.model.config import CheckpointConfig, ClassifierConfig, DecoderConfig
+from cirilla_cli.model.count import cache_bytes, count, forward_flops_per_token, train_flops_per_token
+from cirilla_cli.progress import SILENT
+
+_SHARE = 0.5
+"""Of the rate of large products, what whole steps reach, where no run has shown it (docs/plan.md)."""
+
+_LOOKED_AT = 4
+"""Steps whose batches are looked at for the one that wants most memory."""
+
+_LEAST_LOGITS = 16 << 20
+
+_PASS_TOKENS = 128
+
+
+@dataclass(frozen=True)
+class Target:
+    """The device that a plan is for."""
+
+    kind: DeviceClass
+    memory: int | None = None
+    """Bytes it has; None where nobody said."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What is known of a job's model and data."""
+
+    shape: Shape
+    cut: Cut
+    steps: int | None
+    source: BatchSource[Any] | None
+    """None where no shards are at hand."""
+    unknown: tuple[str, ...]
+    """What could not be found out, and what is taken for it."""
+
+    def batches(self, job: Job) -> list[TokenBatch]:
+        """Micro-batches of one step, those first that want most memory: long documents do."""
+        if self.source is None:
+            return made_up(job, self.cut)
+        steps = range(min(self.steps or 1, _LOOKED_AT))
+        every: list[TokenBatch] = [batch for step in steps for batch in self.source.step(step)]
+        most = self.cut.rows_per_step > self.cut.rows_per_micro_batch
+        return sorted(every, key=_scores, reverse=True)[: 1 + most]
+
+
+def _scores(batch: TokenBatch) -> float:
+    """Scores of attention within documents."""
+    documents_BT = batch.documents_BT
+    changes = documents_BT[:, 1:] != documents_BT[:, :-1]
+    lengths = [torch.diff(row.nonzero()[:, 0], prepend=row.new_tensor([-1]).long()) for row in changes]
+    last = [documents_BT.shape[1] - int(part.sum()) for part in lengths]
+    return float(sum(int((part**2).sum()) for part in lengths) + sum(n * n for n in last))
+
+
+@dataclass(frozen=True)
+class Change:
+    """A setting that makes a step fit, and what it costs."""
+
+    settings: dict[str, int]
+    """Overrides, by key."""
+    slower: float
+    """Time over that of the recipe as it is."""
+    peak_bytes: int
+
+
+def look(job: Job, vocab: int | None) -> Seen:
+    """What can be known of a job's model and data without making anything.
+
+    Raises:
+        CirillaError: nothing says how many ids there are, or the checkpoint to start from cannot be read.
+    """
+    prepared, why = _prepared(job)
+    shape = _shape(job, prepared, vocab)
+    cut = cut_of(job, shape.context_length, 0 if prepared is None else prepared.tokenizer.pad_id)
+    if prepared is not None:
+        steps, source = source_of(job, prepared, cut, SILENT)
+        return Seen(shape, cut, steps, source, ())
+    unknown = [f"{why}: every row is taken for one document, all of whose tokens count"]
+    known = job.train.epochs is None and job.train.max_epochs is None
+    if not known:
+        unknown.append("how many rows there are: neither steps nor time are known")
+    return Seen(shape, cut, steps_of(job, 0, cut, SILENT) if known else None, None, tuple(unknown))
+
+
+def _prepared(job: Job) -> tuple[Prepared | None, str]:
+    """The shards of a job, where those of all sources are finished; else why there are none."""
+    if isinstance(job.data, LabelledTextConfig):
+        return None, "how long the labelled texts are"
+    try:
+        found = finished(job.paths, job.kinds)
+        missing = [str(path) for name, path in job.paths.items() if name not in found]
+        if missing:
+            return None, f"{', '.join(missing)} is not tokenized"
+        model = job.model.path if isinstance(job.model, CheckpointConfig) else None
+        beside = tokenizer_folder(job.tokenizer, None, found, SILENT)
+        if beside is None:
+            return None, f"{next(iter(found.values()))} has no tokenizer beside it" + (f" ({model})" if model else "")
+        return opened(found, beside), ""
+    except CirillaError as error:
+        return None, str(error)
+
+
+def _shape(job: Job, prepared: Prepared | None, vocab: int | None) -> Shape:
+    """The model that is trained, its vocabulary known."""
+    shape: Shape
+    if isinstance(job.model, CheckpointConfig):
+        shape = retuned(read_shape(job.model.path), job.model)
+    else:
+        trained = job.tokenizer.vocab_size if isinstance(job.tokenizer, SentencePieceConfig) else None
+        ids = job.model.vocab_size or vocab or (trained if prepared is None else prepared.tokenizer.vocab_size)
+        if ids is None:
+            raise CirillaError("the vocabulary is the data's, and nothing says how large it is", hint="--vocab 32768")
+        shape = job.model.changed(vocab_size=ids)
+    if isinstance(job.objective, ClassificationConfig) and not isinstance(shape, ClassifierConfig):
+        return classifier_config(shape, ("one", "other"), job.objective)
+    return shape
+
+
+def forecast(
+    job: Job, *, vocab: int | None = None, target: Target | None = None, rate: float | None = None
+) -> dict[str, Any]:
+    """Everything that can be known of a run beforehand, by name.
+
+    Args:
+        vocab: ids of the tokenizer, where the recipe leaves it open and no shards are at hand.
+        target: the device it is for; None for the recipe's, as far as it is here.
+        rate: floating-point operations a second that training reaches there.
+
+    Raises:
+        CirillaError: the recipe's model cannot be known.
+    """
+    target = target or Target("cuda" if pick_device(job.device).type == "cuda" else "cpu")
+    seen = look(job, vocab)
+    found = footprint(job, seen.shape, seen.batches(job), seen.cut, target.kind)
+    changes = _fitting(job, seen, vocab, target) if target.memory is not None and found.peak > target.memory else None
+    return {
+        **_counts(seen), "device": target.kind, "memory": found.parts, "peak_bytes": found.peak,
+        "device_bytes": target.memory, "fits": None if target.memory is None else found.peak <= target.memory,
+        "change": None if not changes else vars(changes), **_disk(job, found), **_time(job, seen, target, rate),
+        "unknown": list(seen.unknown),
+    }  # fmt: skip
+
+
+def _counts(seen: Seen) -> dict[str, Any]:
+    shape, length = seen.shape, seen.cut.context_length
+    context, counted = shape.mean_context(length), count(shape)
+    forward, train = forward_flops_per_token(shape, context), train_flops_per_token(shape, context)
+    per_step = seen.cut.rows_per_step * length
+    tokens = None if seen.steps is None else seen.steps * per_step
+    return {
+        "kind": shape.kind, "vocab_size": shape.vocab_size, "context_length": length,
+        "parameters": counted.parameters, "active_parameters": counted.active,
+        "weights_bytes": {"float32": 4 * counted.parameters, "bfloat16": 2 * counted.parameters},
+        "forward_flops_per_token": forward, "backward_flops_per_token": train - train / 3,
+        "train_flops_per_token": train, "train_flops": None if tokens is None else train * tokens,
+        "tokens": tokens, "tokens_per_step": per_step, "steps": seen.steps,
+        "micro_batches": math.ceil(seen.cut.rows_per_step / seen.cut.rows_per_micro_batch),
+        "cache_bytes": cache_bytes(shape, length) if isinstance(shape, DecoderConfig) else None,
+    }  # fmt: skip
+
+
+def _disk(job: Job, found: Footprint) -> dict[str, Any]:
+    """Room for checkpoints; shards that are still to be made take two or four bytes a token besides."""
+    above = next(path for path in (job.out.absolute(), *job.out.absolute().parents) if path.exists())
+    kept = checkpoints_at_once(job)
+    return {
+        "checkpoint_bytes": found.checkpoint_bytes, "checkpoints": kept, "disk_bytes": kept * found.checkpoint_bytes,
+        "free_bytes": shutil.disk_usage(above).free,
+    }  # fmt: skip
+
+
+def _time(job: Job, seen: Seen, target: Target, rate: float | None) -> dict[str, Any]:
+    """How long the run takes, at a rate that was given, that a sitting of this run has shown, or that is measured."""
+    counted = _counts(seen)
+    source = "given"
+    if rate is None:
+        rate, source = _rate(job, counted["train_flops_per_token"], target)
+    whole = counted["train_flops"]
+    return {
+        "rate": rate, "rate_source": source,
+        "tokens_per_second": None if rate is None else rate / counted["train_flops_per_token"],
+        "seconds": None if rate is None or whole is None else whole / rate,
+    }  # fmt: skip
+
+
+def _rate(job: Job, flops_per_token: float, target: Target) -> tuple[float | None, str]:
+    here = pick_device(job.device)
+    shown = [line["tokens_per_second"] for line in read_metrics(job.out) if line.get("tokens_per_second")]
+    if shown and here.type == target.kind:
+        return sorted(shown)[len(shown) // 2] * flops_per_token, f"the median of {job.out}/metrics.jsonl"
+    if target.kind == "cuda" and not torch.cuda.is_available():
+        return None, "not known: there is no such device here; --rate 60e12 gives one"
+    device = torch.device(target.kind)
+    measured = matmul_rate(device, compute_dtype(job.precision, device))
+    return _SHARE * measured, f"{_SHARE:.0%} of that of large products, measured now"
+
+
+def _fitting(job: Job, now: Seen, vocab: int | None, target: Target) -> Change | None:
+    """The change that costs least time and makes the step fit; None where none of them does."""
+    assert target.memory is not None
+    too_large: list[tuple[int, ...]] = []
+    for values in sorted(product(*(lever.values(job, now) for lever in _LEVERS)), key=lambda v: _slower(now, v)):
+        # What holds no less than something that did not fit will not fit either.
+        if any(all(mine >= other for mine, other in zip(values, tried, strict=True)) for tried in too_large):
+            continue
+        changed = job
+        for lever, value in zip(_LEVERS, values, strict=True):
+            changed = lever.set(changed, value)
+        seen = look(changed, vocab)
+        found = footprint(changed, seen.shape, seen.batches(changed), seen.cut, target.kind)
+        if found.peak <= target.memory:
+            settings = {f"{lever.section}.{lever.key}": value for lever, value in zip(_LEVERS, values, strict=True)}
+            changes = {key: value for key, value in settings.items() if value != _given(job, key)}
+            return Change(changes, _slower(now, values) / _slower(now, _as_is(job, now)), found.peak)
+        too_large.append(values)
+    return None
+
+
+@dataclass(frozen=True)
+class Lever:
+    """A setting that trades time for memory: smaller values take less."""
+
+    section: str
+    key: str
+    values: Callable[[Job, Seen], list[int]]
+    """What it can be, from what it is downwards."""
+    slower: Callable[[Seen, int], float]
+    """Time of a step over that with the largest value."""
+
+    def set(self, job: Job, value: int) -> Job:
+        """The job with this value."""
+        section = getattr(job, self.section).model_copy(update={self.key: value})
+        return replace(job, **{self.section: section})
+
+
+def _micro_batches(job: Job, seen: Seen) -> list[int]:
+    rows = min(seen.cut.rows_per_micro_batch, seen.cut.rows_per_step)
+    return [seen.cut.context_length * (rows >> i) for i in range(rows.bit_length())]
+
+
+def _logits(job: Job, seen: Seen) -> list[int]:
+    whole = job.memory.logits_bytes
+    return [whole, *(part for part in (whole // 4, whole // 16) if part >= _LEAST_LOGITS)]
+
+
+_LEVERS = (
+    # Products of few rows are slower: about as if each pass had so many tokens more.
+    Lever("train", "micro_batch_tokens", _micro_batches, lambda seen, tokens: 1 + _PASS_TOKENS / tokens),
+    # Each chunk of the loss reads the head once more.
+    Lever("memory", "logits_bytes", _logits, lambda seen, size: 1 + 0.01 * math.log2(max(1, (1 << 28) / size))),
+)
+
+
+def _slower(seen: Seen, values: Sequence[int]) -> float:
+    return math.prod(lever.slower(seen, value) for lever, value in zip(_LEVERS, values, strict=True))
+
+
+def _as_is(job: Job, seen: Seen) -> list[int]:
+    return [lever.values(job, seen)[0] for lever in _LEVERS]
+
+
+def _given(job: Job, key: str) -> Any:
+    section, name = key.split(".")
+    return getattr(getattr(job, section), name)

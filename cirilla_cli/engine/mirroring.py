@@ -1,0 +1,77 @@
+"""Copies checkpoints to their second place while training goes on."""
+
+import threading
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cirilla_cli.checkpoint import Checkpoint
+from cirilla_cli.engine.background import Background
+from cirilla_cli.errors import CirillaError, ServiceError
+from cirilla_cli.mirror import Store, put
+from cirilla_cli.progress import Progress
+
+
+@dataclass
+class Mirroring:
+    """One copy at a time; a newer checkpoint takes the place of one that still waits.
+
+    What fails is said, and tried again with the next checkpoint: training does not end for it.
+    """
+
+    store: Store
+    run: Path
+    progress: Progress
+    _line: Background = field(default_factory=Background, init=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
+    _waiting: tuple[Checkpoint, set[int]] | None = field(default=None, init=False)
+    _copied: Checkpoint | None = field(default=None, init=False)
+    _failure: str | None = field(default=None, init=False)
+
+    @property
+    def line(self) -> Background:
+        """Where copies are made; leaving its block waits for them."""
+        return self._line
+
+    @property
+    def held(self) -> set[int]:
+        """Steps whose checkpoints are being copied, or are about to be, and must stay meanwhile."""
+        with self._lock:
+            waiting = [] if self._waiting is None else [self._waiting[0]]
+            return {checkpoint.step for checkpoint in (*waiting, self._copied) if checkpoint is not None}
+
+    def offer(self, checkpoint: Checkpoint, kept: Collection[int]) -> None:
+        """Have a checkpoint copied; the mirror then holds it and what it has of those ``kept``."""
+        with self._lock:
+            self._waiting = checkpoint, set(kept)
+            idle = self._copied is None
+            if idle:
+                self._copied = checkpoint
+        if idle:
+            self._line.start(self._copy_all)
+
+    def settle(self) -> None:
+        """Return once nothing is under way."""
+        self._line.wait()
+
+    def check(self) -> None:
+        """Raises: ServiceError: the newest checkpoint did not arrive."""
+        if self._failure is not None:
+            raise ServiceError(
+                f"the run is saved, but {self.store.where} does not have its newest checkpoint: {self._failure}",
+                hint="the same command tries again",
+            )
+
+    def _copy_all(self) -> None:
+        while True:
+            with self._lock:
+                if self._waiting is None:
+                    self._copied = None
+                    return
+                (self._copied, kept), self._waiting = self._waiting, None
+            try:
+                put(self.store, self.run, self._copied, kept)
+                self._failure = None
+            except (CirillaError, OSError) as error:
+                self._failure = str(error)
+                self.progress.say(f"{self.store.where}: step {self._copied.step} was not copied: {error}")

@@ -1,0 +1,291 @@
+"""A training step walked through with tensors that have shapes and no memory: what it allocates, when, and what for.
+
+The very code of a step runs, under a mode that sees each of torch's operations. Floating-point tensors are hollow
+(`FakeTensor`); small integers and truths are computed, because code asks them how to go on: where documents begin,
+which experts are chosen. What operations allocate inside, unseen by the mode, stands in `_INSIDE`.
+"""
+
+import weakref
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch._meta_registrations  # noqa: F401  # shapes of operations that have no kernel for them
+from torch import Tensor
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
+from torch.utils._python_dispatch import TorchDispatchMode
+
+aten = torch.ops.aten
+
+_SMALL = 1 << 20
+"""Most elements that are computed for real."""
+
+_TINY = 1 << 10
+"""Elements up to which nothing large can come of a tensor."""
+
+_UNKNOWN = DynamicOutputShapeException, DataDependentOutputException, NotImplementedError
+"""What asking for a result's shape ends in where that depends on values."""
+
+_CHOICES = {aten.topk.default, aten.sort.default, aten.sort.stable, aten.argmax.default, aten.max.dim, aten.min.dim}
+"""Operations that make indices of numbers: theirs are made up, each index as often as every other."""
+
+
+@dataclass(slots=True)
+class Allocation:
+    """One piece of memory."""
+
+    nbytes: int
+    kind: str
+    """What it is for."""
+    born: int
+    """When, counted in events."""
+    died: int | None = None
+
+
+@dataclass
+class Walked:
+    """What a walk allocated."""
+
+    pieces: list[Allocation] = field(default_factory=list)
+    events: list[int] = field(default_factory=list)
+    """The piece that was allocated (from 1 on), or its negative where it was freed, in order."""
+
+    def peak(self) -> tuple[int, int]:
+        """The event at which most is held at once, and how much."""
+        held = most = at = 0
+        for now, event in enumerate(self.events):
+            held += self.pieces[abs(event) - 1].nbytes * (1 if event > 0 else -1)
+            if held > most:
+                most, at = held, now
+        return at, most
+
+    def held(self, at: int) -> dict[str, int]:
+        """Bytes held just after an event, by what they are for."""
+        sums: dict[str, int] = {}
+        for piece in self.pieces:
+            if piece.born <= at and (piece.died is None or piece.died > at):
+                sums[piece.kind] = sums.get(piece.kind, 0) + piece.nbytes
+        return sums
+
+
+class Hollow(Tensor):
+    """A tensor that says it lies on a device and has no memory there."""
+
+    bare: Tensor
+    """The same on the device `meta`."""
+
+    @staticmethod
+    def __new__(cls, bare: Tensor, device: torch.device) -> "Hollow":
+        """As ``bare``, on ``device``."""
+        made = Tensor._make_wrapper_subclass(
+            cls, bare.size(), strides=bare.stride(), storage_offset=bare.storage_offset(), dtype=bare.dtype,
+            device=device,
+        )  # fmt: skip
+        made.bare = bare
+        return made
+
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        raise AssertionError("hollow tensors are for a walk alone")
+
+
+class Ledger(TorchDispatchMode):
+    """The mode: nothing is computed but what is small and follows from integers; every allocation is written down."""
+
+    def __init__(self, vocab_size: int, device: torch.device) -> None:
+        super().__init__()
+        self.walked = Walked()
+        self._vocab, self._device = vocab_size, device
+        self._known: dict[int, tuple[int, weakref.ref[Any]]] = {}
+        self._backward = False
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # Nothing is compiled here, and each operation would pay for making sure of it.
+        return False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        self._turn()
+        if func is aten._local_scalar_dense.default and isinstance(args[0], Hollow):
+            return 1.0 if args[0].dtype.is_floating_point else 1
+        out = self._run(func, args, kwargs)
+        inside = _INSIDE.get(func)
+        if inside is not None:
+            self._free(self._allocate(inside(*args), "temporary"))
+        for made in _tensors(out):
+            self._see(made, func, args)
+        return out
+
+    def label(self, tensors: Iterable[Tensor], kind: str) -> None:
+        """Say what tensors are for."""
+        for tensor in tensors:
+            number = self._number(tensor)
+            if number is not None:
+                self.walked.pieces[number - 1].kind = kind
+
+    def label_rest(self, kinds: Collection[str], kind: str) -> None:
+        """Say what everything is for that is held now and is of one of ``kinds``."""
+        for number, _ in self._known.values():
+            piece = self.walked.pieces[number - 1]
+            piece.kind = kind if piece.kind in kinds else piece.kind
+
+    def _turn(self) -> None:
+        """Where a backward pass begins, whatever is left of the forward pass is there for it."""
+        backward = torch._C._current_graph_task_id() != -1
+        if backward and not self._backward:
+            self.label_rest({"temporary"}, "activations")
+        self._backward = backward
+
+    # What is computed, and what is hollow
+
+    def _run(self, func: Any, args: Any, kwargs: Any) -> Any:
+        tensors = [*_tensors(args), *_tensors(kwargs)]
+        if any(isinstance(x, Hollow) for x in tensors):
+            return self._chosen(func, args, self._hollow(func, args, kwargs))
+        if "device" in kwargs:
+            # What is computed stays here, wherever hollow tensors say that they lie.
+            kwargs = {**kwargs, "device": torch.device("cpu")}
+        tiny = all(x.numel() <= _TINY for x in tensors)
+        if tensors and (tiny or func._schema.is_mutable):
+            return func(*args, **kwargs)
+        try:
+            out = self._hollow(func, args, kwargs)
+        except _UNKNOWN:
+            return _mapped(self._emptied, func(*args, **kwargs))
+        computed = all(_is_small(x) and (tensors or not x.dtype.is_floating_point) for x in _tensors(out))
+        return func(*args, **kwargs) if computed else out
+
+    def _hollow(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """The result's shape."""
+        if "device" in kwargs:
+            kwargs = {**kwargs, "device": torch.device("meta")}
+        out = func(*_mapped(_bare, _places(func, args)), **_mapped(_bare, kwargs))
+        if func._schema.is_mutable:
+            return _changed(func, args, kwargs)
+        return _mapped(lambda bare: Hollow(bare, self._device), out)
+
+    def _emptied(self, x: Tensor) -> Tensor:
+        """A tensor's shape without its memory; small ones stay what they are."""
+        return x if _is_small(x) else Hollow(_bare(x), self._device)
+
+    def _chosen(self, func: Any, args: Any, out: Any) -> Any:
+        if func not in _CHOICES:
+            return out
+        dim = -1 if func is not aten.topk.default else (args[2] if len(args) > 2 else -1)
+        size = args[0].shape[dim] if args[0].ndim else 1
+
+        def made_up(x: Tensor) -> Tensor:
+            known = _is_small(x) and not x.dtype.is_floating_point
+            return (torch.arange(x.numel()) % size).view(x.shape) if known else x
+
+        return _mapped(made_up, out)
+
+    # What is allocated
+
+    def _see(self, made: Tensor, func: Any, args: Any) -> None:
+        storage = _storage(made)
+        if id(storage) in self._known:
+            return
+        number = self._allocate(storage.nbytes(), self._kind(made, func, args))
+        key = id(storage)
+        self._known[key] = number, weakref.ref(storage, lambda _: self._gone(key))
+
+    def _kind(self, made: Tensor, func: Any, args: Any) -> str:
+        if func is aten._to_copy.default and self._kind_of(args[0]) == "parameters":
+            return "casts"
+        is_logits = made.ndim > 1 and made.shape[-1] == self._vocab and made.dtype.is_floating_point
+        return "logits" if is_logits else "temporary"
+
+    def _kind_of(self, tensor: Tensor) -> str | None:
+        number = self._number(tensor)
+        return None if number is None else self.walked.pieces[number - 1].kind
+
+    def _number(self, tensor: Tensor) -> int | None:
+        known = self._known.get(id(_storage(tensor)))
+        return None if known is None else known[0]
+
+    def _gone(self, key: int) -> None:
+        self._free(self._known.pop(key)[0])
+
+    def _allocate(self, nbytes: int, kind: str) -> int:
+        self.walked.pieces.append(Allocation(nbytes, kind, len(self.walked.events)))
+        self.walked.events.append(len(self.walked.pieces))
+        return len(self.walked.pieces)
+
+    def _free(self, number: int) -> None:
+        self.walked.pieces[number - 1].died = len(self.walked.events)
+        self.walked.events.append(-number)
+
+
+def _storage(tensor: Tensor) -> torch.UntypedStorage:
+    return (tensor.bare if isinstance(tensor, Hollow) else tensor).untyped_storage()
+
+
+def _bare(x: Tensor) -> Tensor:
+    if isinstance(x, Hollow):
+        return x.bare
+    return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="meta")
+
+
+def _changed(func: Any, args: Any, kwargs: Any) -> Any:
+    """What an operation that changes its arguments returns: those of them that its schema says."""
+    returns = func._schema.returns
+    named = {**dict(zip((a.name for a in func._schema.arguments), args, strict=False)), **kwargs}
+    changed = [named.get(a.name) for a in func._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
+    if not returns:
+        return None
+    return changed[0] if len(returns) == 1 else tuple(changed)
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    """Every tensor in nested arguments or results."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, list | tuple | dict):
+        parts = value.values() if isinstance(value, dict) else value
+        return [x for part in parts for x in _tensors(part)]
+    return []
+
+
+def _mapped(change: Callable[[Tensor], Tensor], value: Any) -> Any:
+    """The same with each tensor changed."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, dict):
+        return {key: _mapped(change, part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return (
+            [_mapped(change, part) for part in value]
+            if isinstance(value, list)
+            else tuple(_mapped(change, part) for part in value)
+        )
+    return value
+
+
+def _is_small(x: Tensor) -> bool:
+    return x.numel() <= _SMALL
+
+
+def _places(func: Any, args: Any) -> Any:
+    """Arguments with masks that are known turned into the places they name, because those have a known number."""
+    if func not in (aten.index.Tensor, aten.index_put_.default, aten.index_put.default):
+        return args
+    places: list[Tensor | None] = []
+    for x in args[1]:
+        if x is None or x.dtype != torch.bool or isinstance(x, Hollow):
+            places.append(x)
+        else:
+            places += x.nonzero().unbind(1)
+    return (args[0], places, *args[2:])
+
+
+def _bytes(x: Tensor, *_: Any) -> int:
+    return x.numel() * x.element_size()
+
+
+_INSIDE: Mapping[Any, Callable[..., int]] = {aten.logsumexp.default: _bytes}
+"""Memory that an operation takes for its own use while it runs, where that is as much as a large tensor."""

@@ -1,0 +1,191 @@
+"""A second place for checkpoints: it holds what the run holds, and a run whose folder is gone continues from it."""
+
+import json
+import shutil
+import threading
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from cirilla_cli.checkpoint import Checkpoint
+from cirilla_cli.engine import run as engine_run
+from cirilla_cli.engine.config import AdamWConfig, CheckpointingConfig, EvaluationConfig, TrainConfig
+from cirilla_cli.engine.mirroring import Mirroring
+from cirilla_cli.engine.run import TrainReport, train
+from cirilla_cli.errors import CirillaError, InterruptedRun, ServiceError
+from cirilla_cli.loading import load_model
+from cirilla_cli.mirror import FolderStore
+from cirilla_cli.progress import Silent
+
+LASTING = TrainConfig(steps=8, batch_tokens=256, micro_batch_tokens=128)
+WATCHED = EvaluationConfig(every=3, max_tokens=128)
+
+
+def _checkpoint(mirror: Path | None, *, asynchronous: bool = False) -> CheckpointingConfig:
+    place = None if mirror is None else f"dir:{mirror}"
+    return CheckpointingConfig(every=2, every_time=None, keep=2, mirror=place, asynchronous=asynchronous)
+
+
+@pytest.fixture
+def mirror(tmp_path: Path) -> Path:
+    return tmp_path / "elsewhere" / "mirror"
+
+
+@pytest.fixture
+def go(tiny: ModuleType, data: Path, mirror: Path) -> Callable[..., TrainReport]:
+    """Trains the mirrored job in a folder."""
+
+    def train_in(out: Path, progress: Any = None, *, restart: bool = False, **changes: Any) -> TrainReport:
+        usual = {"train": LASTING, "checkpoint": _checkpoint(mirror), "eval": WATCHED}
+        return train(tiny.job("pretrain", out, data, **{**usual, **changes}), progress or Silent(), restart=restart)
+
+    return train_in
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    """Those of a run that a mirror holds."""
+    found = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    return {name: data for name, data in found.items() if name.startswith("checkpoints/step-") or name == "lock.json"}
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_mirror_holds_the_checkpoints_of_the_run_and_is_a_run(
+    asynchronous: bool, go: Callable[..., TrainReport], out: Path, mirror: Path
+) -> None:
+    go(out, checkpoint=_checkpoint(mirror, asynchronous=asynchronous))
+    assert _files(mirror) == _files(out)
+    assert {c.step for c in Checkpoint.all_of(mirror)} >= {6, 8}
+    assert load_model(mirror).step == 8
+    assert (mirror / "metrics.jsonl").read_bytes() == (out / "metrics.jsonl").read_bytes()
+
+
+def test_a_run_whose_folder_is_gone_continues_from_its_mirror_bit_for_bit(
+    go: Callable[..., TrainReport], out: Path, memory: Path, mirror: Path, tiny: ModuleType
+) -> None:
+    straight = memory / "straight"
+    go(straight, checkpoint=_checkpoint(None))
+    for step in (3, 5):
+        with pytest.raises(InterruptedRun):
+            go(out, tiny.interrupt_after(step))
+        shutil.rmtree(out)
+    listener = tiny.Listener()
+    report = go(out, listener)
+    assert report.continued_from == 5
+    assert any("step 5 fetched" in text for text in listener.said)
+    assert tiny.final_bytes(out) == tiny.final_bytes(straight)
+    assert tiny.curve(out) == tiny.curve(straight)
+
+
+def test_a_damaged_copy_is_passed_over_for_the_one_before(
+    go: Callable[..., TrainReport], out: Path, mirror: Path, tiny: ModuleType
+) -> None:
+    with pytest.raises(InterruptedRun):
+        go(out, tiny.interrupt_after(5))
+    final = mirror / "checkpoints" / "step-000005" / "optimizer.safetensors"
+    final.write_bytes(final.read_bytes()[:-3] + b"xyz")
+    shutil.rmtree(out)
+    assert go(out).continued_from == 4
+
+
+def test_a_mirror_of_another_recipe_is_refused_before_anything_is_written(
+    go: Callable[..., TrainReport], out: Path, memory: Path, mirror: Path
+) -> None:
+    go(out)
+    other = memory / "other"
+    with pytest.raises(CirillaError, match=r"(?s)`checkpoint.mirror` holds another run.*optim.*lr") as caught:
+        go(other, optim=AdamWConfig(lr=1e-4))
+    assert "--fresh" in str(caught.value.hint)
+    assert not (other / "lock.json").exists()
+    assert _files(mirror) == _files(out)
+    go(other, optim=AdamWConfig(lr=1e-4), restart=True)
+    assert _files(mirror) == _files(other)
+
+
+@pytest.mark.parametrize("inside", ["{out}", "{out}/mirror", "{out}/.."])
+def test_a_mirror_must_lie_apart(inside: str, go: Callable[..., TrainReport], out: Path) -> None:
+    place = f"dir:{inside.format(out=out)}"
+    with pytest.raises(CirillaError, match=r"`checkpoint.mirror` is .* not apart from the run"):
+        go(out, checkpoint=CheckpointingConfig(mirror=place))
+
+
+def test_a_mirror_that_cannot_be_made_ends_the_command_before_the_first_step(
+    go: Callable[..., TrainReport], out: Path, mirror: Path
+) -> None:
+    mirror.parent.parent.mkdir(exist_ok=True)
+    mirror.parent.write_text("a file")
+    with pytest.raises(CirillaError, match=r"`checkpoint.mirror`: .*elsewhere"):
+        go(out)
+    assert not (out / "metrics.jsonl").exists()
+
+
+class Flaky(FolderStore):
+    """Fails while ``broken`` is set."""
+
+    broken = True
+
+    def change(self, add: Mapping[str, Path], remove: Collection[str], message: str) -> None:
+        if self.broken:
+            raise ServiceError("the line is down")
+        super().change(add, remove, message)
+
+
+def test_a_mirror_that_fails_never_ends_the_training_and_is_made_up_for(
+    go: Callable[..., TrainReport], out: Path, mirror: Path, tiny: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, listener = Flaky(mirror), tiny.Listener()
+    monkeypatch.setattr(engine_run, "open_store", lambda _: store)
+    with pytest.raises(ServiceError, match="does not have its newest checkpoint: the line is down") as caught:
+        go(out, listener)
+    assert caught.value.exit_code == 4
+    assert json.loads((out / "report.json").read_text())["step"] == 8
+    assert any("was not copied: the line is down" in text for text in listener.said)
+    store.broken = False
+    assert go(out).already_done
+    assert load_model(mirror).step == 8
+
+
+def test_a_newer_checkpoint_takes_the_place_of_one_that_waits_and_what_is_copied_stays(
+    go: Callable[..., TrainReport], out: Path, mirror: Path, tiny: ModuleType
+) -> None:
+    """The first copy hangs until the end of training."""
+    go(out, checkpoint=CheckpointingConfig(every=1, every_time=None, keep=20))
+    gate, copied = threading.Event(), []
+
+    class Slow(FolderStore):
+        def change(self, add: Mapping[str, Path], remove: Collection[str], message: str) -> None:
+            gate.wait(30)
+            copied.append(message)
+            super().change(add, remove, message)
+
+    mirroring = Mirroring(Slow(mirror), out, Silent())
+    for step in (1, 2, 3, 4):
+        mirroring.offer(Checkpoint(step, tiny.saved(out)[step]), {step})
+        assert 1 in mirroring.held or step == 1
+    assert mirroring.held == {1, 4}
+    gate.set()
+    mirroring.settle()
+    mirroring.check()
+    assert copied == ["step 1", "step 4"]
+    assert mirroring.held == set()
+    assert [c.step for c in Checkpoint.all_of(mirror)] == [4]
+
+
+def test_a_checkpoint_that_is_being_copied_is_not_pruned(
+    go: Callable[..., TrainReport], out: Path, mirror: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Copies are as slow as training: without the hold, files would vanish under them."""
+
+    class Slow(FolderStore):
+        def change(self, add: Mapping[str, Path], remove: Collection[str], message: str) -> None:
+            for path in add.values():
+                assert path.is_file()
+            threading.Event().wait(0.15)
+            super().change(add, remove, message)
+
+    monkeypatch.setattr(engine_run, "open_store", lambda _: Slow(mirror))
+    every = CheckpointingConfig(every=1, every_time=None, keep=1, mirror=f"dir:{mirror}")
+    go(out, checkpoint=every, eval=None)
+    assert [c.step for c in Checkpoint.all_of(out)] == [c.step for c in Checkpoint.all_of(mirror)] == [8]
