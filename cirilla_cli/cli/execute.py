@@ -79,12 +79,14 @@ def tokenize(resolved: Resolved, progress: Progress, control: Control) -> Any:
 
 def train(resolved: Resolved, progress: Progress, control: Control) -> Any:
     """A run directory at the recipe's `out`."""
+    from cirilla_cli.cli.allocator import keep_freed_memory
     from cirilla_cli.engine.run import train as area
     from cirilla_cli.engine.run import verify_resume
 
     if resolved.data["deterministic"]:
         # Read once, when cuBLAS is first used.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    keep_freed_memory()
     with enough_memory():
         job = job_of(resolved, control.place)
         if control.verify_resume:
