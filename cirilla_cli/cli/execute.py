@@ -103,6 +103,7 @@ def plan(resolved: Resolved, progress: Progress, control: Control) -> Any:
 
 
 def job_of(resolved: Resolved, place: "Place | None" = None) -> Any:
+    """The training run that a recipe says, without running it."""
     from cirilla_cli.engine.config import Place
     from cirilla_cli.engine.run import Job
     from cirilla_cli.recipe.explain import show

@@ -130,7 +130,7 @@ def _watch_gradients(ledger: Ledger, trainer: Trainer) -> None:
             ledger.label([parameter.grad], "gradients")
 
     for parameter in trainer.model.parameters():
-        parameter.register_post_accumulate_grad_hook(has_gradient)
+        parameter.register_post_accumulate_grad_hook(has_gradient)  # type: ignore[no-untyped-call]
 
 
 def _dtype(job: Job, kind: DeviceClass) -> torch.dtype:

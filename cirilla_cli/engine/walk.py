@@ -88,15 +88,17 @@ class Hollow(Tensor):
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         raise AssertionError("hollow tensors are for a walk alone")
 
 
-class Ledger(TorchDispatchMode):
+class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """The mode: nothing is computed but what is small and follows from integers; every allocation is written down."""
 
     def __init__(self, vocab_size: int, device: torch.device) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.walked = Walked()
         self._vocab, self._device = vocab_size, device
         self._known: dict[int, tuple[int, weakref.ref[Any]]] = {}
