@@ -76,7 +76,7 @@ def complaints(path: Path | str, verb: str | None = "pretrain", overrides: tuple
         (
             "recipe: 1",
             "recipe: 1\nmemory: null",
-            "3: `memory` is null, must be a mapping with the keys logits_bytes; th",
+            "3: `memory` is null, must be a mapping with the keys checkpointing, logits_bytes; th",
         ),
         ("recipe: 1", "recipe: 1\neval: 5", "3: `eval` is 5, must be a mapping with the keys every, "),
         ("recipe: 1", "recipe: 1\neval: {prompts: [a, 1]}", "3: `eval.prompts.1` is 1, must be text; put it in quotes"),
