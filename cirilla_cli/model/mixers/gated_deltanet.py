@@ -4,6 +4,7 @@
 # H heads (of values), G heads of queries and keys, K width of a key, V width of a value.
 
 import math
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,7 @@ from cirilla_cli.model.layout import Needs, SequenceLayout
 from cirilla_cli.model.mixers.config import GatedDeltaNetConfig
 from cirilla_cli.model.ops.conv import causal_conv, tail_of
 from cirilla_cli.model.ops.delta import Signals, scan
-from cirilla_cli.model.parts import Exact, Mixer, OwnInit
+from cirilla_cli.model.parts import Exact, Fused, Mixer, OwnInit
 from cirilla_cli.model.state_cache import StateCache
 
 _LENGTH_EPS = 1e-6
@@ -35,7 +36,7 @@ class NormedThenGated(nn.Module):
         return (normed_BTHV * F.silu(gate_BTHV.to(x_BTHV.dtype))).to(gate_BTHV.dtype)
 
 
-class GatedDeltaNet(Mixer, OwnInit, Exact):
+class GatedDeltaNet(Mixer, OwnInit, Exact, Fused):
     """The gated delta rule as a layer (Yang, Kautz and Hatamizadeh, 2024, arXiv:2412.06464, section 3.4).
 
     Each matrix stands by itself, named as in Hugging Face's Qwen3.5; Qwen3-Next holds the same numbers in two matrices
@@ -104,6 +105,10 @@ class GatedDeltaNet(Mixer, OwnInit, Exact):
             q_BTGK, k_BTGK, torch.unflatten(v, -1, (self.n_heads, -1)), -torch.exp(self.A_log.to(exact)) * step_BTH,
             torch.sigmoid(self.in_proj_b(x_BTD).to(exact)), layout.positions_BT == 0 if several else None,
         )  # fmt: skip
+
+    def matrices(self) -> Mapping[str, Sequence[int]]:
+        """Queries, keys and values."""
+        return {"in_proj_qkv.weight": self.sizes}
 
     def initialise(self, generator: torch.Generator) -> None:
         """Decay rates uniform in 0.01 to 16, step sizes log-uniform in 0.001 to 0.1, taps as PyTorch draws them.

@@ -4,6 +4,7 @@
 # the convolution, H heads, P width of a head, N width of the state.
 
 import math
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,7 @@ from cirilla_cli.model.layout import Needs, SequenceLayout
 from cirilla_cli.model.mixers.config import Mamba2Config
 from cirilla_cli.model.ops.conv import causal_conv, tail_of
 from cirilla_cli.model.ops.ssd import Signals, scan
-from cirilla_cli.model.parts import Exact, Mixer, OwnInit
+from cirilla_cli.model.parts import Exact, Fused, Mixer, OwnInit
 from cirilla_cli.model.state_cache import StateCache
 
 
@@ -34,7 +35,7 @@ class GatedRMSNorm(nn.Module):
         return normed.flatten(2).to(gate_BTI.dtype) * self.weight
 
 
-class Mamba2(Mixer, OwnInit, Exact):
+class Mamba2(Mixer, OwnInit, Exact, Fused):
     """A selective state-space layer (Dao and Gu, 2024, arXiv:2405.21060, section 7).
 
     Step sizes, inputs to the state and outputs from it all depend on the token. Parameters are named as in Hugging
@@ -102,6 +103,12 @@ class Mamba2(Mixer, OwnInit, Exact):
             torch.unflatten(b, -1, (self.n_groups, -1)), torch.unflatten(c, -1, (self.n_groups, -1)), self.D,
             layout.positions_BT == 0 if several else None,
         )  # fmt: skip
+
+    def matrices(self) -> Mapping[str, Sequence[int]]:
+        """Gates, inputs, what enters the state, what leaves it, and step sizes."""
+        inner, channels, heads = self.sizes
+        shared = (channels - inner) // 2
+        return {"in_proj.weight": (inner, inner, shared, shared, heads)}
 
     def initialise(self, generator: torch.Generator) -> None:
         """Decay rates uniform in 1 to 16, step sizes log-uniform in 0.001 to 0.1, taps as PyTorch draws them.
