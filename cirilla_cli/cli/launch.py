@@ -21,7 +21,7 @@ _TIME_TO_SAVE_S = "600"
 """How long processes that were told to stop may take to save; torchrun's own limit is half a minute."""
 
 
-_GRACE_S = 3.0
+_GRACE_S = 20.0
 """By then a launcher has ended the processes that a failed one left behind."""
 
 

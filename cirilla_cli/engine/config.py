@@ -167,7 +167,7 @@ class AdamWConfig(Section):
 
 
 class MuonConfig(Section):
-    """Muon for the hidden matrices, AdamW for embeddings, head and vectors."""
+    """Muon for the hidden matrices, each expert's too; AdamW for embeddings, head, routers and vectors."""
 
     kind: Literal["muon"] = "muon"
     lr: PositiveFloat = 0.02

@@ -13,7 +13,7 @@ from cirilla_cli.compat import pick_device
 from cirilla_cli.data.batches import BatchSource, Cut, TokenBatch
 from cirilla_cli.data.config import LabelledTextConfig, SentencePieceConfig
 from cirilla_cli.engine.build import retuned
-from cirilla_cli.engine.config import ClassificationConfig
+from cirilla_cli.engine.config import ClassificationConfig, FullCheckpointingConfig, SelectiveCheckpointingConfig
 from cirilla_cli.engine.footprint import DeviceClass, Footprint, Shape, footprint, made_up
 from cirilla_cli.engine.job import Job
 from cirilla_cli.engine.labelled import classifier_config
@@ -83,7 +83,7 @@ def _scores(batch: TokenBatch) -> float:
 class Change:
     """A setting that makes a step fit, and what it costs."""
 
-    settings: dict[str, int]
+    settings: dict[str, int | str]
     """Overrides, by key."""
     slower: float
     """Time over that of the recipe as it is."""
@@ -231,13 +231,13 @@ def _fitting(job: Job, now: Seen, vocab: int | None, target: Target) -> Change |
         if any(all(mine >= other for mine, other in zip(values, tried, strict=True)) for tried in too_large):
             continue
         changed = job
-        for lever, value in zip(_LEVERS, values, strict=True):
-            changed = lever.set(changed, value)
+        for lever, value, was in zip(_LEVERS, values, _as_is(job, now), strict=True):
+            changed = lever.set(changed, value) if value != was else changed
         seen = look(changed, vocab)
         found = footprint(changed, seen.shape, seen.batches(changed), seen.cut, target.kind)
         if found.peak <= target.memory:
-            settings = {f"{lever.section}.{lever.key}": value for lever, value in zip(_LEVERS, values, strict=True)}
-            changes = {key: value for key, value in settings.items() if value != _given(job, key)}
+            moved = zip(_LEVERS, values, _as_is(job, now), strict=True)
+            changes = dict(lever.shown(value) for lever, value, was in moved if value != was)
             return Change(changes, _slower(now, values) / _slower(now, _as_is(job, now)), found.peak)
         too_large.append(values)
     return None
@@ -253,11 +253,19 @@ class Lever:
     """What it can be, from what it is downwards."""
     slower: Callable[[Seen, int], float]
     """Time of a step over that with the largest value."""
+    settings: Sequence[Any] = ()
+    """What the values stand for, where the setting is no number."""
 
     def set(self, job: Job, value: int) -> Job:
         """The job with this value."""
-        section = getattr(job, self.section).model_copy(update={self.key: value})
+        setting = self.settings[value] if self.settings else value
+        section = getattr(job, self.section).model_copy(update={self.key: setting})
         return replace(job, **{self.section: section})
+
+    def shown(self, value: int) -> tuple[str, int | str]:
+        """Key and value of the override."""
+        key = f"{self.section}.{self.key}"
+        return (f"{key}.kind", self.settings[value].kind) if self.settings else (key, value)
 
 
 def _micro_batches(job: Job, seen: Seen) -> list[int]:
@@ -270,11 +278,24 @@ def _logits(job: Job, seen: Seen) -> list[int]:
     return [whole, *(part for part in (whole // 4, whole // 16) if part >= _LEAST_LOGITS)]
 
 
+_RECOMPUTED = (FullCheckpointingConfig(), SelectiveCheckpointingConfig(), None)
+
+_RECOMPUTED_TIME = (4 / 3, 7 / 6, 1.0)
+"""A forward pass is a third of a step."""
+
+
+def _recomputed(job: Job, seen: Seen) -> list[int]:
+    """As it is, and what keeps less."""
+    now = job.memory.checkpointing
+    return [2, 1, 0] if now is None else [1, 0] if isinstance(now, SelectiveCheckpointingConfig) else [0]
+
+
 _LEVERS = (
     # Products of few rows are slower: about as if each pass had so many tokens more.
     Lever("train", "micro_batch_tokens", _micro_batches, lambda seen, tokens: 1 + _PASS_TOKENS / tokens),
     # Each chunk of the loss reads the head once more.
     Lever("memory", "logits_bytes", _logits, lambda seen, size: 1 + 0.01 * math.log2(max(1, (1 << 28) / size))),
+    Lever("memory", "checkpointing", _recomputed, lambda seen, way: _RECOMPUTED_TIME[way], _RECOMPUTED),
 )
 
 
@@ -284,8 +305,3 @@ def _slower(seen: Seen, values: Sequence[int]) -> float:
 
 def _as_is(job: Job, seen: Seen) -> list[int]:
     return [lever.values(job, seen)[0] for lever in _LEVERS]
-
-
-def _given(job: Job, key: str) -> Any:
-    section, name = key.split(".")
-    return getattr(getattr(job, section), name)

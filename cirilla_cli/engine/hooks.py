@@ -227,15 +227,18 @@ class ShowProgress(Quiet):
     verb: str
 
     def on_step(self, trainer: Trainer, metrics: Metrics) -> None:
-        """Loss, speed, MFU and memory beside the count."""
+        """Loss, speed, MFU, memory, the first group's learning rate and the gradient's length beside the count."""
         names = {
             "loss": "loss",
             "val_loss": "val",
             "tokens_per_second": "tok/s",
             "mfu": "mfu",
             "peak_memory_bytes": "memory",
+            "lr": "lr",
+            "grad_norm": "norm",
         }
-        figures = {shown: float(metrics[key]) for key, shown in names.items() if metrics.get(key) is not None}
+        seen = {**metrics, "lr": trainer.optimizer.param_groups[0]["lr"]}
+        figures = {shown: float(seen[key]) for key, shown in names.items() if seen.get(key) is not None}
         self.progress.step(self.verb, trainer.state.step, trainer.steps, **figures)
 
 

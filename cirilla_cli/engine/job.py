@@ -23,6 +23,7 @@ from cirilla_cli.engine.config import (
     CheckpointingConfig,
     DDPConfig,
     EvaluationConfig,
+    FSDPConfig,
     LogConfig,
     MemoryConfig,
     ObjectiveSection,
@@ -97,6 +98,11 @@ def check_job(job: Job) -> None:
         raise CirillaError(f"`device` is {job.device!r}: {problem}", hint="device=cpu, or leave it out")
     if job.place.size > 1:
         _check_processes(job)
+    if isinstance(job.parallel, FSDPConfig) and job.train.ema is not None:
+        raise CirillaError(
+            "`train.ema` is given, but under `parallel.kind` 'fsdp' no process has the whole weights to average",
+            hint="train.ema=null, or parallel.kind=ddp",
+        )
     if not job.paths:
         raise CirillaError("`data` names no source", hint="data.sources.NAME.path=..., or data.path=...")
     if isinstance(job.model, CheckpointConfig):

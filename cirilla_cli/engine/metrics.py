@@ -1,7 +1,9 @@
 """metrics.jsonl, and what is computed from it."""
 
 import json
+import math
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +52,13 @@ def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def sparkline(values: list[float], width: int = 40) -> str:
-    """A curve in one line of text, highest value tallest."""
+    """A curve in one line of text of at most ``width`` characters, highest value tallest; finite values count."""
+    values = [value for value in values if math.isfinite(value)]
     if not values:
         return ""
-    step = max(1, len(values) // width)
-    picked = [sum(values[i : i + step]) / len(values[i : i + step]) for i in range(0, len(values), step)]
+    bars = min(width, len(values))
+    cuts = [len(values) * n // bars for n in range(bars + 1)]
+    picked = [sum(values[a:b]) / (b - a) for a, b in pairwise(cuts)]
     low, high = min(picked), max(picked)
-    bars = "▁▂▃▄▅▆▇█"
-    return "".join(bars[round((v - low) / (high - low or 1) * (len(bars) - 1))] for v in picked)
+    heights = "▁▂▃▄▅▆▇█"
+    return "".join(heights[round((v - low) / (high - low or 1) * (len(heights) - 1))] for v in picked)

@@ -32,7 +32,7 @@ __all__ = [
     "Job", "Plan", "ResumeProof", "Target", "TrainReport", "forecast", "forget", "plan", "train", "verify_resume",
 ]  # fmt: skip
 
-_GRACE_S = 3.0
+_GRACE_S = 20.0
 
 
 def train(job: Job, progress: Progress, *, restart: bool = False, insist: bool = False) -> TrainReport:

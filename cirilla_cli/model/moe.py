@@ -2,7 +2,7 @@
 
 # Shape suffixes: B rows, T positions, D model width, M = B T tokens, K experts of one token, E experts.
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,12 +11,12 @@ from cirilla_cli.model.balance import Shares, load_figures, squared_partition, t
 from cirilla_cli.model.layout import PADDING, SequenceLayout
 from cirilla_cli.model.mlp import Gated
 from cirilla_cli.model.ops.grouped import ExpertsProduct, experts_grouped
-from cirilla_cli.model.parts import AfterStep, Tally
+from cirilla_cli.model.parts import AfterStep, Fused, Tally
 from cirilla_cli.model.routers import Routing
 from cirilla_cli.model.sections import MoEConfig, SwiGLUConfig
 
 
-class Experts(nn.Module):
+class Experts(Fused):
     """All experts' matrices in two stacks, as in transformers: gate above up ``[E, 2F, D]``, and down ``[E, D, F]``."""
 
     def __init__(self, config: MoEConfig, d_model: int) -> None:
@@ -28,6 +28,11 @@ class Experts(nn.Module):
     def forward(self, x_MD: Tensor, experts_MK: Tensor, weights_MK: Tensor) -> Tensor:
         """Weighted sum of each token's experts, ``[M, D]``."""
         return self.product(x_MD, experts_MK, weights_MK, self.gate_up_proj, self.down_proj)
+
+    def matrices(self) -> Mapping[str, Sequence[int]]:
+        """Each expert's three."""
+        d_model, d_ff = self.down_proj.shape[1:]
+        return {"gate_up_proj": (d_ff, d_ff), "down_proj": (d_model,)}
 
 
 class MoE(AfterStep):

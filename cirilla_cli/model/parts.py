@@ -3,7 +3,7 @@
 # Shape suffixes: B batch, T positions, D model width.
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -23,6 +23,17 @@ class OwnInit(nn.Module, ABC):
 
 class Exact(nn.Module):
     """A module whose own parameters stay in float32 where the training forward runs in less, such as a router."""
+
+
+class Fused(nn.Module, ABC):
+    """A module in which one parameter holds several matrices, which an optimizer of matrices must tell apart."""
+
+    @abstractmethod
+    def matrices(self) -> Mapping[str, Sequence[int]]:
+        """Rows of the matrices that stand one above the other in a parameter ``[..., M, N]``, by its name in here.
+
+        Leading dimensions are stacks: of experts, say.
+        """
 
 
 class AfterStep(nn.Module, ABC):

@@ -1,17 +1,21 @@
 """Optimizers against torch's own."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cirilla_cli.engine.config import AdamWConfig, MuonConfig
 from cirilla_cli.engine.optim.muon import orthogonalise
+from cirilla_cli.model.config import ChainedMTPConfig
 from cirilla_cli.model.decoder import Decoder
 from cirilla_cli.model.init import fresh
+from cirilla_cli.model.mixers.config import AttentionConfig, GatedDeltaNetConfig, LatentAttentionConfig, Mamba2Config
+from cirilla_cli.model.parts import Fused
+from cirilla_cli.model.sections import MoEConfig
 
 MUON = MuonConfig(
     lr=0.02, momentum=0.9, weight_decay=0.1, adamw=AdamWConfig(lr=3e-3, weight_decay=0.2, beta1=0.8, beta2=0.9)
@@ -74,12 +78,23 @@ def test_muon_moves_as_torchs_muon_and_adamw(make: Callable[[], Decoder]) -> Non
         assert float((mine - other).norm()) < (0.02 if is_hidden(name) else 1e-5) * path, name
 
 
+class Alone(Fused):
+    """One hidden matrix."""
+
+    def __init__(self, rows: int, columns: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(rows, columns))
+
+    def matrices(self) -> Mapping[str, Sequence[int]]:
+        return {"weight": self.weight.shape[:1]}
+
+
 def test_muons_rule_around_the_orthogonalisation_is_exact() -> None:
     """Two steps on a tall and a wide matrix, with the momentum, rate and decay written out."""
     for rows, columns in ((12, 4), (4, 12)):
         torch.manual_seed(0)
-        layer = nn.ModuleDict({"mlp": nn.Linear(columns, rows, bias=False)})
-        weight = layer["mlp"].weight
+        layer = Alone(rows, columns)
+        weight = layer.weight
         expected, average = weight.detach().clone(), torch.zeros(rows, columns)
         optimizer = MUON.build(layer)
         for _ in range(2):
@@ -156,6 +171,94 @@ def test_muon_takes_the_blocks_matrices_and_nothing_else(make: Callable[[], Deco
     hidden = {names[id(p)] for group in MUON.build(model).param_groups if group["muon"] for p in group["params"]}
     assert hidden == {n for n in names.values() if is_hidden(n)}
     assert len(hidden) == 14
+
+
+MIXERS = {
+    "M": Mamba2Config(n_heads=3, head_dim=4, d_state=5),
+    "D": GatedDeltaNetConfig(n_heads=4, n_qk_heads=2, head_dim=5),
+    "L": LatentAttentionConfig(n_heads=2, kv_lora_rank=6, qk_nope_head_dim=4, qk_rope_head_dim=4, v_head_dim=4),
+    "A": AttentionConfig(n_heads=2),
+}
+EXPERTS = MoEConfig(n_experts=3, top_k=2, d_ff=7, shared_d_ff=9)
+PARTS = {
+    "mamba.in_proj.weight": (12, 12, 5, 5, 3),
+    "linear_attn.in_proj_qkv.weight": (10, 10, 20),
+    "self_attn.kv_a_proj_with_mqa.weight": (6, 4),
+    "experts.gate_up_proj": (7, 7),
+}
+"""Rows of fused matrices, by hand: gate, x, B, C, dt; q, k, v; latents, turning keys; gate, up."""
+
+NOT_HIDDEN = ("norm", "embed", "lm_head", "conv1d", "A_log", "dt_bias", ".D", "mlp.gate.")
+
+
+@pytest.fixture
+def make_all(tiny: ModuleType) -> Callable[[], Decoder]:
+    """Every kind of mixer, experts and a step ahead."""
+    keys = {"vocab_size": 31, "n_layers": 4, "tie_embeddings": False, "mixers": MIXERS, "pattern": "MDLA"}
+    return lambda: fresh(tiny.decoder(**keys, mlp=EXPERTS, mtp=ChainedMTPConfig(depth=1)), seed=4).double()
+
+
+def single(name: str, tensor: Tensor) -> Iterator[Tensor]:
+    """The matrices in a parameter, or in its gradient, each by itself."""
+    rows = next((rows for end, rows in PARTS.items() if name.endswith(end)), tensor.shape[-2:-1])
+    for matrix in tensor if tensor.ndim == 3 else tensor[None]:
+        start = 0
+        for size in rows:
+            yield matrix[start : start + size].clone()
+            start += size
+        assert start == len(matrix)
+
+
+def test_each_matrix_moves_as_torchs_muon_would_move_it_alone(
+    make_all: Callable[[], Decoder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In float64, in which torch's own is made to iterate too: three steps, to rounding."""
+    model = make_all()
+    hidden = {n: p for n, p in model.named_parameters() if not any(part in n for part in NOT_HIDDEN)}
+    assert all(
+        any(name.endswith(end) for name in hidden) for end in (*PARTS, "eh_proj.weight", "mamba.out_proj.weight")
+    )
+    alone = {n: [nn.Parameter(part) for part in single(n, p.detach())] for n, p in hidden.items()}
+    theirs = torch.optim.Muon(
+        [p for parts in alone.values() for p in parts],
+        lr=0.02, momentum=0.9, weight_decay=0.1, nesterov=True, ns_steps=5, adjust_lr_fn="original",
+    )  # fmt: skip
+    ours = MUON.build(model)
+    for step in range(3):
+        generator = torch.Generator().manual_seed(step)
+        for name, parameter in model.named_parameters():
+            parameter.grad = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            for own, gradient in zip(alone.get(name, ()), single(name, parameter.grad), strict=name in alone):
+                own.grad = gradient
+        ours.step()
+        with monkeypatch.context() as exact:
+            exact.setattr(Tensor, "bfloat16", Tensor.double)
+            theirs.step()
+    for name, parts in alone.items():
+        for mine, other in zip(single(name, hidden[name].detach()), parts, strict=True):
+            torch.testing.assert_close(mine, other.detach(), rtol=0, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_muon_takes_no_router_convolution_or_vector(make_all: Callable[[], Decoder]) -> None:
+    model = make_all()
+    rest = {id(p) for group in MUON.build(model).param_groups if not group["muon"] for p in group["params"]}
+    found = {n for n, p in model.named_parameters() if id(p) in rest}
+    assert found == {n for n, _ in model.named_parameters() if any(part in n for part in NOT_HIDDEN)}
+
+
+def test_fused_matrices_survive_a_checkpoint(make_all: Callable[[], Decoder], tmp_path: Any) -> None:
+    from cirilla_cli.checkpoint import write_checkpoint
+
+    straight = make_all().float()
+    optimizer = MUON.build(straight)
+    learn(straight, optimizer, 2)
+    saved = write_checkpoint(tmp_path, 2, straight, tokenizer=None, optimizer=optimizer, state={"step": 2}, texts={})
+    learn(straight, optimizer, 2, first=2)
+    resumed = saved.load_model()
+    again = MUON.build(resumed)
+    saved.load_optimizer(again, resumed)
+    learn(resumed, again, 2, first=2)
+    assert all(torch.equal(a, b) for a, b in zip(straight.parameters(), resumed.parameters(), strict=True))
 
 
 @pytest.mark.parametrize("config", [ADAMW, MUON])

@@ -1,9 +1,10 @@
-"""Muon for attention's and feed-forwards' matrices, batched over equal shapes; AdamW for all else in one optimizer."""
+"""Muon for the matrices inside the blocks, batched over equal shapes; AdamW for all else in one optimizer."""
 
-# Shape suffixes: G matrices of one shape, M rows, N columns.
+# Shape suffixes: G matrices of one shape, M rows, N columns, K of them side by side in one batch.
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,11 +14,15 @@ from torch.optim.adamw import adamw as adamw_update
 from cirilla_cli.engine.config import MuonConfig
 from cirilla_cli.engine.optim.adamw import groups
 from cirilla_cli.engine.optim.spread import local, of_whole
+from cirilla_cli.model.block import Block
+from cirilla_cli.model.mtp import Step
+from cirilla_cli.model.parts import Fused
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Quintic Newton-Schulz iteration that pushes singular values towards one fast (Jordan et al., 2024)."""
 
-_HIDDEN, _ROUTER = {"self_attn", "mlp"}, "gate"
+Rows = tuple[int, ...]
+"""Of the matrices that stand one above the other in a parameter."""
 
 
 def orthogonalise(gradients_GMN: Tensor, steps: int) -> Tensor:
@@ -38,19 +43,44 @@ def orthogonalise(gradients_GMN: Tensor, steps: int) -> Tensor:
     return out
 
 
+def updates_of(gradients_GMN: Tensor, rows: Rows, steps: int) -> Tensor:
+    """What is to be taken off, at a rate of one, for matrices of ``rows`` rows each that stand one above the other.
+
+    Each is orthogonalised by itself, those of one shape in one batch, and scaled by sqrt(max(1, rows / columns)).
+    """
+    if not gradients_GMN.numel():
+        return gradients_GMN
+    parts = list(torch.split(gradients_GMN, list(rows), dim=-2))
+    for size in set(rows):
+        alike = [i for i, n in enumerate(rows) if n == size]
+        made_KGMN = orthogonalise(torch.stack([parts[i] for i in alike]), steps)
+        made_KGMN *= max(1.0, size / gradients_GMN.shape[-1]) ** 0.5
+        for i, made_GMN in zip(alike, made_KGMN.unbind(), strict=True):
+            parts[i] = made_GMN
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-2)
+
+
 class Muon(torch.optim.Optimizer):
     """Momentum, orthogonalised, for groups marked ``muon`` (Jordan et al., 2024); AdamW for the others.
 
     The same update as `torch.optim.Muon` with ``adjust_lr_fn="original"``: Nesterov over an average of gradients, rate
-    times sqrt(max(1, rows / columns)), decay by the unadjusted rate.
+    times sqrt(max(1, rows / columns)), decay by the unadjusted rate. Where a parameter holds several matrices, each is
+    updated as if it were alone.
+
+    Args:
+        hidden: parameters ``[..., M, N]``, with the rows of the matrices that stand one above the other in each.
+        rest: groups for AdamW.
     """
 
-    def __init__(self, hidden: list[nn.Parameter], rest: list[dict[str, Any]], config: MuonConfig) -> None:
+    def __init__(
+        self, hidden: Sequence[tuple[nn.Parameter, Rows]], rest: list[dict[str, Any]], config: MuonConfig
+    ) -> None:
         muon = {
-            "params": hidden, "muon": True, "lr": config.lr, "peak_lr": config.lr, "momentum": config.momentum,
-            "ns_steps": config.ns_steps, "weight_decay": config.weight_decay,
+            "params": [p for p, _ in hidden], "muon": True, "lr": config.lr, "peak_lr": config.lr,
+            "momentum": config.momentum, "ns_steps": config.ns_steps, "weight_decay": config.weight_decay,
         }  # fmt: skip
         super().__init__([muon, *({**group, "muon": False} for group in rest)], {})
+        self._rows = {id(p): rows for p, rows in hidden}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -62,16 +92,17 @@ class Muon(torch.optim.Optimizer):
                 self._adamw(group)
 
     def _muon(self, group: dict[str, Any]) -> None:
-        shapes: dict[torch.Size, list[Tensor]] = defaultdict(list)
+        alike: dict[tuple[torch.Size, Rows], list[Tensor]] = defaultdict(list)
         for parameter in group["params"]:
             if parameter.grad is not None:
-                shapes[parameter.shape].append(parameter)
-        for shape, parameters in shapes.items():
-            momenta = [self._momentum(p, group) for p in parameters]
-            updates = of_whole(lambda g_GMN: orthogonalise(g_GMN, group["ns_steps"]), momenta, parameters)
-            rate, own = group["lr"] * max(1.0, shape[0] / shape[1]) ** 0.5, [local(p) for p in parameters]
+                alike[parameter.shape, self._rows[id(parameter)]].append(parameter)
+        for (shape, rows), parameters in alike.items():
+            work = partial(updates_of, rows=rows, steps=group["ns_steps"])
+            momenta, own = [self._momentum(p, group) for p in parameters], [local(p) for p in parameters]
+            # A stack is a batch already, and is spread over processes by whole matrices.
+            updates = of_whole(work, momenta, parameters) if len(shape) == 2 else [work(m) for m in momenta]
             torch._foreach_mul_(own, 1 - group["lr"] * group["weight_decay"])
-            torch._foreach_add_(own, list(updates), alpha=-rate)
+            torch._foreach_add_(own, list(updates), alpha=-group["lr"])
 
     def _momentum(self, parameter: Tensor, group: dict[str, Any]) -> Tensor:
         """What is to be orthogonalised: all of it, or its rows in this process."""
@@ -101,15 +132,23 @@ class Muon(torch.optim.Optimizer):
         )  # fmt: skip
 
 
-def muon(config: MuonConfig, model: nn.Module) -> Muon:
-    """Every parameter in exactly one group: attention's and feed-forwards' matrices to Muon, the rest to AdamW.
+def hidden_matrices(model: nn.Module) -> dict[int, Rows]:
+    """The parameters that map hidden states to hidden states, by identity, with the rows of the matrices in each.
 
-    The rest are also stacked experts, routers, and the matrices of recurrent mixers.
+    Weights of linear layers inside blocks and steps ahead, and what modules declare to hold several (`Fused`). Routers
+    and convolutions are not among them, nor is what lies outside, such as embeddings and head.
     """
-    hidden: list[nn.Parameter] = []
-    rest: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        parts = set(name.split("."))
-        is_hidden = parameter.ndim == 2 and bool(_HIDDEN & parts) and _ROUTER not in parts
-        (hidden if is_hidden else rest).append(parameter)
-    return Muon(hidden, groups(rest, config.adamw), config)
+    inside = [m for part in model.modules() if isinstance(part, Block | Step) for m in part.modules()]
+    found: dict[int, Rows] = {id(m.weight): (m.out_features,) for m in inside if isinstance(m, nn.Linear)}
+    for module in model.modules():
+        if isinstance(module, Fused):
+            named = module.matrices().items()
+            found |= {id(module.get_parameter(name)): tuple(rows) for name, rows in named}
+    return found
+
+
+def muon(config: MuonConfig, model: nn.Module) -> Muon:
+    """Every parameter in exactly one group: hidden matrices to Muon, the rest to AdamW."""
+    matrices = hidden_matrices(model)
+    hidden = [(p, matrices[id(p)]) for p in model.parameters() if id(p) in matrices]
+    return Muon(hidden, groups([p for p in model.parameters() if id(p) not in matrices], config.adamw), config)

@@ -4,6 +4,8 @@
 # H width of a query or key (a part without position, then a part that turns), V width of a value,
 # R width of the latent, C = R + the part of a key that turns: what is remembered of a position.
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -11,14 +13,14 @@ from cirilla_cli.model.cache import LayerCache, PastCache
 from cirilla_cli.model.layout import Needs, SequenceLayout, Sight, visible_BTS
 from cirilla_cli.model.mixers.config import LatentAttentionConfig
 from cirilla_cli.model.ops.attention import attend
-from cirilla_cli.model.parts import Mixer
+from cirilla_cli.model.parts import Fused, Mixer
 from cirilla_cli.model.rope import Rotation, apply_rope
 from cirilla_cli.model.sections import RMSNormConfig
 
 _SIGHT = Sight()
 
 
-class LatentAttention(Mixer):
+class LatentAttention(Mixer, Fused):
     """Multi-head latent attention (DeepSeek-V2, 2024, arXiv:2405.04434, section 2.1).
 
     Parameters are named as in Hugging Face's DeepSeek-V3; the rows that make the turning parts stand there as
@@ -43,6 +45,10 @@ class LatentAttention(Mixer):
         self.kv_a_layernorm = norm.build(self.rank)
         self.kv_b_proj = nn.Linear(self.rank, N * (self.still + self.v_width), bias=False)
         self.o_proj = nn.Linear(N * self.v_width, d_model, bias=config.bias)
+
+    def matrices(self) -> Mapping[str, Sequence[int]]:
+        """Latents and turning keys."""
+        return {"kv_a_proj_with_mqa.weight": (self.rank, self.turning)}
 
     def forward(self, x_BTD: Tensor, layout: SequenceLayout, cache: LayerCache | None = None) -> Tensor:
         """Attention's output ``[B, T, D]``; ``cache`` holds latents and turned keys of earlier positions."""

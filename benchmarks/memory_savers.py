@@ -1,0 +1,149 @@
+"""What activation checkpointing saves and costs, beside a run that keeps everything, in one run.
+
+    python -m benchmarks.memory_savers [--length 4096] [--rows 2] [--precision mixed] [--repeats 2]
+
+The 34M shape of `train_peers.py`, a few steps of AdamW through the engine's loop. Each way runs in a process apart,
+all in turn, again and again. Memory is the process's peak less what it held after its imports; of it, weights,
+gradients and AdamW's moments are 16 bytes a parameter whatever is kept. Time is the processor's of a step, least of
+all, so that other work on the machine disturbs it little. The loss after the last step shows that nothing else differs.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from benchmarks.peers.common import IMPORTED, imported, peak
+from cirilla_cli.data.batches import TokenBatch
+from cirilla_cli.engine.config import (
+    AdamWConfig,
+    ConstantConfig,
+    CrossEntropyConfig,
+    FullCheckpointingConfig,
+    RecomputeSection,
+    SelectiveCheckpointingConfig,
+)
+from cirilla_cli.engine.recompute import checkpoint_activations
+from cirilla_cli.engine.schedule import Schedule
+from cirilla_cli.engine.trainer import Metrics, Trainer
+from cirilla_cli.model.config import DecoderConfig
+from cirilla_cli.model.init import fresh
+from cirilla_cli.model.mixers.config import AttentionConfig
+from cirilla_cli.model.sections import SwiGLUConfig
+
+WAYS: dict[str, RecomputeSection | None] = {
+    "none": None,
+    "selective": SelectiveCheckpointingConfig(),
+    "full": FullCheckpointingConfig(),
+}
+STEPS = 2
+
+
+class Rows:
+    """Made-up ids, each row one document."""
+
+    rows_per_epoch = 1 << 30
+
+    def __init__(self, rows: int, length: int) -> None:
+        self._size = rows, length
+
+    def step(self, index: int) -> list[TokenBatch]:
+        """The one micro-batch of a step."""
+        ids = torch.randint(8192, self._size, generator=torch.Generator().manual_seed(index))
+        return [TokenBatch(ids, ids.roll(-1, 1), torch.zeros_like(ids))]
+
+    def validation(self, most_tokens: int) -> Iterator[TokenBatch]:
+        """Nothing is validated."""
+        return iter(())
+
+
+class Clock:
+    """A hook that notes what each step took of the processor, and its loss."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self.loss = 0.0
+
+    def on_start(self, trainer: Trainer) -> None:
+        """Start the clock."""
+        self._since = time.process_time()
+
+    def on_step(self, trainer: Trainer, metrics: Metrics) -> None:
+        """Note a step."""
+        now = time.process_time()
+        self.seconds.append(now - self._since)
+        self.loss, self._since = metrics["loss"], now
+
+    def on_end(self, trainer: Trainer, metrics: Metrics) -> None:
+        """Nothing is left to do."""
+
+
+def measure(way: str, length: int, rows: int, precision: str) -> dict[str, Any]:
+    """A few steps in this process."""
+    torch.set_num_threads(1)
+    imported()
+    config = DecoderConfig(
+        vocab_size=8192, context_length=length, d_model=512, n_layers=8, mixers={"A": AttentionConfig(n_heads=8)},
+        mlp=SwiGLUConfig(d_ff=1408), tie_embeddings=False,
+    )  # fmt: skip
+    model, clock, chosen = fresh(config, seed=0), Clock(), WAYS[way]
+    if chosen is not None:
+        checkpoint_activations(model, chosen)
+    Trainer(
+        model=model, objective=CrossEntropyConfig().build(), source=Rows(rows, length), steps=STEPS, seed=0,
+        optimizer=AdamWConfig(lr=3e-4).build(model), schedule=Schedule(ConstantConfig(warmup=0), STEPS),
+        device=torch.device("cpu"), dtype=torch.float32 if precision == "float32" else torch.bfloat16, hooks=(clock,),
+    ).fit()  # fmt: skip
+    state = 16 * sum(p.numel() for p in model.parameters())
+    return {"seconds": min(clock.seconds), "bytes": peak() - IMPORTED[0], "state": state, "loss": clock.loss}
+
+
+def elsewhere(way: str, arguments: list[str]) -> dict[str, Any]:
+    """The same in a process of its own."""
+    call = [sys.executable, "-m", "benchmarks.memory_savers", *arguments, "--way", way]
+    found: dict[str, Any] = json.loads(subprocess.run(call, check=True, capture_output=True, text=True).stdout)
+    return found
+
+
+def table(arguments: list[str], repeats: int) -> None:
+    """Every way in turn; ratios are to the first."""
+    results: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for _ in range(repeats):
+        for way in WAYS:
+            results[way].append(elsewhere(way, arguments))
+    most = {way: max(r["bytes"] for r in found) for way, found in results.items()}
+    least = {way: min(r["seconds"] for r in found) for way, found in results.items()}
+    state = results["none"][0]["state"]
+    print("way         peak MiB  of none   above the state   s a step  of none   loss")
+    for way, found in results.items():
+        size, above = most[way], (most[way] - state) / (most["none"] - state)
+        shares = f"{size / most['none']:7.2f}  {(size - state) >> 20:>7} MiB {above:5.2f}"
+        print(
+            f"{way:<10} {size >> 20:>9}  {shares}   {least[way]:8.2f}  {least[way] / least['none']:7.2f}"
+            f"   {found[0]['loss']:.6f}"
+        )
+
+
+def main() -> None:
+    """Read the arguments; with --way be one of the processes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--length", type=int, default=4096)
+    parser.add_argument("--rows", type=int, default=2)
+    parser.add_argument("--precision", choices=["mixed", "float32"], default="mixed")
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--way", choices=list(WAYS))
+    args = parser.parse_args()
+    if args.way is None:
+        table([f"--{name}={vars(args)[name]}" for name in ("length", "rows", "precision")], args.repeats)
+    else:
+        print(json.dumps(measure(args.way, args.length, args.rows, args.precision)))
+
+
+if __name__ == "__main__":
+    main()
