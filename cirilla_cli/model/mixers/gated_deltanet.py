@@ -4,11 +4,8 @@
 # H heads (of values), G heads of queries and keys, K width of a key, V width of a value.
 
 import math
-<<<<<<< HEAD
-from functools import partial
-=======
 from collections.abc import Mapping, Sequence
->>>>>>> strong
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -19,11 +16,6 @@ from cirilla_cli.model.layout import SequenceLayout
 from cirilla_cli.model.mixers.config import GatedDeltaNetConfig
 from cirilla_cli.model.mixers.recurrent import Recurrent, begins_BT
 from cirilla_cli.model.ops.delta import Signals, scan
-<<<<<<< HEAD
-=======
-from cirilla_cli.model.parts import Exact, Fused, Mixer, OwnInit
-from cirilla_cli.model.state_cache import StateCache
->>>>>>> strong
 
 _LENGTH_EPS = 1e-6
 """Added to the squared length of queries and keys before its root, as checkpoints have been trained with."""
@@ -43,11 +35,7 @@ class NormedThenGated(nn.Module):
         return (normed_BTHV * F.silu(gate_BTHV.to(x_BTHV.dtype))).to(gate_BTHV.dtype)
 
 
-<<<<<<< HEAD
 class GatedDeltaNet(Recurrent[Signals]):
-=======
-class GatedDeltaNet(Mixer, OwnInit, Exact, Fused):
->>>>>>> strong
     """The gated delta rule as a layer (Yang, Kautz and Hatamizadeh, 2024, arXiv:2412.06464, section 3.4).
 
     Each matrix stands by itself, named as in Hugging Face's Qwen3.5; Qwen3-Next holds the same numbers in two matrices
@@ -95,31 +83,13 @@ class GatedDeltaNet(Mixer, OwnInit, Exact, Fused):
             torch.sigmoid(self.in_proj_b(x_BTD).to(exact)), starts_BT,
         )  # fmt: skip
 
-<<<<<<< HEAD
     def _convolved_BTE(self, inputs_BTE: Tensor, layout: SequenceLayout, tail_BRE: Tensor | None) -> Tensor:
         """In float32 at least: the lengths that vectors get after it make rounding large where they are small."""
-        exact = torch.promote_types(inputs_BTE.dtype, torch.float32)
-        tail_BRE = None if tail_BRE is None else tail_BRE.to(exact)
-        return super()._convolved_BTE(inputs_BTE.to(exact), layout, tail_BRE)
-=======
+        return self._convolve(inputs_BTE, layout, tail_BRE, torch.promote_types(inputs_BTE.dtype, torch.float32))
+
     def matrices(self) -> Mapping[str, Sequence[int]]:
         """Queries, keys and values."""
         return {"in_proj_qkv.weight": self.sizes}
-
-    def initialise(self, generator: torch.Generator) -> None:
-        """Decay rates uniform in 0.01 to 16, step sizes log-uniform in 0.001 to 0.1, taps as PyTorch draws them.
-
-        The rates are as in Hugging Face's class, the steps as in Mamba-2, whose decay this is: so at first states are
-        forgotten after one step in the quickest heads and after thousands in the slowest.
-        """
-        H = self.n_heads
-        self.A_log.copy_(torch.empty(H).uniform_(0.01, 16, generator=generator).log())
-        step = torch.empty(H).uniform_(math.log(1e-3), math.log(1e-1), generator=generator).exp()
-        self.dt_bias.copy_(step + torch.log(-torch.expm1(-step)))
-        bound = self.conv1d.kernel_size[0] ** -0.5
-        weight = self.conv1d.weight
-        weight.copy_(torch.empty(weight.shape).uniform_(-bound, bound, generator=generator))
->>>>>>> strong
 
 
 def _unit_BTGK(x_BTGK: Tensor) -> Tensor:

@@ -3,12 +3,8 @@
 # Shape suffixes: B batch, T new positions, D model width, I inner width, E convolved channels, H heads, P width of a
 # head, N width of the state.
 
-<<<<<<< HEAD
-from functools import partial
-=======
-import math
 from collections.abc import Mapping, Sequence
->>>>>>> strong
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -19,11 +15,6 @@ from cirilla_cli.model.layout import SequenceLayout
 from cirilla_cli.model.mixers.config import Mamba2Config
 from cirilla_cli.model.mixers.recurrent import Recurrent, begins_BT
 from cirilla_cli.model.ops.ssd import Signals, scan
-<<<<<<< HEAD
-=======
-from cirilla_cli.model.parts import Exact, Fused, Mixer, OwnInit
-from cirilla_cli.model.state_cache import StateCache
->>>>>>> strong
 
 
 class GatedRMSNorm(nn.Module):
@@ -42,11 +33,7 @@ class GatedRMSNorm(nn.Module):
         return normed.flatten(2).to(gate_BTI.dtype) * self.weight
 
 
-<<<<<<< HEAD
 class Mamba2(Recurrent[Signals]):
-=======
-class Mamba2(Mixer, OwnInit, Exact, Fused):
->>>>>>> strong
     """A selective state-space layer (Dao and Gu, 2024, arXiv:2405.21060, section 7).
 
     Step sizes, inputs to the state and outputs from it all depend on the token. Parameters are named as in Hugging
@@ -89,26 +76,9 @@ class Mamba2(Mixer, OwnInit, Exact, Fused):
             torch.unflatten(x_BTI, -1, (self.n_heads, self.head_dim)), dt_BTH, -torch.exp(self.A_log.to(exact)),
             torch.unflatten(b, -1, (self.n_groups, -1)), torch.unflatten(c, -1, (self.n_groups, -1)), self.D, starts_BT,
         )  # fmt: skip
-<<<<<<< HEAD
-=======
 
     def matrices(self) -> Mapping[str, Sequence[int]]:
         """Gates, inputs, what enters the state, what leaves it, and step sizes."""
         inner, channels, heads = self.sizes
         shared = (channels - inner) // 2
         return {"in_proj.weight": (inner, inner, shared, shared, heads)}
-
-    def initialise(self, generator: torch.Generator) -> None:
-        """Decay rates uniform in 1 to 16, step sizes log-uniform in 0.001 to 0.1, taps as PyTorch draws them.
-
-        So at first half of a state is forgotten after one step in the quickest heads and after hundreds in the slowest
-        (the paper's code; ``dt_bias`` is what softplus turns into the step size).
-        """
-        H = self.n_heads
-        self.A_log.copy_(torch.empty(H).uniform_(1, 16, generator=generator).log())
-        dt = torch.empty(H).uniform_(math.log(1e-3), math.log(1e-1), generator=generator).exp()
-        self.dt_bias.copy_(dt + torch.log(-torch.expm1(-dt)))
-        bound = self.conv1d.kernel_size[0] ** -0.5
-        weight = self.conv1d.weight
-        weight.copy_(torch.empty(weight.shape).uniform_(-bound, bound, generator=generator))
->>>>>>> strong

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from cirilla_cli.model.cache import LayerCache
 from cirilla_cli.model.layout import Needs, SequenceLayout
 from cirilla_cli.model.ops.conv import causal_conv, tail_of
-from cirilla_cli.model.parts import Exact, Mixer, OwnInit
+from cirilla_cli.model.parts import Exact, Fused, Mixer, OwnInit
 from cirilla_cli.model.state_cache import StateCache
 
 
@@ -29,7 +29,7 @@ class Signals(Protocol):
 S = TypeVar("S", bound=Signals)
 
 
-class Recurrent(Mixer, OwnInit, Exact, Generic[S]):
+class Recurrent(Mixer, OwnInit, Exact, Fused, Generic[S]):
     """A layer that remembers the last inputs of its convolution and the state of its scan."""
 
     least_rate: ClassVar[float]
@@ -70,10 +70,19 @@ class Recurrent(Mixer, OwnInit, Exact, Generic[S]):
         return torch.cat(outputs, dim=1)
 
     def _convolved_BTE(self, inputs_BTE: Tensor, layout: SequenceLayout, tail_BRE: Tensor | None) -> Tensor:
-        positions_BT = None if layout.documents_BT is None else layout.positions_BT
-        weight_E1K, bias_E = self.conv1d.weight.to(inputs_BTE.dtype), self.conv1d.bias
-        bias_E = None if bias_E is None else bias_E.to(inputs_BTE.dtype)
-        return causal_conv(inputs_BTE, weight_E1K, bias_E, tail_BRE=tail_BRE, positions_BT=positions_BT)
+        return self._convolve(inputs_BTE, layout, tail_BRE, inputs_BTE.dtype)
+
+    def _convolve(
+        self, inputs_BTE: Tensor, layout: SequenceLayout, tail_BRE: Tensor | None, dtype: torch.dtype
+    ) -> Tensor:
+        """The convolution in ``dtype``, its taps rounded as the inputs are."""
+        rounded, bias_E = inputs_BTE.dtype, self.conv1d.bias
+        return causal_conv(
+            inputs_BTE.to(dtype), self.conv1d.weight.to(rounded).to(dtype),
+            None if bias_E is None else bias_E.to(rounded).to(dtype),
+            tail_BRE=None if tail_BRE is None else tail_BRE.to(dtype),
+            positions_BT=None if layout.documents_BT is None else layout.positions_BT,
+        )  # fmt: skip
 
     def make_cache(self, capacity: int, rollback: int = 0) -> StateCache:
         """An empty memory; its size does not depend on ``capacity``."""
