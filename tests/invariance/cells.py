@@ -20,8 +20,11 @@ from cirilla_cli.engine.config import (
     DPOConfig,
     EvaluationConfig,
     FSDPConfig,
+    FullCheckpointingConfig,
+    MemoryConfig,
     MuonConfig,
     Place,
+    SelectiveCheckpointingConfig,
     TrainConfig,
 )
 from cirilla_cli.engine.run import Job
@@ -40,10 +43,11 @@ FACTORS: dict[str, tuple[str, ...]] = {
     "ranks": ("1", "2-ddp", "2-fsdp"),
     "sittings": ("one", "two", "two-elsewhere"),
     "save": ("at-once", "beside"),
+    "activations": ("kept", "half", "again"),
 }
 """The first two say what is learned; nothing of the others may be seen in the result."""
 
-PLAIN = {"cut": "whole", "rows": "packed", "ranks": "1", "sittings": "one", "save": "at-once"}
+PLAIN = {"cut": "whole", "rows": "packed", "ranks": "1", "sittings": "one", "save": "at-once", "activations": "kept"}
 """What the result is compared with."""
 
 ILLEGAL = [
@@ -109,6 +113,9 @@ def sittings(cell: Cell) -> list[tuple[int, int]]:
             return [(size, HALF), (3 - size, STEPS)]
 
 
+_RECOMPUTED = {"kept": None, "half": SelectiveCheckpointingConfig(every=2), "again": FullCheckpointingConfig()}
+
+
 def model_of(cell: Cell) -> DecoderConfig | EncoderConfig:
     """The smallest models that have what differs: without dropout, which draws for each pass."""
     dense = SwiGLUConfig(d_ff=24)
@@ -140,6 +147,7 @@ def job_of(cell: Cell, out: Path, data: Path, place: Place) -> Job:
         "objective": DPOConfig(sft_weight=0.1) if objective == "dpo"
         else CrossEntropyConfig(label_smoothing=0.1, z_loss=1e-3),
         "checkpoint": CheckpointingConfig(every=HALF, every_time=None, asynchronous=cell["save"] == "beside"),
+        "memory": MemoryConfig(checkpointing=_RECOMPUTED[cell["activations"]]),
         "eval": EvaluationConfig(every=HALF, max_tokens=5 * CONTEXT),
     }  # fmt: skip
     if objective == "mlm":
