@@ -129,11 +129,7 @@ def build(
     model = model_of(job, inputs, device, newest)
     cut = cut_of(job, model.config.context_length, inputs.prepared.tokenizer.pad_id)
     steps, source = source_of(job, inputs.prepared, cut, progress)
-    trainer = Trainer(
-        model=model, objective=job.objective.build(logits_bytes=job.memory.logits_bytes), source=source,
-        optimizer=job.optim.build(model), schedule=Schedule(job.schedule, steps), steps=steps, seed=job.seed,
-        device=device, dtype=dtype, max_grad_norm=job.train.max_grad_norm,
-    )  # fmt: skip
+    trainer = _trainer(job, model, source, steps, device, dtype)
     if newest is not None:
         trainer.state = _state(newest)
         newest.load_optimizer(trainer.optimizer, model)
@@ -142,14 +138,30 @@ def build(
     trainer.hooks = _hooks(job, trainer, inputs.prepared, cut, interrupts, progress)
     if lock is None:
         # Only now: a recipe that was refused above may be mended without starting over.
-        write_lock(job.out, job.resolved, began)
-        for name, text in job.texts.items():
-            write_text(job.out / name, text)
+        _put_on_record(job, began)
     if newest is None:
         progress.say(_summary(job, trainer, source, cut))
         if untrained := _untrained(job, model.config):
             progress.say(untrained)
     return trainer
+
+
+def _trainer(
+    job: Job, model: Model, source: BatchSource[Any], steps: int, device: torch.device, dtype: torch.dtype
+) -> Trainer:
+    """The trainer before its first step, with nobody looking on."""
+    return Trainer(
+        model=model, objective=job.objective.build(logits_bytes=job.memory.logits_bytes), source=source,
+        optimizer=job.optim.build(model), schedule=Schedule(job.schedule, steps), steps=steps, seed=job.seed,
+        device=device, dtype=dtype, max_grad_norm=job.train.max_grad_norm,
+    )  # fmt: skip
+
+
+def _put_on_record(job: Job, began: Began) -> None:
+    """Write the run's lock, and the recipe as it was given and as it was understood."""
+    write_lock(job.out, job.resolved, began)
+    for name, text in job.texts.items():
+        write_text(job.out / name, text)
 
 
 def check_lock(job: Job, lock: dict[str, Any], inputs: Inputs, began: Began, progress: Progress) -> None:

@@ -117,8 +117,7 @@ def plan(job: Job, progress: Progress, *, restart: bool = False, insist: bool = 
         job, tokenizer_source(job, base, newest), afresh=restart, begun=lock is not None, remote=remote,
         progress=progress,
     )  # fmt: skip
-    device = pick_device(job.device)
-    where = machine(device, compute_dtype(job.precision, device))
+    where = _machine(job)
     if lock is not None and seen.prepared is not None:
         inputs = Inputs(base, seen.prepared)
         check_lock(job, lock, inputs, inputs.began(where), progress)
@@ -128,6 +127,12 @@ def plan(job: Job, progress: Progress, *, restart: bool = False, insist: bool = 
         model=_named(job, base, newest), parameters=_parameters(shape), data=seen.lines,
         device=where["device"], compute=where["compute"], **_disk(job, shape),
     )  # fmt: skip
+
+
+def _machine(job: Job) -> dict[str, Any]:
+    """What the run would compute on, and in what."""
+    device = pick_device(job.device)
+    return machine(device, compute_dtype(job.precision, device))
 
 
 def _on_hub(job: Job) -> bool:
