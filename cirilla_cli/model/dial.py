@@ -35,13 +35,15 @@ def decoder_of(dial: DialConfig) -> DecoderConfig:
 
 def derivation(dial: DialConfig) -> list[Derived]:
     """Model, batch, length and learning rate of a training run, in the order in which each follows from the last."""
-    model, D = decoder_of(dial), ASPECT * dial.depth
+    model = decoder_of(dial)
+    return [*_of_model(dial, model), *_of_training(dial, model)]
+
+
+def _of_model(dial: DialConfig, model: DecoderConfig) -> list[Derived]:
     attention, mlp = model.mixers["A"], model.mlp
     assert isinstance(attention, AttentionConfig)
     assert isinstance(mlp, SwiGLUConfig)
-    weights = sum(mixer.count(D, model.norm).products + mlp.count(D).products for mixer in model.layer_mixers())
-    tokens = TOKENS_PER_PARAMETER * weights
-    compute = 6.0 * weights * tokens
+    D = model.d_model
     return [
         Derived("model.kind", "decoder", f"the dial at depth {dial.depth}"),
         Derived("model.n_layers", dial.depth, "the dial itself"),
@@ -51,11 +53,20 @@ def derivation(dial: DialConfig) -> list[Derived]:
         Derived("model.dropout", dial.dropout, "as the dial's section says"),
         Derived("model.mixers.A.kind", "attention", "plain attention: the best understood at this size"),
         Derived("model.mixers.A.n_heads", attention.n_heads, f"d_model / {attention.width(D)}: heads as wide as usual"),
-        Derived("model.mixers.A.n_kv_heads", attention.kv_heads, "a quarter of the heads: a quarter of the cache "
-                "(2305.13245)"),
+        Derived("model.mixers.A.n_kv_heads", attention.kv_heads, _why_kv(attention)),
         Derived("model.mixers.A.qk_norm", True, "keeps attention logits bounded at high learning rates (2302.05442)"),
         Derived("model.mlp.kind", "swiglu", "gated feed-forwards do better at equal size (2002.05202)"),
         Derived("model.mlp.d_ff", mlp.d_ff, "8/3 d_model in multiples of 64: the size of a plain 4x one"),
+    ]  # fmt: skip
+
+
+def _of_training(dial: DialConfig, model: DecoderConfig) -> list[Derived]:
+    """Tokens by the weights outside the embedding; batch and learning rate by the compute C of both."""
+    each = zip(model.layer_mixers(), model.layer_mlps(), strict=True)
+    weights = sum(mixer.count(model.d_model, model.norm).plus(mlp.count(model.d_model)).products for mixer, mlp in each)
+    tokens = TOKENS_PER_PARAMETER * weights
+    compute = 6.0 * weights * tokens
+    return [
         Derived("objective.kind", "cross_entropy", "the next token, as in all pretraining"),
         Derived("train.tokens", tokens, f"{TOKENS_PER_PARAMETER} per weight outside the embedding: optimal for its "
                 "compute (2203.15556)"),
@@ -72,6 +83,12 @@ def _head_dim(d_model: int) -> int:
 
 def _kv_heads(heads: int) -> int:
     return heads // 4 if heads % 4 == 0 else heads
+
+
+def _why_kv(attention: AttentionConfig) -> str:
+    if attention.kv_heads == attention.n_heads:
+        return "as many as heads, which do not part into groups of four"
+    return "a quarter of the heads: a quarter of the cache (2305.13245)"
 
 
 def _d_ff(d_model: int) -> int:

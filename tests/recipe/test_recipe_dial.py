@@ -62,6 +62,8 @@ def test_every_derived_value_says_why(recipe: Path) -> None:
     assert "2203.15556" in str(origins["train.tokens"])
     assert "2401.02954" in str(origins["train.batch_tokens"])
     assert "64 x depth" in str(origins["model.d_model"])
+    assert "a quarter of the heads" in str(origins["model.mixers.A.n_kv_heads"])
+    assert "do not part" in str(resolve(recipe, "model.depth=6").origins["model.mixers.A.n_kv_heads"])
 
 
 def test_mistakes_in_the_dial_are_told_as_everywhere(recipe: Path) -> None:
