@@ -159,8 +159,13 @@ class Lab:
         train(tiny.job("pretrain", self.folder / "warm", self.folder / "data"), Silent())
         for verb in VERBS:
             self.recipe(verb).write_text(self._text(verb), encoding="utf-8")
-        self._straight("pretrain", self.folder / "start", f"train.steps={EVERY}")
-        for verb in VERBS:
+
+    def ready(self, verb: str) -> None:
+        """Make the run of a verb that nothing happens to, and what it starts from, unless they are there."""
+        start = self.folder / "start"
+        if verb != "pretrain" and not start.is_dir():
+            self._straight("pretrain", start, f"train.steps={EVERY}")
+        if verb not in self.changes:
             started = time.monotonic()
             self.changes[verb] = self._straight(verb, self.straight(verb))
             self.seconds[verb] = time.monotonic() - started
@@ -183,6 +188,7 @@ class Lab:
 
     def half(self, verb: str, out: Path) -> None:
         """A run that was killed after about half of its steps, in ``out``; made once."""
+        self.ready(verb)
         made = self.folder / "half" / verb
         if not made.is_dir():
             ended = self.run(verb, made, arm=partial(die_at, self.changes[verb] // 2))
