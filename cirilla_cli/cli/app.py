@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from cirilla_cli import __version__
-from cirilla_cli.cli import counting, data, project, recipes, reporting, train, use
+from cirilla_cli.cli import counting, data, project, recipes, reporting, sweep, train, use
 from cirilla_cli.errors import CirillaError, UsageError, Where
 from cirilla_cli.fs import NO_ROOM, is_text
 
@@ -27,7 +27,7 @@ _REFUSED = NO_ROOM | {errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.E
 _PANELS = {
     "Start": ["run", "init", "runs"],
     "Data": ["scrape", "synth", "tokenize"],
-    "Train": ["pretrain", "sft", "dpo"],
+    "Train": ["pretrain", "sft", "dpo", "sweep"],
     "Use": ["report", "eval", "generate", "push"],
     "Recipes": ["plan", "recipe"],
 }
@@ -92,6 +92,7 @@ app.command("dpo")(train.dpo)
 app.command("eval")(use.evaluate)
 app.command("generate")(use.generate)
 app.command("push")(use.push)
+app.command("sweep")(sweep.sweep)
 app.command("plan")(counting.plan)
 app.command("report")(reporting.report)
 app.add_typer(recipes.app, name="recipe")

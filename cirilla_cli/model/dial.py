@@ -13,6 +13,9 @@ ASPECT = 64
 TOKENS_PER_PARAMETER = 20
 
 
+_OPTIMAL = f"{TOKENS_PER_PARAMETER} per weight outside the embedding: optimal for its compute (2203.15556)"
+
+
 class Derived(NamedTuple):
     """One value that follows from the dial."""
 
@@ -33,14 +36,24 @@ def decoder_of(dial: DialConfig) -> DecoderConfig:
     )  # fmt: skip
 
 
-def derivation(dial: DialConfig) -> list[Derived]:
-    """Model, batch, length and learning rate of a training run, in the order in which each follows from the last."""
+def inner_weights(dial: DialConfig) -> int:
+    """Weights outside the embedding: the N of the laws."""
+    model, D = decoder_of(dial), ASPECT * dial.depth
+    return sum(m.count(D, model.norm).products + model.mlp.count(D).products for m in model.layer_mixers())
+
+
+def derivation(dial: DialConfig, length: tuple[int, str] | None = None) -> list[Derived]:
+    """Model, batch, length and learning rate of a training run, in the order in which each follows from the last.
+
+    Args:
+        length: tokens to train on and why, where that is not what is optimal for the model's compute.
+    """
     model, D = decoder_of(dial), ASPECT * dial.depth
     attention, mlp = model.mixers["A"], model.mlp
     assert isinstance(attention, AttentionConfig)
     assert isinstance(mlp, SwiGLUConfig)
-    weights = sum(mixer.count(D, model.norm).products + mlp.count(D).products for mixer in model.layer_mixers())
-    tokens = TOKENS_PER_PARAMETER * weights
+    weights = inner_weights(dial)
+    tokens, why = length or (TOKENS_PER_PARAMETER * weights, _OPTIMAL)
     compute = 6.0 * weights * tokens
     return [
         Derived("model.kind", "decoder", f"the dial at depth {dial.depth}"),
@@ -57,8 +70,7 @@ def derivation(dial: DialConfig) -> list[Derived]:
         Derived("model.mlp.kind", "swiglu", "gated feed-forwards do better at equal size (2002.05202)"),
         Derived("model.mlp.d_ff", mlp.d_ff, "8/3 d_model in multiples of 64: the size of a plain 4x one"),
         Derived("objective.kind", "cross_entropy", "the next token, as in all pretraining"),
-        Derived("train.tokens", tokens, f"{TOKENS_PER_PARAMETER} per weight outside the embedding: optimal for its "
-                "compute (2203.15556)"),
+        Derived("train.tokens", tokens, why),
         Derived("train.batch_tokens", _batch(compute, dial.context_length), "0.292 C^0.3271 tokens at C = 6 weights "
                 "tokens (2401.02954, section 3.1)"),
         Derived("optim.kind", "adamw", "what the law for the learning rate was measured with"),

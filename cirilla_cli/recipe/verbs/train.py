@@ -33,7 +33,7 @@ from cirilla_cli.engine.config import (
     TrainConfig,
     pairing_problem,
 )
-from cirilla_cli.model.config import ModelSection
+from cirilla_cli.model.config import BudgetConfig, ModelSection
 from cirilla_cli.recipe.verbs.base import DeviceRecipe
 
 
@@ -78,6 +78,9 @@ class TrainRecipe(DeviceRecipe):
 
 class PretrainRecipe(TrainRecipe):
     """Next-token training on running text."""
+
+    budget: BudgetConfig | None = None
+    """What there is to train with; depth, length, batch and learning rate follow and take its place as it is read."""
 
     data: Annotated[PackedTextConfig | MaskedTextConfig, Field(discriminator="kind")]
     """Running text."""
