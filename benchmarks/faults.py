@@ -79,30 +79,33 @@ def kill_cases(kills: int, seed: int) -> Iterator[Case]:
 
 
 def _killed(lab: Lab, out: Path, *, verb: str, mode: str, rng: random.Random, more: tuple[str, ...]) -> str:
+    """Tried again with earlier kills where a run ends before it is killed."""
     lab.ready(verb)
+    for attempt in range(6):
+        shutil.rmtree(out, ignore_errors=True)
+        outcome = _try_to_kill(lab, out, verb, mode, rng, more, most=0.5**attempt)
+        if outcome is not None:
+            return outcome
+    return "DIFFERENT: the run ended before it could be killed"
+
+
+def _try_to_kill(
+    lab: Lab, out: Path, verb: str, mode: str, rng: random.Random, more: tuple[str, ...], most: float
+) -> str | None:
+    """What became of a run that was killed within this share of its length; None if it ended before."""
     for _ in range(2 if mode == "twice" else 1):
-        before = newest_good(out)
-        if not _kill(
-            lab, out, verb, rng, more, in_write=mode == "in a write" or (mode == "twice" and rng.random() < 0.5)
-        ):
-            return "DIFFERENT: the run ended before it could be killed"
+        before, share = newest_good(out), rng.random() * most
+        in_write = mode == "in a write" or (mode == "twice" and rng.random() < 0.5)
+        number = max(1, int(share * lab.changes[verb]))
+        arm = partial(die_at, number) if in_write else partial(die_after, share * lab.seconds[verb])
+        ended = lab.run(verb, out, *more, arm=arm)
+        if ended.status == 0:
+            return None
+        if ended.status != -signal.SIGKILL:
+            return f"LOST: exit {ended.status}: {ended.said[-300:]}"
         if newest_good(out) < before:
             return f"LOST: step {before} was good before the kill"
     return completed(lab, verb, out, *more)
-
-
-def _kill(lab: Lab, out: Path, verb: str, rng: random.Random, more: tuple[str, ...], *, in_write: bool) -> bool:
-    """Kill a sitting at a random moment; one that ends before is begun anew where that changes nothing."""
-    most = 1.0
-    for _ in range(6):
-        share = rng.random() * most
-        number = max(1, int(share * lab.changes[verb]))
-        arm = partial(die_at, number) if in_write else partial(die_after, share * lab.seconds[verb])
-        if lab.run(verb, out, *more, arm=arm).status == -signal.SIGKILL:
-            return True
-        shutil.rmtree(out)
-        most /= 2
-    return False
 
 
 def disk_cases() -> Iterator[Case]:

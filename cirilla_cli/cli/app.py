@@ -28,7 +28,7 @@ _REFUSED = NO_ROOM | {errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.E
 _PANELS = {
     "Start": ["run", "init", "runs"],
     "Data": ["scrape", "synth", "tokenize"],
-    "Train": ["pretrain", "sft", "dpo"],
+    "Train": ["pretrain", "sft", "dpo", "sweep"],
     "Use": ["report", "eval", "generate", "push"],
     "Recipes": ["plan", "recipe"],
 }
@@ -76,7 +76,7 @@ def cirilla(
 _VERBS = {
     "run": "project", "init": "project", "runs": "project", "scrape": "data", "synth": "data", "tokenize": "data",
     "pretrain": "train", "sft": "train", "dpo": "train", "eval": "use", "generate": "use", "push": "use",
-    "plan": "counting", "report": "reporting", "recipe": "recipes",
+    "sweep": "sweep", "plan": "counting", "report": "reporting", "recipe": "recipes",
 }  # fmt: skip
 """The module that each verb stands in, in `COMMANDS` or, with verbs of its own, as `app`."""
 

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -30,6 +30,9 @@ from cirilla_cli.progress import SILENT
 
 _SHARE = 0.5
 """Of the rate of large products, what whole steps reach, where no run has shown it (docs/plan.md)."""
+
+_SPARE = 0.1
+"""Of a predicted peak, what must be free besides for a step to be said to fit (docs/plan.md)."""
 
 _LOOKED_AT = 4
 """Steps whose batches are looked at for the one that wants most memory."""
@@ -159,13 +162,19 @@ def forecast(
     target = target or Target("cuda" if pick_device(job.device).type == "cuda" else "cpu")
     seen = look(job, vocab)
     found = footprint(job, seen.shape, seen.batches(job), seen.cut, target.kind)
-    changes = _fitting(job, seen, vocab, target) if target.memory is not None and found.peak > target.memory else None
+    short = target.memory is not None and not _fits(found, target.memory)
+    changes = _fitting(job, seen, vocab, target) if short else None
     return {
         **_counts(seen), "device": target.kind, "memory": found.parts, "peak_bytes": found.peak,
-        "device_bytes": target.memory, "fits": None if target.memory is None else found.peak <= target.memory,
+        "device_bytes": target.memory, "fits": None if target.memory is None else not short,
         "change": None if not changes else vars(changes), **_disk(job, found), **_time(job, seen, target, rate),
         "unknown": list(seen.unknown),
     }  # fmt: skip
+
+
+def _fits(found: Footprint, memory: int) -> bool:
+    """Whether a step fits with what a prediction may be wrong by to spare."""
+    return found.peak * (1 + _SPARE) <= memory
 
 
 def _counts(seen: Seen) -> dict[str, Any]:
@@ -225,83 +234,85 @@ def _rate(job: Job, flops_per_token: float, target: Target) -> tuple[float | Non
 def _fitting(job: Job, now: Seen, vocab: int | None, target: Target) -> Change | None:
     """The change that costs least time and makes the step fit; None where none of them does."""
     assert target.memory is not None
+    every = [lever.choices(job, now) for lever in _LEVERS]
     too_large: list[tuple[int, ...]] = []
-    for values in sorted(product(*(lever.values(job, now) for lever in _LEVERS)), key=lambda v: _slower(now, v)):
-        # What holds no less than something that did not fit will not fit either.
-        if any(all(mine >= other for mine, other in zip(values, tried, strict=True)) for tried in too_large):
+    for places in sorted(product(*(range(len(choices)) for choices in every)), key=lambda p: _slower(every, p)):
+        # What goes no further with any lever than something that did not fit will not fit either.
+        if any(all(mine <= other for mine, other in zip(places, tried, strict=True)) for tried in too_large):
             continue
+        picked = [choices[place].value for choices, place in zip(every, places, strict=True)]
         changed = job
-        for lever, value, was in zip(_LEVERS, values, _as_is(job, now), strict=True):
-            changed = lever.set(changed, value) if value != was else changed
+        for lever, value in zip(_LEVERS, picked, strict=True):
+            changed = lever.set(changed, value)
         seen = look(changed, vocab)
         found = footprint(changed, seen.shape, seen.batches(changed), seen.cut, target.kind)
-        if found.peak <= target.memory:
-            moved = zip(_LEVERS, values, _as_is(job, now), strict=True)
-            changes = dict(lever.shown(value) for lever, value, was in moved if value != was)
-            return Change(changes, _slower(now, values) / _slower(now, _as_is(job, now)), found.peak)
-        too_large.append(values)
+        if _fits(found, target.memory):
+            settings = {lever.name: value for lever, value, at in zip(_LEVERS, picked, places, strict=True) if at}
+            plain = {key: value if isinstance(value, int) else value.model_dump() for key, value in settings.items()}
+            return Change(plain, _slower(every, places) / _slower(every, [0] * len(every)), found.peak)
+        too_large.append(places)
     return None
+
+
+class Choice(NamedTuple):
+    """A value of a setting, and the time of a step with it over that without any saving."""
+
+    value: Any
+    slower: float
 
 
 @dataclass(frozen=True)
 class Lever:
-    """A setting that trades time for memory: smaller values take less."""
+    """A setting that trades time for memory."""
 
     section: str
     key: str
-    values: Callable[[Job, Seen], list[int]]
-    """What it can be, from what it is downwards."""
-    slower: Callable[[Seen, int], float]
-    """Time of a step over that with the largest value."""
-    settings: Sequence[Any] = ()
-    """What the values stand for, where the setting is no number."""
+    choices: Callable[[Job, Seen], list[Choice]]
+    """What it can be, from what it is to what takes least memory."""
 
-    def set(self, job: Job, value: int) -> Job:
+    @property
+    def name(self) -> str:
+        """The key as recipes have it."""
+        return f"{self.section}.{self.key}"
+
+    def set(self, job: Job, value: Any) -> Job:
         """The job with this value."""
-        setting = self.settings[value] if self.settings else value
-        section = getattr(job, self.section).model_copy(update={self.key: setting})
+        section = getattr(job, self.section).model_copy(update={self.key: value})
         return replace(job, **{self.section: section})
 
-    def shown(self, value: int) -> tuple[str, int | str]:
-        """Key and value of the override."""
-        key = f"{self.section}.{self.key}"
-        return (f"{key}.kind", self.settings[value].kind) if self.settings else (key, value)
+
+def _micro_batches(job: Job, seen: Seen) -> list[Choice]:
+    """Halves; products of few rows are slower, about as if each pass had so many tokens more."""
+    rows, context = min(seen.cut.rows_per_micro_batch, seen.cut.rows_per_step), seen.cut.context_length
+    return [Choice(context * (rows >> i), 1 + _PASS_TOKENS / (context * (rows >> i))) for i in range(rows.bit_length())]
 
 
-def _micro_batches(job: Job, seen: Seen) -> list[int]:
-    rows = min(seen.cut.rows_per_micro_batch, seen.cut.rows_per_step)
-    return [seen.cut.context_length * (rows >> i) for i in range(rows.bit_length())]
-
-
-def _logits(job: Job, seen: Seen) -> list[int]:
+def _logits(job: Job, seen: Seen) -> list[Choice]:
+    """Smaller chunks of the loss; each reads the head once more."""
     whole = job.memory.logits_bytes
-    return [whole, *(part for part in (whole // 4, whole // 16) if part >= _LEAST_LOGITS)]
+    smaller = [part for part in (whole // 4, whole // 16) if part >= _LEAST_LOGITS]
+    return [Choice(part, 1 + 0.01 * math.log2(whole / part)) for part in (whole, *smaller)]
 
 
-_RECOMPUTED = (FullCheckpointingConfig(), SelectiveCheckpointingConfig(), None)
-
-_RECOMPUTED_TIME = (4 / 3, 7 / 6, 1.0)
-"""A forward pass is a third of a step."""
-
-
-def _recomputed(job: Job, seen: Seen) -> list[int]:
-    """As it is, and what keeps less."""
-    now = job.memory.checkpointing
-    return [2, 1, 0] if now is None else [1, 0] if isinstance(now, SelectiveCheckpointingConfig) else [0]
+def _recomputed(job: Job, seen: Seen) -> list[Choice]:
+    """Blocks computed again cost their forward pass: a third of a step, where it is all of them."""
+    match job.memory.checkpointing:
+        case None:
+            here = [Choice(None, 1.0), Choice(SelectiveCheckpointingConfig(), 7 / 6)]
+        case SelectiveCheckpointingConfig() as some:
+            here = [Choice(some, 1 + 1 / (3 * some.every))]
+        case whole:
+            return [Choice(whole, 4 / 3)]
+    return [*here, Choice(FullCheckpointingConfig(), 4 / 3)]
 
 
 _LEVERS = (
-    # Products of few rows are slower: about as if each pass had so many tokens more.
-    Lever("train", "micro_batch_tokens", _micro_batches, lambda seen, tokens: 1 + _PASS_TOKENS / tokens),
-    # Each chunk of the loss reads the head once more.
-    Lever("memory", "logits_bytes", _logits, lambda seen, size: 1 + 0.01 * math.log2(max(1, (1 << 28) / size))),
-    Lever("memory", "checkpointing", _recomputed, lambda seen, way: _RECOMPUTED_TIME[way], _RECOMPUTED),
+    Lever("train", "micro_batch_tokens", _micro_batches),
+    Lever("memory", "logits_bytes", _logits),
+    Lever("memory", "checkpointing", _recomputed),
 )
+"""What may be changed for a step to fit; a further saver of memory is one more line."""
 
 
-def _slower(seen: Seen, values: Sequence[int]) -> float:
-    return math.prod(lever.slower(seen, value) for lever, value in zip(_LEVERS, values, strict=True))
-
-
-def _as_is(job: Job, seen: Seen) -> list[int]:
-    return [lever.values(job, seen)[0] for lever in _LEVERS]
+def _slower(every: Sequence[Sequence[Choice]], places: Sequence[int]) -> float:
+    return math.prod(choices[place].slower for choices, place in zip(every, places, strict=True))

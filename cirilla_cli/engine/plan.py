@@ -24,6 +24,7 @@ from cirilla_cli.engine.job import Job, check_job
 from cirilla_cli.engine.labelled import check_teachable, learned
 from cirilla_cli.engine.lock import check_same_run, machine
 from cirilla_cli.engine.precision import compute_dtype
+from cirilla_cli.engine.room import checkpoints_at_once
 from cirilla_cli.engine.sources import cut_of, source_of, steps_of
 from cirilla_cli.engine.survey import Survey, survey
 from cirilla_cli.errors import CirillaError
@@ -62,7 +63,7 @@ class Plan:
     device: str
     compute: str
     checkpoint_bytes: int | None
-    """Most that one checkpoint takes: weights and two moments, all in float32."""
+    """Most that one checkpoint takes: weights, two moments and the moving average, all in float32."""
     checkpoints: int
     """Most that stand on disk at once."""
     free_bytes: int
@@ -200,7 +201,7 @@ def _disk(job: Job, shape: Config | None) -> dict[str, Any]:
     above = next(path for path in (job.out.absolute(), *job.out.absolute().parents) if path.exists())
     count = _parameters(shape)
     return {
-        "checkpoint_bytes": None if count is None else 12 * count,
-        "checkpoints": job.checkpoint.keep + 1 + (job.eval is not None),
+        "checkpoint_bytes": None if count is None else (12 if job.train.ema is None else 16) * count,
+        "checkpoints": checkpoints_at_once(job),
         "free_bytes": shutil.disk_usage(above).free,
     }

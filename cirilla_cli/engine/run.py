@@ -29,7 +29,8 @@ from cirilla_cli.mirror import Store, fetch, open_store
 from cirilla_cli.progress import Progress
 
 __all__ = [
-    "Job", "Plan", "ResumeProof", "Target", "TrainReport", "forecast", "forget", "plan", "train", "verify_resume",
+    "Diverged", "Job", "Plan", "ResumeProof", "Target", "TrainReport", "forecast", "forget", "plan", "train",
+    "verify_resume",
 ]  # fmt: skip
 
 _GRACE_S = 20.0

@@ -13,7 +13,7 @@ from cirilla_cli.model.sections import (
     NormSection,
     RMSNormConfig,
 )
-from cirilla_cli.units import PartialShare, PositiveCount
+from cirilla_cli.units import Bytes, PartialShare, PositiveCount, Seconds
 
 if TYPE_CHECKING:
     from cirilla_cli.model.classifier import Classifier
@@ -296,6 +296,27 @@ class DialConfig(Section):
         from cirilla_cli.model.dial import decoder_of
 
         return decoder_of(self).build()
+
+
+class BudgetConfig(Section):
+    """A run from what there is: the deepest setting of the dial that fits, its length, batch and learning rate."""
+
+    memory: Bytes | None = None
+    """Of the device; half of it is for weights, gradients and optimizer. `cirilla plan --device` says if all fits."""
+    time: Seconds | None = None
+    """For training; wants `rate`."""
+    rate: PositiveFloat | None = None
+    """Floating-point operations a second that training reaches on the device; `cirilla plan` measures it."""
+    tokens: PositiveCount | None = None
+    """Of the corpus; they are read four times at most (arXiv:2305.16264)."""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if self.memory is None and self.time is None and self.tokens is None:
+            raise ValueError("give at least one of memory, time and tokens")
+        if (self.time is None) != (self.rate is None):
+            raise ValueError("time and rate go together: how long, and how fast the device is; `cirilla plan` measures")
+        return self
 
 
 class CheckpointConfig(Section):

@@ -13,6 +13,9 @@ ASPECT = 64
 TOKENS_PER_PARAMETER = 20
 
 
+_OPTIMAL = f"{TOKENS_PER_PARAMETER} per weight outside the embedding: optimal for its compute (2203.15556)"
+
+
 class Derived(NamedTuple):
     """One value that follows from the dial."""
 
@@ -33,13 +36,24 @@ def decoder_of(dial: DialConfig) -> DecoderConfig:
     )  # fmt: skip
 
 
-def derivation(dial: DialConfig) -> list[Derived]:
-    """Model, batch, length and learning rate of a training run, in the order in which each follows from the last."""
+def inner_weights(dial: DialConfig) -> int:
+    """Weights outside the embedding: the N of the laws."""
     model = decoder_of(dial)
-    return [*_of_model(dial, model), *_of_training(dial, model)]
+    each = zip(model.layer_mixers(), model.layer_mlps(), strict=True)
+    return sum(mixer.count(model.d_model, model.norm).plus(mlp.count(model.d_model)).products for mixer, mlp in each)
 
 
-def _of_model(dial: DialConfig, model: DecoderConfig) -> list[Derived]:
+def derivation(dial: DialConfig, length: tuple[int, str] | None = None) -> list[Derived]:
+    """Model, batch, length and learning rate of a training run, in the order in which each follows from the last.
+
+    Args:
+        length: tokens to train on and why, where that is not what is optimal for the model's compute.
+    """
+    return [*_of_model(dial), *_of_training(dial, length)]
+
+
+def _of_model(dial: DialConfig) -> list[Derived]:
+    model = decoder_of(dial)
     attention, mlp = model.mixers["A"], model.mlp
     assert isinstance(attention, AttentionConfig)
     assert isinstance(mlp, SwiGLUConfig)
@@ -60,16 +74,14 @@ def _of_model(dial: DialConfig, model: DecoderConfig) -> list[Derived]:
     ]  # fmt: skip
 
 
-def _of_training(dial: DialConfig, model: DecoderConfig) -> list[Derived]:
+def _of_training(dial: DialConfig, length: tuple[int, str] | None) -> list[Derived]:
     """Tokens by the weights outside the embedding; batch and learning rate by the compute C of both."""
-    each = zip(model.layer_mixers(), model.layer_mlps(), strict=True)
-    weights = sum(mixer.count(model.d_model, model.norm).plus(mlp.count(model.d_model)).products for mixer, mlp in each)
-    tokens = TOKENS_PER_PARAMETER * weights
+    weights = inner_weights(dial)
+    tokens, why = length or (TOKENS_PER_PARAMETER * weights, _OPTIMAL)
     compute = 6.0 * weights * tokens
     return [
         Derived("objective.kind", "cross_entropy", "the next token, as in all pretraining"),
-        Derived("train.tokens", tokens, f"{TOKENS_PER_PARAMETER} per weight outside the embedding: optimal for its "
-                "compute (2203.15556)"),
+        Derived("train.tokens", tokens, why),
         Derived("train.batch_tokens", _batch(compute, dial.context_length), "0.292 C^0.3271 tokens at C = 6 weights "
                 "tokens (2401.02954, section 3.1)"),
         Derived("optim.kind", "adamw", "what the law for the learning rate was measured with"),

@@ -1,11 +1,16 @@
 """A recipe whose model is a dial, laid over everything that follows from it."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
 from cirilla_cli.recipe.merge import merge
 from cirilla_cli.recipe.tree import Node, Origin, tree
+
+if TYPE_CHECKING:
+    from cirilla_cli.model.config import DialConfig
+    from cirilla_cli.model.dial import Derived
 
 
 def with_dial(root: Node) -> Node:
@@ -22,15 +27,31 @@ def with_dial(root: Node) -> Node:
     from cirilla_cli.model.dial import derivation
 
     try:
-        dial, shown = DialConfig.model_validate(model.plain()), Node({}, model.origin)
+        return laid_under(root, DialConfig.model_validate(model.plain()))
     except ValidationError:
         # The mistake is told where the dial stands; what would have followed from it is not missing besides.
-        dial, shown = DialConfig(depth=1), model
-    derived = Node({})
-    for key, value, why in derivation(dial):
-        if shown is not model or not key.startswith("model."):
-            derived = merge(derived, _nested(key.split("."), tree(value, Origin(reason=why))))
-    return merge(derived, Node({**root.value, "model": shown}, root.origin))
+        rest = [derived for derived in derivation(DialConfig(depth=1)) if not derived.key.startswith("model.")]
+        return merge(_laid(rest), root)
+
+
+def laid_under(
+    root: Node, dial: "DialConfig", why: str = "the dial itself", length: tuple[int, str] | None = None
+) -> Node:
+    """The recipe over what follows from a dial; ``why`` it is set so, and a ``length`` other than the dial's own."""
+    from cirilla_cli.model.dial import derivation
+
+    model = root.get("model")
+    said = Node({**root.value, "model": Node({}, root.origin if model is None else model.origin)}, root.origin)
+    follows = derivation(dial, length)
+    return merge(_laid([each._replace(why=why) if each.key == "model.n_layers" else each for each in follows]), said)
+
+
+def _laid(follows: "list[Derived]") -> Node:
+    """What follows as a recipe, its reasons with it."""
+    laid = Node({})
+    for key, value, why in follows:
+        laid = merge(laid, _nested(key.split("."), tree(value, Origin(reason=why))))
+    return laid
 
 
 def _nested(path: Sequence[str], leaf: Node) -> Node:

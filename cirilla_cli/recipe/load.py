@@ -11,6 +11,7 @@ from pydantic import SecretStr
 
 from cirilla_cli.errors import CirillaError, UsageError
 from cirilla_cli.recipe import builtin
+from cirilla_cli.recipe.budget import with_budget
 from cirilla_cli.recipe.complaints import Checker, dotted
 from cirilla_cli.recipe.dial import with_dial
 from cirilla_cli.recipe.layers import Layers, shown
@@ -79,7 +80,7 @@ def load_recipe(
         raise failure(layers.mistakes)
     verb = _verb(root, verb, path, layers.mistakes)
     schema = schema_for(verb)
-    root = with_defaults(with_dial(_named(root, verb, path)), schema)
+    root = with_defaults(with_dial(with_budget(_named(root, verb, path), layers.mistakes)), schema)
     checker = Checker(root, schema, verb)
     checker.check_keys()
     recipe = checker.check_values()

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from program import call
@@ -12,10 +13,10 @@ from cirilla_cli.model.readout import LastLogits
 from cirilla_cli.recipe.load import load_recipe
 
 
-def figures(*words: str) -> dict[str, float]:
+def figures(*words: str) -> dict[str, Any]:
     done = call("plan", *words, "--json")
     assert done.code == 0, done
-    found: dict[str, float] = json.loads(done.out)
+    found: dict[str, Any] = json.loads(done.out)
     return found
 
 
@@ -28,7 +29,7 @@ def test_parameters_are_those_of_the_built_model(name: str) -> None:
         built = model.changed(vocab_size=32768).build()
     found = figures(name)
     assert found["parameters"] == sum(p.numel() for p in built.parameters())
-    assert found["training_state_bytes"] == 16 * found["parameters"]
+    assert found["memory"]["parameters"] >= 4 * found["parameters"] == found["memory"]["gradients"]
 
 
 def test_the_cache_is_what_generating_allocates() -> None:
@@ -48,11 +49,41 @@ def test_the_cache_is_what_generating_allocates() -> None:
 
 def test_compute_of_the_whole_run_is_that_of_a_token_times_its_tokens() -> None:
     found = figures("llama3", "train.tokens=1M")
-    assert found["train_flops"] == found["train_flops_per_token"] * 1_000_000
+    whole_steps = -(-1_000_000 // found["tokens_per_step"]) * found["tokens_per_step"]
+    assert (found["tokens"], found["train_flops"]) == (whole_steps, found["train_flops_per_token"] * whole_steps)
     assert found["train_flops_per_token"] == pytest.approx(
         found["forward_flops_per_token"] + found["backward_flops_per_token"]
     )
     assert figures("llama3", "train.steps=3", "train.batch_tokens=4096")["tokens"] == 3 * 4096
+
+
+def test_time_is_compute_over_the_given_rate() -> None:
+    found = figures("llama3", "train.steps=3", "train.batch_tokens=4096", "--rate", "1e12")
+    assert found["seconds"] == pytest.approx(found["train_flops"] / 1e12)
+    assert found["rate_source"] == "given"
+
+
+TINY = ["qwen3", "model.d_model=64", "model.n_layers=2", "model.context_length=256", "model.vocab_size=500",
+        "model.mixers.A.n_heads=2", "model.mixers.A.n_kv_heads=1", "model.mlp.d_ff=128", "train.batch_tokens=4096",
+        "train.micro_batch_tokens=4096", "precision.compute=float32"]  # fmt: skip
+
+
+def test_what_does_not_fit_is_given_a_smaller_micro_batch_that_does() -> None:
+    whole = figures(*TINY, "--device", "cpu:64GiB", "--rate", "1")
+    assert (whole["fits"], whole["change"]) == (True, None)
+    short = figures(*TINY, "--device", f"cpu:{int(1.1 * whole['peak_bytes']) - 5_000_000}", "--rate", "1")
+    assert short["fits"] is False
+    settings = short["change"]["settings"]
+    again = figures(*TINY, *(f"{key}={value}" for key, value in settings.items()), "--device", "cpu", "--rate", "1")
+    assert again["peak_bytes"] == short["change"]["peak_bytes"] <= short["device_bytes"] / 1.1 < whole["peak_bytes"]
+    assert settings["train.micro_batch_tokens"] < 4096
+    assert figures(*TINY, "--device", "cpu:1MiB", "--rate", "1")["change"] is None
+
+
+def test_a_card_that_is_not_here_is_planned_for() -> None:
+    found = figures(*TINY, "--device", "16GiB")
+    assert (found["device"], found["fits"], found["seconds"]) == ("cuda", True, None)
+    assert "--rate" in found["rate_source"]
 
 
 def test_a_checkpoint_is_planned_for_without_its_weights(lab: Path) -> None:
@@ -69,6 +100,9 @@ def test_a_checkpoint_is_planned_for_without_its_weights(lab: Path) -> None:
         (["quickstart/sft", "model.path=nowhere"], "there is no such folder"),
         (["qwen3", "tokenizer=null"], "nothing says how large it is"),
         (["qwen3", "model.d_modle=3"], "did you mean `d_model`"),
+        (["qwen3", "--device", "16XB"], "`--device` is '16XB'"),
+        (["qwen3", "--device", "tpu:3GiB"], "a size, a name (cpu, cuda), or both"),
+        (["qwen3", "--rate", "-1"], "`--rate` is -1: must be above 0"),
     ],
 )
 def test_what_cannot_be_planned_is_said(words: list[str], says: str) -> None:

@@ -11,9 +11,15 @@ from safetensors.torch import load_file
 
 from cirilla_cli.checkpoint import Checkpoint
 from cirilla_cli.engine.average import MovingAverage
-from cirilla_cli.engine.config import AverageConfig, CheckpointingConfig, EvaluationConfig, TrainConfig
+from cirilla_cli.engine.config import (
+    AverageConfig,
+    CheckpointingConfig,
+    EvaluationConfig,
+    FSDPConfig,
+    TrainConfig,
+)
 from cirilla_cli.engine.run import TrainReport, train
-from cirilla_cli.errors import InterruptedRun
+from cirilla_cli.errors import CirillaError, InterruptedRun
 from cirilla_cli.hub.config import PushConfig
 from cirilla_cli.hub.write import write_folder
 from cirilla_cli.loading import load_model
@@ -126,3 +132,9 @@ def test_a_swapped_model_comes_back_even_after_an_error(tiny: ModuleType) -> Non
     with pytest.raises(ValueError, match="mine"):
         fail()
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+
+
+def test_sharded_weights_are_refused(run: Callable[..., TrainReport], out: Path) -> None:
+    with pytest.raises(CirillaError, match=r"`train.ema` is given, but under `parallel.kind` 'fsdp'"):
+        run(parallel=FSDPConfig(), train=_lasting())
+    assert not out.exists()

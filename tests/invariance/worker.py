@@ -29,6 +29,9 @@ from cirilla_cli.engine.parallel import joined
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.progress import Silent
 
+_LONGEST_S = 90
+"""Processes that wait for one another for ever are ended by then, and the test fails."""
+
 
 def _train(order: dict[str, Any], place: Place) -> None:
     cell = order["cell"]
@@ -80,6 +83,7 @@ def _step(order: dict[str, Any], place: Place) -> None:
 def _child(order: dict[str, Any], place: Place, port: int) -> int:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(place.rank)}
     os.environ["WORLD_SIZE"] = str(place.size)
+    signal.alarm(_LONGEST_S)
     try:
         (_train if "cell" in order else _step)(order, place)
     except CirillaError as error:

@@ -36,7 +36,7 @@ from cirilla_cli.engine.config import (
     blind_misfits,
     pairing_problem,
 )
-from cirilla_cli.model.config import DecoderConfig, ModelSection
+from cirilla_cli.model.config import BudgetConfig, DecoderConfig, ModelSection
 from cirilla_cli.recipe.verbs.base import DeviceRecipe
 
 
@@ -84,6 +84,9 @@ class TrainRecipe(DeviceRecipe):
 
 class PretrainRecipe(TrainRecipe):
     """Next-token training on running text."""
+
+    budget: BudgetConfig | None = None
+    """What there is to train with; depth, length, batch and learning rate follow and take its place as it is read."""
 
     data: Annotated[PackedTextConfig | MaskedTextConfig, ByKind()]
     """Running text."""

@@ -1,0 +1,131 @@
+"""The walk through a step without memory, against the record of torch's own allocator on the same step."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from cirilla_cli.data.batches import Cut, TokenBatch
+from cirilla_cli.engine.build import trainer_of
+from cirilla_cli.engine.config import (
+    AdamWConfig,
+    MemoryConfig,
+    MuonConfig,
+    PrecisionConfig,
+    SelectiveCheckpointingConfig,
+)
+from cirilla_cli.engine.footprint import footprint
+from cirilla_cli.engine.job import Job
+from cirilla_cli.engine.trainer import Trainer
+from cirilla_cli.engine.walk import Ledger
+from cirilla_cli.model.config import DecoderConfig, EncoderConfig
+from cirilla_cli.model.init import fresh
+from cirilla_cli.model.mixers.config import AttentionConfig, Mamba2Config
+from cirilla_cli.model.sections import MoEConfig, SwiGLUConfig
+
+CPU = torch.device("cpu")
+
+
+@dataclass
+class Given:
+    """One micro-batch in the first step, two in the second."""
+
+    batches: Sequence[TokenBatch]
+    rows_per_epoch: int = 1
+
+    def step(self, index: int) -> list[TokenBatch]:
+        """The micro-batches of a step."""
+        return list(self.batches[: index + 1])
+
+    def validation(self, most_tokens: int) -> Any:
+        """None."""
+        return iter(())
+
+
+def batch(rows: int, length: int, vocab: int, documents_of: int) -> TokenBatch:
+    tokens = torch.randint(0, vocab, (rows, length), generator=torch.Generator().manual_seed(0))
+    documents = (torch.arange(length) // documents_of).expand(rows, length).contiguous()
+    return TokenBatch(tokens, tokens.clone(), documents)
+
+
+def shape(kind: str, **changes: Any) -> Any:
+    attention = AttentionConfig(n_heads=4, n_kv_heads=2, causal=kind != "encoder")
+    mixers: dict[str, Any] = {"A": attention}
+    if kind == "hybrid":
+        mixers["M"] = Mamba2Config(n_heads=4, head_dim=32, d_state=16)
+    mlp = MoEConfig(n_experts=4, top_k=2, d_ff=64) if kind == "experts" else SwiGLUConfig(d_ff=160)
+    keys: dict[str, Any] = {"vocab_size": 300, "d_model": 64, "n_layers": 2, "context_length": 128, "mixers": mixers,
+                            "pattern": "MA" if kind == "hybrid" else "A", "mlp": mlp}  # fmt: skip
+    return (EncoderConfig if kind == "encoder" else DecoderConfig)(**{**keys, **changes})
+
+
+def recorded(trainer: Trainer) -> int:
+    """The most that torch's allocator held at once while the trainer ran, beyond what there was before."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as prof:
+        trainer.fit()
+    held = most = 0
+    events = prof.profiler.kineto_results.experimental_event_tree()  # type: ignore[union-attr]
+    changes: list[tuple[int, int]] = []
+    while events:
+        event = events.pop()
+        if event.tag.name == "Allocation":
+            changes.append((event.start_time_ns, event.extra_fields.alloc_size))
+        events.extend(event.children)
+    for _, size in sorted(changes, key=lambda change: change[0]):
+        held += size
+        most = max(most, held)
+    return most
+
+
+def walked(job: Job, config: Any, batches: Sequence[TokenBatch], dtype: torch.dtype) -> tuple[int, int]:
+    """The peak of a walk beyond the model, and that of the model alone."""
+    ledger = Ledger(config.vocab_size, CPU)
+    with ledger:
+        model = config.build()
+        before = ledger.walked.peak()[1]
+        trainer_of(job, model, Given(batches), 2, CPU, dtype).fit()
+    return ledger.walked.peak()[1] - before, before
+
+
+@pytest.mark.parametrize("kind", ["dense", "experts", "hybrid", "encoder"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("optim", [AdamWConfig(), MuonConfig()], ids=["adamw", "muon"])
+def test_a_walk_holds_what_torch_holds(kind: str, dtype: str, optim: Any, tiny: ModuleType, tmp_path: Any) -> None:
+    """Within one in a hundred: what kernels take for a moment inside is not in a walk."""
+    config = shape(kind)
+    job = tiny.job("pretrain", tmp_path, tmp_path, model=config, optim=optim, objective=tiny.CrossEntropyConfig())
+    batches = [batch(8, 128, 300, 50)] * 2
+    said, weights = walked(job, config, batches, getattr(torch, dtype))
+    model = fresh(config, seed=0)
+    truth = recorded(trainer_of(job, model, Given(batches), 2, CPU, getattr(torch, dtype)))
+    assert weights == 4 * sum(p.numel() for p in model.parameters())
+    assert said == pytest.approx(truth, rel=0.01)
+
+
+def test_recomputed_blocks_keep_less(tiny: ModuleType, tmp_path: Any) -> None:
+    config, batches = shape("dense", n_layers=6), [batch(8, 128, 300, 50)] * 2
+
+    def peak(memory: MemoryConfig) -> int:
+        job = tiny.job("pretrain", tmp_path, tmp_path, model=config, memory=memory)
+        return walked(job, config, batches, torch.float32)[0]
+
+    every, some = peak(MemoryConfig()), peak(MemoryConfig(checkpointing=SelectiveCheckpointingConfig(every=2)))
+    assert some < 0.8 * every
+
+
+def test_what_is_held_is_named(tiny: ModuleType, tmp_path: Any) -> None:
+    """Weights, gradients and two moments of four bytes a parameter each; casts of two; logits of four a counted one."""
+    config, cut = shape("dense"), Cut(128, 16, 8, 0, 0)
+    job = tiny.job("pretrain", tmp_path, tmp_path, model=config, optim=AdamWConfig(),
+                   precision=PrecisionConfig(compute="bfloat16"), objective=tiny.CrossEntropyConfig())  # fmt: skip
+    found = footprint(job, config, [batch(8, 128, 300, 128)] * 2, cut, "cpu").parts
+    count = sum(p.numel() for p in config.build().parameters())
+    steps = 4 * sum(1 for _ in config.build().parameters())
+    assert found["parameters"] == found["gradients"] == 4 * count
+    assert found["optimizer"] == pytest.approx(8 * count + steps, abs=64)
+    assert found["casts"] == 2 * count
+    assert found["batch"] == 3 * 8 * 16 * 128
