@@ -44,7 +44,7 @@ CALLS = [
 PROBE = """
 import json, sys
 sys.argv = ["cirilla", *json.loads(sys.argv[1])]
-from cirilla_cli.cli.app import main
+from cirilla_cli.cli.start import main
 try:
     main()
 except SystemExit as leaving:

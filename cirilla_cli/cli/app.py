@@ -5,7 +5,6 @@ its verb imports that verb's module only.
 """
 
 import errno
-import gc
 import io
 import os
 import sys
@@ -103,12 +102,8 @@ def _named(words: list[str]) -> list[str]:
 
 
 def main() -> None:
-    """Entry point: a `CirillaError` is one message and its exit status; anything else is a bug with its traceback."""
+    """Run a call: a `CirillaError` is one message and its exit status; anything else is a bug with its traceback."""
     as_json = "--json" in sys.argv
-    # Imports make much that stays: looking through it for garbage costs a tenth of a short command. Work turns it on.
-    gc.disable()
-    # pydantic would look through every installed package for plugins, of which we use none: some milliseconds more.
-    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Names of files may hold bytes that are not text: shown as escapes, as they are on standard error.
         sys.stdout.reconfigure(errors="backslashreplace")
