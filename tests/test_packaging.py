@@ -30,6 +30,7 @@ VERBS = {
     "init",
     "runs",
     "plan",
+    "sweep",
     "report",
     "scrape",
     "synth",

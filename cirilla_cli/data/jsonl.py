@@ -232,7 +232,8 @@ def repair_tail(path: Path) -> int:
     with path.open("r+b") as file:
         size = file.seek(0, os.SEEK_END)
         end = _last_line_end(file, size)
-        file.truncate(end)
+        if end < size:
+            file.truncate(end)
     return size - end
 
 

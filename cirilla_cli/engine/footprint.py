@@ -8,7 +8,7 @@ and the kernels hold besides. On CUDA it is that of the allocator and of the lib
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import torch
@@ -112,6 +112,7 @@ def _walk(job: Job, shape: Shape, batches: Sequence[TokenBatch], kind: DeviceCla
     with _FusedAttention() if kind == "cuda" else nullcontext(), ledger:
         model: Model = shape.build()
         ledger.label([*model.parameters(), *model.buffers()], "parameters")
+        ledger.given((getattr(batch, each.name) for batch in batches for each in fields(batch)), "batch")
         trainer = trainer_of(job, model, _Given(batches), 2, device, dtype)
         ledger.label_rest({"temporary"}, "average")
         _watch_gradients(ledger, trainer)

@@ -122,6 +122,12 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._see(made, func, args)
         return out
 
+    def given(self, tensors: Iterable[Tensor], kind: str) -> None:
+        """Say what tensors are for that were there before the walk."""
+        for tensor in tensors:
+            self._see(tensor, None, ())
+            self.label([tensor], kind)
+
     def label(self, tensors: Iterable[Tensor], kind: str) -> None:
         """Say what tensors are for."""
         for tensor in tensors:

@@ -29,6 +29,14 @@ class Maximal:
         self.sections: list[tuple[Where, str, list[str]]] = []
         """Where each section stands, its class, and its keys."""
         self.data = self.sample(self.schema, ())
+        if "budget" in self.data and self.data["model"]["kind"] != "dial":
+            # A budget goes with a dial alone, and takes any other model's place.
+            del self.data["budget"]
+            self.sections = [
+                (at, section, [name for name in names if at or name != "budget"])
+                for at, section, names in self.sections
+                if at[:1] != ("budget",)
+            ]
 
     def sample(self, part: dict[str, Any], at: Where) -> Any:
         if "$ref" in part:
