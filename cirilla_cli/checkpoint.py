@@ -357,10 +357,17 @@ def _optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> di
     }
 
 
+def kept_steps(run: Path, keep: int, needed: Collection[int | None]) -> list[int]:
+    """Steps of the newest ``keep`` checkpoints and of those ``needed``, first to last."""
+    steps = [checkpoint.step for checkpoint in Checkpoint.all_of(run)]
+    return [step for step in steps if step in steps[-keep:] or step in needed]
+
+
 def prune(run: Path, keep: int, needed: Collection[int | None]) -> None:
     """Remove checkpoints but the newest ``keep`` and those ``needed``, and what crashed writes and removals left."""
-    for checkpoint in Checkpoint.all_of(run)[:-keep]:
-        if checkpoint.step not in needed:
+    kept = kept_steps(run, keep, needed)
+    for checkpoint in Checkpoint.all_of(run):
+        if checkpoint.step not in kept:
             _hide(checkpoint)
     for left in (run / "checkpoints").glob(".step-*.tmp"):
         shutil.rmtree(left, ignore_errors=True)

@@ -4,6 +4,7 @@ run --put--> mirror --fetch--> the same run on another machine
 """
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Collection, Mapping
@@ -97,6 +98,12 @@ def open_store(mirror: str) -> Store:
     from cirilla_cli.hub.mirror import HubStore
 
     return HubStore(mirror)
+
+
+def held_steps(store: Store) -> set[int]:
+    """Steps whose checkpoints a mirror holds."""
+    found = (re.fullmatch(rf"checkpoints/step-(\d+)/{_MANIFEST}", name) for name in store.names())
+    return {int(match[1]) for match in found if match}
 
 
 def put(store: Store, run: Path, checkpoint: Checkpoint, kept: Collection[int]) -> None:

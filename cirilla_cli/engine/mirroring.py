@@ -1,14 +1,14 @@
 """Copies checkpoints to their second place while training goes on."""
 
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cirilla_cli.checkpoint import Checkpoint
 from cirilla_cli.engine.background import Background
 from cirilla_cli.errors import CirillaError, ServiceError
-from cirilla_cli.mirror import Store, put
+from cirilla_cli.mirror import Store, held_steps, put
 from cirilla_cli.progress import Progress
 
 
@@ -54,6 +54,22 @@ class Mirroring:
         """Return once nothing is under way."""
         self._line.wait()
 
+    def level(self, checkpoints: Sequence[Checkpoint]) -> None:
+        """Return once the mirror holds ``checkpoints``, also those that others took the place of, and no more."""
+        self.settle()
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        try:
+            there = held_steps(self.store)
+        except CirillaError as error:
+            self._fail(checkpoints[-1], error)
+            return
+        lacking = [checkpoint for checkpoint in checkpoints if checkpoint.step not in there]
+        if lacking or there > set(steps):
+            # The newest last: with it goes what is not to be kept.
+            for checkpoint in [*(c for c in lacking if c.step != steps[-1]), checkpoints[-1]]:
+                self.offer(checkpoint, steps)
+                self.settle()
+
     def check(self) -> None:
         """Raises: ServiceError: the newest checkpoint did not arrive."""
         if self._failure is not None:
@@ -73,5 +89,8 @@ class Mirroring:
                 put(self.store, self.run, self._copied, kept)
                 self._failure = None
             except (CirillaError, OSError) as error:
-                self._failure = str(error)
-                self.progress.say(f"{self.store.where}: step {self._copied.step} was not copied: {error}")
+                self._fail(self._copied, error)
+
+    def _fail(self, checkpoint: Checkpoint, error: Exception) -> None:
+        self._failure = str(error)
+        self.progress.say(f"{self.store.where}: step {checkpoint.step} was not copied: {error}")

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from cirilla_cli.checkpoint import Checkpoint, Snapshot, prune, set_aside_after, snapshot
+from cirilla_cli.checkpoint import Checkpoint, Snapshot, kept_steps, prune, set_aside_after, snapshot
 from cirilla_cli.data.tokenizer import Tokenizer
 from cirilla_cli.engine.background import Background
 from cirilla_cli.engine.config import CheckpointingConfig
@@ -53,7 +53,7 @@ class SaveCheckpoints(Quiet):
             self._tidy(trainer.state.best_step, self._needed(trainer))
             newest = Checkpoint.newest(self.out)
             assert newest is not None
-            self._offer(newest)
+            self._offer(newest, self._needed(trainer))
 
     def on_step(self, trainer: Trainer, metrics: Metrics) -> None:
         """Save when it is due."""
@@ -73,8 +73,8 @@ class SaveCheckpoints(Quiet):
             self.sitting.writer.wait()
             trainer.ranks.agreed(True)  # none leaves before the first has written
             request.unlink(missing_ok=True)
-        if ending and self.sitting.mirror is not None:
-            self.sitting.mirror.settle()
+        if ending:
+            self._level()
         if self.sitting.interrupts.requested is not None and step < trainer.steps:
             raise InterruptedRun(
                 f"{self.sitting.interrupts.requested}: stopped after step {step} of {trainer.steps}, "
@@ -88,6 +88,7 @@ class SaveCheckpoints(Quiet):
         if self.sitting.mirror is not None:
             self.sitting.mirror.settle()
             self._tidy(trainer.state.best_step, self._needed(trainer))
+            self._level()
 
     def _save(self, trainer: Trainer) -> None:
         state = {**trainer.state.to_json(), "verb": self.verb, "steps": trainer.steps}
@@ -111,11 +112,16 @@ class SaveCheckpoints(Quiet):
     def _write(self, held: Snapshot, best: int | None, needed: Collection[int | None]) -> None:
         written = held.write(self.out)
         self._tidy(best, needed)
-        self._offer(written)
+        self._offer(written, needed)
 
-    def _offer(self, checkpoint: Checkpoint) -> None:
+    def _offer(self, checkpoint: Checkpoint, needed: Collection[int | None]) -> None:
+        """The mirror keeps what the run keeps, but not what stands here only until it is copied."""
         if self.sitting.mirror is not None:
-            self.sitting.mirror.offer(checkpoint, [c.step for c in Checkpoint.all_of(self.out)])
+            self.sitting.mirror.offer(checkpoint, kept_steps(self.out, self.config.keep, needed))
+
+    def _level(self) -> None:
+        if self.sitting.mirror is not None:
+            self.sitting.mirror.level(Checkpoint.all_of(self.out))
 
     def _needed(self, trainer: Trainer) -> set[int | None]:
         """Steps whose checkpoints stay, besides the newest."""
