@@ -186,13 +186,13 @@ def test_what_it_arrives_at_is_a_run_over_the_other_batches(
     assert tiny.final_bytes(memory / "plain") == tiny.final_bytes(out)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [*range(3), None], ids=str)
 def test_interrupting_a_run_that_goes_back_changes_none_of_its_bits(
-    seed: int, straight: tuple[Path, list[str]], tiny: ModuleType, poisoned: Path, memory: Path
+    seed: int | None, straight: tuple[Path, list[str]], tiny: ModuleType, poisoned: Path, memory: Path
 ) -> None:
-    """An interruption saves a step that is not on schedule: the way back does not lead there."""
+    """An interruption saves a step that is not on schedule: the way back does not lead there. At six steps, or at all."""
     rng, out = random.Random(seed), memory / "run"
-    for step in sorted(rng.sample(range(2, STEPS), 6)):
+    for step in range(2, STEPS) if seed is None else sorted(rng.sample(range(2, STEPS), 6)):
         listener = tiny.interrupt_after(step)
         with pytest.raises(InterruptedRun):
             train(_job(tiny, out, poisoned), listener)

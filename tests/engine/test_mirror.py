@@ -174,9 +174,10 @@ def test_a_newer_checkpoint_takes_the_place_of_one_that_waits_and_what_is_copied
 
 
 def test_a_checkpoint_that_is_being_copied_is_not_pruned(
-    go: Callable[..., TrainReport], out: Path, mirror: Path, monkeypatch: pytest.MonkeyPatch
+    go: Callable[..., TrainReport], out: Path, mirror: Path, monkeypatch: pytest.MonkeyPatch, tiny: ModuleType
 ) -> None:
     """Copies are as slow as training: without the hold, files would vanish under them."""
+    listener = tiny.Listener()
 
     class Slow(FolderStore):
         def change(self, add: Mapping[str, Path], remove: Collection[str], message: str) -> None:
@@ -187,5 +188,6 @@ def test_a_checkpoint_that_is_being_copied_is_not_pruned(
 
     monkeypatch.setattr(engine_run, "open_store", lambda _: Slow(mirror))
     every = CheckpointingConfig(every=1, every_time=None, keep=1, mirror=f"dir:{mirror}")
-    go(out, checkpoint=every, eval=None)
+    go(out, listener, checkpoint=every, eval=None)
+    assert not [text for text in listener.said if "was not copied" in text]
     assert [c.step for c in Checkpoint.all_of(out)] == [c.step for c in Checkpoint.all_of(mirror)] == [8]
