@@ -198,12 +198,18 @@ def _run(
         )
     folder = Path(out or f"{first.out}-sweep")
     check_place(folder, "out")
+
+    def resolved_for(number: int, settings: Mapping[str, Any]) -> Any:
+        return load_recipe(recipe, verb, [*plain, *_words(settings)], out=str(folder / f"trial-{number:03d}"))
+
+    # A value that will not do is refused before hours of training; what Optuna proposes is not known yet.
+    for number in range(count if how != "optuna" else 0):
+        resolved_for(number, settings_of(spaces, how, seed, number, ()))
     _same_sweep(folder, {"by": how, "seed": seed, "spaces": [_shown(space) for space in spaces], "plain": list(plain),
                          "recipe": str(first.path)})  # fmt: skip
     for number in range(count):
         settings = settings_of(spaces, how, seed, number, done)
-        resolved = load_recipe(recipe, verb, [*plain, *_words(settings)], out=str(folder / f"trial-{number:03d}"))
-        done.append(_trial(number, settings, resolved, quiet))
+        done.append(_trial(number, settings, resolved_for(number, settings), quiet))
         yield done[-1]
 
 

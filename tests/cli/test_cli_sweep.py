@@ -41,6 +41,12 @@ def test_a_sweep_that_was_cut_short_goes_on_with_the_same_trials(lab: Path) -> N
     assert (other.code, "another sweep: `spaces` was" in other.err) == (1, True)
 
 
+def test_a_value_that_will_not_do_is_refused_before_the_first_trial(lab: Path) -> None:
+    done = call("sweep", "tiny.yaml", "train.batch_tokens=of(128,-1)", "--by", "grid", "--out", "refused")
+    assert (done.code, "`train.batch_tokens`" in done.err) == (1, True), done
+    assert not (lab / "refused").exists()
+
+
 def test_random_trials_follow_from_seed_number_and_key_alone() -> None:
     spaces, plain = read_spaces(["a.b=log(1e-4,1e-2)", "c=int(2,4)", "d=lin(0,1)", "e=of(x,y)", "f=3"])
     assert plain == ["f=3"]
