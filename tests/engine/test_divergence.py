@@ -190,7 +190,7 @@ def test_what_it_arrives_at_is_a_run_over_the_other_batches(
 def test_interrupting_a_run_that_goes_back_changes_none_of_its_bits(
     seed: int | None, straight: tuple[Path, list[str]], tiny: ModuleType, poisoned: Path, memory: Path
 ) -> None:
-    """An interruption saves a step that is not on schedule: the way back does not lead there. At six steps, or at all."""
+    """An interruption saves a step that is not on schedule: the way back does not lead there. At six steps, or all."""
     rng, out = random.Random(seed), memory / "run"
     for step in range(2, STEPS) if seed is None else sorted(rng.sample(range(2, STEPS), 6)):
         listener = tiny.interrupt_after(step)
