@@ -145,8 +145,9 @@ class _Chunked(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *output_grads: Tensor) -> tuple[Tensor | None, ...]:
-        *parts, y_BTHP, after_BHPN = ctx.saved_tensors[:9]
-        kept = [_Between(*ctx.saved_tensors[i : i + 2]) for i in range(9, len(ctx.saved_tensors), 2)]
+        saved = ctx.saved_tensors  # once: where blocks are computed again, each tensor is there for one look
+        *parts, y_BTHP, after_BHPN = saved[:9]
+        kept = [_Between(*saved[i : i + 2]) for i in range(9, len(saved), 2)]
         cut = _Cut.of(Signals(*parts), ctx.chunk_size)
         *grads, state_grad_BHPN = _gradients(cut, kept, y_BTHP, after_BHPN, *output_grads)
         inputs = (grad.to(part.dtype) for grad, part in zip(grads, parts[:6], strict=True))
