@@ -51,6 +51,7 @@ from cirilla_cli.engine.schedule import Schedule
 from cirilla_cli.engine.shards import Prepared, prepare
 from cirilla_cli.engine.sources import cut_of, source_of
 from cirilla_cli.engine.trainer import Trainer, TrainState
+from cirilla_cli.engine.within import WithinBackward
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.fs import write_text
 from cirilla_cli.loading import load_any
@@ -183,12 +184,14 @@ def trainer_of(
     """The loop that a job describes over a model and batches, at its first step, with nobody looking on."""
     if job.memory.checkpointing is not None:
         checkpoint_activations(model, job.memory.checkpointing)
+    optimizer = job.optim.build(model)
     return Trainer(
         model=model, objective=job.objective.build(logits_bytes=job.memory.logits_bytes), source=source,
-        optimizer=job.optim.build(model), schedule=Schedule(job.schedule, steps), steps=steps, seed=job.seed,
+        optimizer=optimizer, schedule=Schedule(job.schedule, steps), steps=steps, seed=job.seed,
         device=device, dtype=dtype, max_grad_norm=job.train.max_grad_norm, ranks=ranks,
         watch=Watch(job.train.divergence),
         average=None if job.train.ema is None else MovingAverage(job.train.ema, model),
+        within=WithinBackward(model, optimizer) if job.memory.fused_backward else None,
         state=TrainState(scaling=Scaling() if dtype == torch.float16 else None),
     )  # fmt: skip
 

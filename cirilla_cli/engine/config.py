@@ -325,6 +325,10 @@ class MemoryConfig(Section):
     logits_bytes: Bytes = LOGITS_BYTES
     """Most memory for logits at once; the loss is computed in chunks of this size."""
 
+    fused_backward: bool = False
+    """Move each parameter as soon as its gradient is there, and free that, so that all gradients are never held at once
+    (arXiv:2306.09782); wants one micro-batch a step, one process and train.max_grad_norm null."""
+
 
 class DDPConfig(Section):
     """Every process holds all weights and takes part of each step (data parallel); one process takes it all."""
@@ -339,6 +343,35 @@ class FSDPConfig(Section):
 
 
 ParallelSection = Annotated[DDPConfig | FSDPConfig, ByKind()]
+
+
+def saver_misfits(
+    train: TrainConfig, precision: PrecisionConfig, memory: MemoryConfig, parallel: ParallelSection
+) -> dict[str, str]:
+    """Settings, by key, with which a saver of memory cannot do its work."""
+    wrong: dict[str, str] = {}
+    if not memory.fused_backward:
+        return wrong
+    fused = "with memory.fused_backward"
+    if train.max_grad_norm is not None:
+        wrong["train.max_grad_norm"] = (
+            f"is {train.max_grad_norm:g}, must be null {fused}: gradients are gone before their common length is known"
+        )
+    if train.micro_batch_tokens is not None and train.micro_batch_tokens < train.batch_tokens:
+        wrong["train.micro_batch_tokens"] = (
+            f"is {train.micro_batch_tokens}, must be null or train.batch_tokens ({train.batch_tokens}) {fused}: "
+            "gradients of several micro-batches would have to be kept until they are added up"
+        )
+    if precision.compute == "float16":
+        wrong["precision.compute"] = (
+            f"is 'float16', must be bfloat16 or float32 {fused}: "
+            "a step whose scaled gradients overflow could not be left out"
+        )
+    if isinstance(parallel, FSDPConfig):
+        wrong["parallel.kind"] = (
+            f"is 'fsdp', must be ddp, with one process, {fused}: gradients of several would have to be added first"
+        )
+    return wrong
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from cirilla_cli.compat import device_problem, processes_problem
+import torch
+
+from cirilla_cli.compat import device_problem, pick_device, processes_problem
 from cirilla_cli.data.config import (
     ConversationsConfig,
     DataSection,
@@ -34,7 +36,9 @@ from cirilla_cli.engine.config import (
     ScheduleSection,
     TrainConfig,
     WSDConfig,
+    saver_misfits,
 )
+from cirilla_cli.engine.precision import compute_dtype
 from cirilla_cli.errors import CirillaError, missing_extra
 from cirilla_cli.mirror import folder_of
 from cirilla_cli.model.config import CheckpointConfig, ResolvedModel
@@ -98,6 +102,7 @@ def check_job(job: Job) -> None:
         raise CirillaError(f"`device` is {job.device!r}: {problem}", hint="device=cpu, or leave it out")
     if job.place.size > 1:
         _check_processes(job)
+    _check_savers(job)
     if isinstance(job.parallel, FSDPConfig) and job.train.ema is not None:
         raise CirillaError(
             "`train.ema` is given, but under `parallel.kind` 'fsdp' no process has the whole weights to average",
@@ -120,6 +125,25 @@ def check_job(job: Job) -> None:
         raise no_validation()
     if job.log.tensorboard and find_spec("tensorboard") is None:
         raise missing_extra("tensorboard", "tensorboard")
+
+
+def _check_savers(job: Job) -> None:
+    """Raises: CirillaError: a saver of memory cannot work with other settings, this device or several processes."""
+    found = saver_misfits(job.train, job.precision, job.memory, job.parallel)
+    wrong = [f"`{key}` {said}" for key, said in found.items()]
+    if job.memory.fused_backward and job.place.size > 1:
+        wrong.append(
+            f"`memory.fused_backward` is true, but there are {job.place.size} processes, whose gradients must be added "
+            "up first: --nproc 1"
+        )
+    half = compute_dtype(job.precision, pick_device(job.device)) == torch.float16
+    if half and job.memory.fused_backward and job.precision.compute == "auto":
+        wrong.append(
+            "`precision.compute` is 'auto', which is float16 on this device, must be float32 here with "
+            "memory.fused_backward: a step whose scaled gradients overflow could not be left out"
+        )
+    if wrong:
+        raise CirillaError("\n".join(wrong), hint="memory.fused_backward=false keeps gradients to the end of the step")
 
 
 def _check_processes(job: Job) -> None:

@@ -20,6 +20,7 @@ from cirilla_cli.engine.precision import forward_of
 from cirilla_cli.engine.scaling import Scaling
 from cirilla_cli.engine.schedule import Schedule
 from cirilla_cli.engine.step import accumulate_gradients
+from cirilla_cli.engine.within import WithinBackward
 from cirilla_cli.model.classifier import Model
 from cirilla_cli.model.parts import AfterStep
 
@@ -94,6 +95,8 @@ class Trainer:
     watch: Watch = Watch()
     average: MovingAverage | None = None
     """Moving average of the weights, which is then evaluated and published."""
+    within: WithinBackward | None = None
+    """What moves parameters while the backward pass goes on; None where the optimizer does after it."""
     state: TrainState = field(default_factory=TrainState)
     hooks: Sequence[Hook] = ()
     stop: str | None = None
@@ -102,7 +105,8 @@ class Trainer:
     def forward(self) -> Forward:
         """The model's forward pass as it is now."""
         # Sharded weights are cast while they are brought together.
-        return forward_of(self.model, torch.float32 if self.ranks.sharded else self.dtype)
+        dtype = torch.float32 if self.ranks.sharded else self.dtype
+        return forward_of(self.model, dtype, None if self.within is None else self.within.move)
 
     def averaged(self) -> AbstractContextManager[None]:
         """Within the block the model has the weights that are evaluated: their moving average where there is one."""
@@ -167,9 +171,10 @@ class Trainer:
         scaling = self.state.scaling
         if scaling is not None:
             scaling.unscale(self.model)
-        norm = self._clip()
+        norm = self._clip() if self.within is None else self.within.length()
         if scaling is None or math.isfinite(norm):
-            self.optimizer.step()
+            if self.within is None:
+                self.optimizer.step()
             if self.average is not None:
                 self.average.update(self.state.step + 1)
         self.optimizer.zero_grad(set_to_none=True)

@@ -50,14 +50,14 @@ def _signal_in(step: int, number: int) -> None:
     """Send this process a signal when it has reckoned a step's gradient and would move the weights."""
     from cirilla_cli.engine.trainer import Trainer
 
-    clip = Trainer._clip
+    move = Trainer._move
 
-    def clipping(self: Trainer) -> float:
+    def moving(self: Trainer) -> float:
         if self.state.step == step - 1:
             os.kill(os.getpid(), number)
-        return clip(self)
+        return move(self)
 
-    Trainer._clip = clipping  # type: ignore[method-assign]
+    Trainer._move = moving  # type: ignore[method-assign]
 
 
 def _pad() -> None:
