@@ -23,10 +23,12 @@ import torch
 from cirilla_cli.compat import peak_resident
 from cirilla_cli.data.batches import TokenBatch
 from cirilla_cli.engine.config import (
+    AdamW8bitConfig,
     AdamWConfig,
     ConstantConfig,
     CrossEntropyConfig,
     FullCheckpointingConfig,
+    MuonConfig,
     OptimSection,
     RecomputeSection,
     SelectiveCheckpointingConfig,
@@ -56,6 +58,10 @@ WAYS = {
     "full": Way(FullCheckpointingConfig()),
     "fused": Way(fused=True),
     "full+fused": Way(FullCheckpointingConfig(), fused=True),
+    "8bit": Way(optim=AdamW8bitConfig(lr=3e-4)),
+    "full+fused+8bit": Way(FullCheckpointingConfig(), fused=True, optim=AdamW8bitConfig(lr=3e-4)),
+    "muon": Way(optim=MuonConfig(adamw=AdamWConfig(lr=3e-4))),
+    "full+fused+muon": Way(FullCheckpointingConfig(), fused=True, optim=MuonConfig(adamw=AdamWConfig(lr=3e-4))),
 }
 STEPS = 3
 

@@ -189,7 +189,30 @@ class MuonConfig(Section):
         return muon(self, model)
 
 
-OptimSection = Annotated[AdamWConfig | MuonConfig, ByKind()]
+class AdamW8bitConfig(Section):
+    """AdamW whose two averages take one byte a number each, in blocks of 256 with a scale (arXiv:2110.02861)."""
+
+    kind: Literal["adamw_8bit"] = "adamw_8bit"
+    lr: PositiveFloat = 3e-4
+    """Peak learning rate."""
+    beta1: Fraction = 0.9
+    """Decay of the gradient average."""
+    beta2: Fraction = 0.95
+    """Decay of the squared gradient average."""
+    eps: PositiveFloat = 1e-8
+    """Added to the root of the squared average."""
+    weight_decay: NonNegativeFloat = 0.1
+    """Pull of matrices towards zero, times the learning rate; norms and other vectors are left alone."""
+
+    def build(self, model: "nn.Module") -> "Optimizer":
+        """AdamW with averages in 8 bits over all of the model's parameters."""
+
+        from cirilla_cli.engine.optim.adamw_8bit import adamw_8bit
+
+        return adamw_8bit(self, model)
+
+
+OptimSection = Annotated[AdamWConfig | MuonConfig | AdamW8bitConfig, ByKind()]
 
 
 class _Schedule(Section):
@@ -343,35 +366,6 @@ class FSDPConfig(Section):
 
 
 ParallelSection = Annotated[DDPConfig | FSDPConfig, ByKind()]
-
-
-def saver_misfits(
-    train: TrainConfig, precision: PrecisionConfig, memory: MemoryConfig, parallel: ParallelSection
-) -> dict[str, str]:
-    """Settings, by key, with which a saver of memory cannot do its work."""
-    wrong: dict[str, str] = {}
-    if not memory.fused_backward:
-        return wrong
-    fused = "with memory.fused_backward"
-    if train.max_grad_norm is not None:
-        wrong["train.max_grad_norm"] = (
-            f"is {train.max_grad_norm:g}, must be null {fused}: gradients are gone before their common length is known"
-        )
-    if train.micro_batch_tokens is not None and train.micro_batch_tokens < train.batch_tokens:
-        wrong["train.micro_batch_tokens"] = (
-            f"is {train.micro_batch_tokens}, must be null or train.batch_tokens ({train.batch_tokens}) {fused}: "
-            "gradients of several micro-batches would have to be kept until they are added up"
-        )
-    if precision.compute == "float16":
-        wrong["precision.compute"] = (
-            f"is 'float16', must be bfloat16 or float32 {fused}: "
-            "a step whose scaled gradients overflow could not be left out"
-        )
-    if isinstance(parallel, FSDPConfig):
-        wrong["parallel.kind"] = (
-            f"is 'fsdp', must be ddp, with one process, {fused}: gradients of several would have to be added first"
-        )
-    return wrong
 
 
 @dataclass(frozen=True)

@@ -36,9 +36,9 @@ from cirilla_cli.engine.config import (
     ScheduleSection,
     TrainConfig,
     WSDConfig,
-    saver_misfits,
 )
 from cirilla_cli.engine.precision import compute_dtype
+from cirilla_cli.engine.savers import saver_misfits
 from cirilla_cli.errors import CirillaError, missing_extra
 from cirilla_cli.mirror import folder_of
 from cirilla_cli.model.config import CheckpointConfig, ResolvedModel
@@ -129,7 +129,7 @@ def check_job(job: Job) -> None:
 
 def _check_savers(job: Job) -> None:
     """Raises: CirillaError: a saver of memory cannot work with other settings, this device or several processes."""
-    found = saver_misfits(job.train, job.precision, job.memory, job.parallel)
+    found = saver_misfits(job.train, job.optim, job.precision, job.memory, job.parallel)
     wrong = [f"`{key}` {said}" for key, said in found.items()]
     if job.memory.fused_backward and job.place.size > 1:
         wrong.append(

@@ -35,8 +35,8 @@ from cirilla_cli.engine.config import (
     ahead_misfits,
     blind_misfits,
     pairing_problem,
-    saver_misfits,
 )
+from cirilla_cli.engine.savers import saver_misfits
 from cirilla_cli.model.config import BudgetConfig, DecoderConfig, ModelSection
 from cirilla_cli.recipe.verbs.base import DeviceRecipe
 
@@ -77,7 +77,7 @@ class TrainRecipe(DeviceRecipe):
     def _belong_together(self) -> Self:
         if problem := pairing_problem(self.model.kind, self.data.kind, self.objective.kind):
             raise ValueError(problem)
-        wrong = saver_misfits(self.train, self.precision, self.memory, self.parallel)
+        wrong = saver_misfits(self.train, self.optim, self.precision, self.memory, self.parallel)
         if isinstance(self.model, DecoderConfig):
             blind = {} if self.objective.kind == "classification" else blind_misfits(self.model)
             wrong = ahead_misfits(self.model, self.objective, fresh=True) | blind | wrong
