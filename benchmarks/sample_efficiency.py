@@ -19,8 +19,8 @@ each document for itself or all end to end, whichever is lower for the system.
 the last tenth held out, 85 seconds; its 1.874 nats per character are of its own evaluation on such a machine.
 
 `--quick` takes one seed and two learning rates. Each result is a line of `--results`; a run that was stopped goes on
-with what is missing. `--only TEXT` selects, by what is printed for a run; `--try lr=0.03,rows=2` runs ours with other
-settings, as one more system.
+with what is missing. `--only TEXT` selects, by what is printed for a run; `--try lr=0.03,batch_tokens=4096` runs ours
+with other settings, as one more system.
 """
 
 import argparse
@@ -117,7 +117,7 @@ def run(cell: Cell, folders: dict[str, Path], given: argparse.Namespace, pythons
 
 
 def settings(trial: str) -> dict[str, Any]:
-    """`lr=0.03,rows=2` as settings; words stay words."""
+    """`lr=0.03,batch_tokens=4096` as settings; words stay words."""
     found: dict[str, Any] = {}
     for pair in filter(None, trial.split(",")):
         key, _, value = pair.partition("=")

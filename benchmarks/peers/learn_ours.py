@@ -21,18 +21,17 @@ from cirilla_cli.model.readout import TokenLoss
 from cirilla_cli.model.sections import SwiGLUConfig
 
 DEFAULT: dict[str, Any] = dict(
-    kind="muon", lr=0.02, adamw=3e-3, beta2=0.95, weight_decay=0.0, ns_steps=5, warmup=0.02, decay=0.3, rows=4,
-    length=512, qk_norm=False,
+    kind="muon", lr=0.02, adamw=3e-3, beta2=0.95, weight_decay=0.0, ns_steps=5, warmup=0.02, decay=0.3,
+    batch_tokens=2048,
 )  # fmt: skip
 """Muon and a schedule that holds and then comes down, as in the recipe `base/pretrain`."""
 
 
-def model_of(job: Task, qk_norm: bool) -> DecoderConfig:
+def model_of(job: Task) -> DecoderConfig:
     """The shape that every system has."""
     return DecoderConfig(
         vocab_size=job.vocab, context_length=job.length, d_model=job.width, n_layers=job.layers,
-        mixers={"A": AttentionConfig(n_heads=job.heads, qk_norm=qk_norm)}, mlp=SwiGLUConfig(d_ff=job.hidden),
-        tie_embeddings=False,
+        mixers={"A": AttentionConfig(n_heads=job.heads)}, mlp=SwiGLUConfig(d_ff=job.hidden), tie_embeddings=False,
     )  # fmt: skip
 
 
@@ -46,10 +45,10 @@ def optimizer_of(s: dict[str, Any], model: torch.nn.Module) -> torch.optim.Optim
 
 def trainer_of(job: Task, s: dict[str, Any], steps: int, clock: Clock) -> Trainer:
     """A fresh model in the loop."""
-    model = fresh(model_of(job, s["qk_norm"]), seed=job.seed)
+    model, rows = fresh(model_of(job), seed=job.seed), max(1, s["batch_tokens"] // job.length)
     schedule = Schedule(WSDConfig(warmup=s["warmup"], decay=s["decay"]), steps)
     train, val = (TokenShards.open(Path(job.corpus), split) for split in ("train", "val"))
-    cut = Cut(s["length"], rows_per_step=s["rows"], rows_per_micro_batch=s["rows"], seed=job.seed, pad_id=3)
+    cut = Cut(job.length, rows_per_step=rows, rows_per_micro_batch=rows, seed=job.seed, pad_id=3)
     return Trainer(
         model=model, objective=CrossEntropyConfig().build(), optimizer=optimizer_of(s, model), schedule=schedule,
         source=PackedText([Mix(train, val, 1.0, 1.0)], cut, steps=steps, decay_start=schedule.decay_start), steps=steps,
