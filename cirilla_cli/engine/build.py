@@ -17,6 +17,7 @@ from cirilla_cli.data.batches import BatchSource, Cut, Preferences
 from cirilla_cli.data.config import LabelledTextConfig
 from cirilla_cli.data.rows import content_hash
 from cirilla_cli.engine.average import MovingAverage
+from cirilla_cli.engine.compiled import SayCompiled, compile_blocks, rehearse
 from cirilla_cli.engine.config import FSDPConfig, MultiTokenConfig, ahead_misfits
 from cirilla_cli.engine.divergence import Watch
 from cirilla_cli.engine.hooks import (
@@ -160,6 +161,9 @@ def build(
     if isinstance(trainer.objective, DPO) and isinstance(source, Preferences):
         _reference(job, trainer, trainer.objective, source, inputs, began, progress)
     trainer.hooks = _hooks(job, trainer, inputs.prepared, cut, sitting, progress)
+    if job.compile:
+        compile_blocks(model)
+        rehearse(trainer, progress)
     if lock is None and ranks.leads:
         # Only now: a recipe that was refused above may be mended without starting over.
         write_lock(job.out, job.resolved, began)
@@ -313,6 +317,7 @@ def _hooks(job: Job, trainer: Trainer, prepared: Prepared, cut: Cut, sitting: Si
         ShowSamples(evaluation, prepared.tokenizer, job.out, job.verb != "pretrain", progress)
         if evaluation and evaluation.prompts and isinstance(trainer.model, Decoder) else None,
         StopEarly(early) if early else None,
+        SayCompiled(progress) if job.compile else None,
         Log(job.log, job.out, flops * cut.rows_per_step * cut.context_length, rate) if leads else None,
         TensorBoard(job.out, job.log.every) if leads and job.log.tensorboard else None,
         ShowProgress(progress, job.verb),

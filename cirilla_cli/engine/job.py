@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from cirilla_cli.compat import device_problem, pick_device, processes_problem
+from cirilla_cli.compat import compile_problem, device_problem, pick_device, processes_problem
 from cirilla_cli.data.config import (
     ConversationsConfig,
     DataSection,
@@ -72,6 +72,7 @@ class Job:
     place: Place = Place()
     """Which of the run's processes this is; no part of the recipe."""
     deterministic: bool = False
+    compile: bool = False
 
     @property
     def paths(self) -> dict[str, Path]:
@@ -103,6 +104,8 @@ def check_job(job: Job) -> None:
     if job.place.size > 1:
         _check_processes(job)
     _check_savers(job)
+    if job.compile and (problem := compile_problem(pick_device(job.device))):
+        raise CirillaError(f"`compile` is true, but {problem}", hint="compile=false trains without it")
     if isinstance(job.parallel, FSDPConfig) and job.train.ema is not None:
         raise CirillaError(
             "`train.ema` is given, but under `parallel.kind` 'fsdp' no process has the whole weights to average",

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from cirilla_cli.checkpoint import Checkpoint, newest_sound, no_room
-from cirilla_cli.compat import is_lost_peer, pick_device, reproducible
+from cirilla_cli.compat import compiling, is_lost_peer, pick_device, reproducible
 from cirilla_cli.engine.build import Inputs, build, open_inputs
 from cirilla_cli.engine.config import FSDPConfig
 from cirilla_cli.engine.divergence import Diverged, way_back
@@ -50,7 +50,8 @@ def train(job: Job, progress: Progress, *, restart: bool = False, insist: bool =
     check_job(job)
     try:
         sharded = isinstance(job.parallel, FSDPConfig)
-        with reproducible(job.deterministic), joined(job.place, pick_device(job.device), sharded=sharded) as ranks:
+        strict = reproducible(job.deterministic), compiling(job.compile)
+        with strict[0], strict[1], joined(job.place, pick_device(job.device), sharded=sharded) as ranks:
             return _train(job, ranks, progress, restart=restart, insist=insist)
     except OSError as error:
         if error.errno not in NO_ROOM:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cirilla_cli.checkpoint import Checkpoint, read_tensors, snapshot
-from cirilla_cli.compat import reproducible
+from cirilla_cli.compat import compiling, reproducible
 from cirilla_cli.engine.build import build, open_inputs
 from cirilla_cli.engine.job import Job, check_job
 from cirilla_cli.engine.lock import check_same_run
@@ -44,7 +44,7 @@ def verify_resume(job: Job, progress: Progress) -> ResumeProof:
         CirillaError: there is no checkpoint, or the replay arrives elsewhere; the tensors that differ are named.
     """
     check_job(job)
-    with reproducible(job.deterministic):
+    with reproducible(job.deterministic), compiling(job.compile):
         return _verify(job, progress)
 
 

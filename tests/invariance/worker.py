@@ -32,6 +32,9 @@ from cirilla_cli.progress import Silent
 _LONGEST_S = 90
 """Processes that wait for one another for ever are ended by then, and the test fails."""
 
+_COMPILED_S = 280
+"""The same where they first compile, several at once."""
+
 
 def _train(order: dict[str, Any], place: Place) -> None:
     cell = order["cell"]
@@ -83,7 +86,8 @@ def _step(order: dict[str, Any], place: Place) -> None:
 def _child(order: dict[str, Any], place: Place, port: int) -> int:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(place.rank)}
     os.environ["WORLD_SIZE"] = str(place.size)
-    signal.alarm(_LONGEST_S)
+    compiled = "cell" in order and order["cell"]["blocks"] == "compiled"
+    signal.alarm(_COMPILED_S if compiled else _LONGEST_S)
     try:
         (_train if "cell" in order else _step)(order, place)
     except CirillaError as error:

@@ -72,6 +72,9 @@ class TrainRecipe(DeviceRecipe):
     """What is written down."""
     deterministic: bool = False
     """Take only algorithms that give the same bits every time, which costs speed on a GPU; a CPU does anyway."""
+    compile: bool = False
+    """Compile the training passes of each block by itself (torch.compile): seconds to minutes before the first step for
+    faster ones; attention, scans and experts keep their own kernels. Needs a C++ compiler on a CPU, Triton on CUDA."""
 
     @model_validator(mode="after")
     def _belong_together(self) -> Self:
