@@ -16,7 +16,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -30,13 +30,15 @@ from cirilla_cli.engine.config import (
     FullCheckpointingConfig,
     MuonConfig,
     OptimSection,
+    PrecisionConfig,
     RecomputeSection,
     SelectiveCheckpointingConfig,
 )
 from cirilla_cli.engine.recompute import checkpoint_activations
+from cirilla_cli.engine.rounding import RoundedOneByOne, store
 from cirilla_cli.engine.schedule import Schedule
 from cirilla_cli.engine.trainer import Metrics, Trainer
-from cirilla_cli.engine.within import WithinBackward
+from cirilla_cli.engine.within import OneByOne, WithinBackward
 from cirilla_cli.model.config import DecoderConfig
 from cirilla_cli.model.init import fresh
 from cirilla_cli.model.mixers.config import AttentionConfig
@@ -50,6 +52,7 @@ class Way:
     recompute: RecomputeSection | None = None
     fused: bool = False
     optim: OptimSection = AdamWConfig(lr=3e-4)
+    weights: Literal["float32", "bfloat16"] = "float32"
 
 
 WAYS = {
@@ -60,6 +63,10 @@ WAYS = {
     "full+fused": Way(FullCheckpointingConfig(), fused=True),
     "8bit": Way(optim=AdamW8bitConfig(lr=3e-4)),
     "full+fused+8bit": Way(FullCheckpointingConfig(), fused=True, optim=AdamW8bitConfig(lr=3e-4)),
+    "bf16 weights": Way(weights="bfloat16"),
+    "all of them": Way(
+        FullCheckpointingConfig(), fused=True, optim=AdamW8bitConfig(lr=3e-4), weights="bfloat16"
+    ),
     "muon": Way(optim=MuonConfig(adamw=AdamWConfig(lr=3e-4))),
     "full+fused+muon": Way(FullCheckpointingConfig(), fused=True, optim=MuonConfig(adamw=AdamWConfig(lr=3e-4))),
 }
@@ -116,12 +123,15 @@ def measure(way: str, length: int, rows: int, precision: str) -> dict[str, Any]:
     model, clock, chosen = fresh(config, seed=0), Clock(), WAYS[way]
     if chosen.recompute is not None:
         checkpoint_activations(model, chosen.recompute)
+    store(model, PrecisionConfig(weights=chosen.weights))
     optimizer = chosen.optim.build(model)
+    rounding = RoundedOneByOne(model, optimizer, 0) if chosen.weights == "bfloat16" else None
     Trainer(
         model=model, objective=CrossEntropyConfig().build(), source=Rows(rows, length), steps=STEPS, seed=0,
         optimizer=optimizer, schedule=Schedule(ConstantConfig(warmup=0), STEPS),
         device=torch.device("cpu"), dtype=torch.float32 if precision == "float32" else torch.bfloat16, hooks=(clock,),
-        max_grad_norm=None, within=WithinBackward(model, optimizer) if chosen.fused else None,
+        max_grad_norm=None, within=WithinBackward(model, rounding or OneByOne(optimizer)) if chosen.fused else None,
+        rounding=rounding,
     ).fit()  # fmt: skip
     state = 16 * sum(p.numel() for p in model.parameters())
     return {"seconds": min(clock.seconds), "bytes": (peak_resident() or 0) - before, "state": state, "loss": clock.loss}

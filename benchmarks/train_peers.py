@@ -101,7 +101,7 @@ def flops_per_token(shape: dict[str, Any]) -> float:
     width, hidden = shape["width"], shape["hidden"]
     weights = shape["layers"] * (4 * width * width + 3 * width * hidden) + width * shape["vocab"]
     attention = shape["layers"] * 2 * shape["length"] / 2 * width
-    return 6.0 * (weights + attention)
+    return float(6 * (weights + attention))
 
 
 def steps_of(cell: Cell, steps: int) -> tuple[int, int]:
@@ -114,7 +114,8 @@ def guessed_seconds(cell: Cell, steps: int) -> float:
     """About what a cell takes on two quiet cores, its imports and compilation included."""
     tokens = cell.shape["rows"] * cell.shape["length"]
     one = tokens * flops_per_token(cell.shape) / GUESSED_FLOPS[cell.precision]
-    return 7 + 30 * ("compiled" in cell.way) + sum(steps_of(cell, steps)) * one
+    passes = 2 if cell.setting.split()[0] in TUNING else 1
+    return float(7 + 30 * ("compiled" in cell.way) + sum(steps_of(cell, steps)) * one * passes)
 
 
 def measured(cell: Cell, peers: dict[str, str], given: argparse.Namespace, data: dict[str, Path]) -> dict[str, Any]:
@@ -245,23 +246,26 @@ def _tuned(kind: str, speed: dict[str, float], found: dict[str, list[dict[str, A
 
 def peak(runs: list[dict[str, Any]]) -> float:
     """Bytes, the median of runs."""
-    return statistics.median(run["peak_bytes"] for run in runs)
+    return float(statistics.median(run["peak_bytes"] for run in runs))
 
 
 def _ratios(speed: dict[str, float], found: dict[str, list[dict[str, Any]]]) -> list[str]:
-    mine = max((rate for name, rate in speed.items() if name.startswith("ours")), default=0.0)
-    theirs = {name: rate for name, rate in speed.items() if not name.startswith("ours")}
-    if not mine or not theirs:
-        return []
+    """Our best over the best peer's, as it comes and of all; our memory over that of the usual eager peer."""
+    mine, theirs = (
+        {name: rate for name, rate in speed.items() if name.startswith("ours") == own} for own in (True, False)
+    )
     stock = {name: rate for name, rate in theirs.items() if "+malloc" not in name}
-    lines = [
-        f"speed: ours / {b} {mine / stock[b]:.2f} (best as it comes)" for b in [max(stock, key=lambda n: stock[n])]
-    ]
-    lines += [f"speed: ours / {b} {mine / theirs[b]:.2f} (best of all)" for b in [max(theirs, key=lambda n: theirs[n])]]
+    lines = []
+    for said, others in (("best as it comes", stock), ("best of all", theirs)):
+        if mine and others:
+            top, best = max(mine, key=mine.__getitem__), max(others, key=others.__getitem__)
+            lines.append(f"speed: {top} / {best} {mine[top] / others[best]:.2f} ({said})")
     eager = next((name for name in ("transformers", "trl") if name in found), None)
-    mine_too = [name for name in ("ours", "ours saving") if name in found]
     if eager is not None:
-        lines += [f"memory: {m} / {eager} {peak(found[m]) / peak(found[eager]):.2f}" for m in mine_too]
+        lines += [
+            f"memory: {name} / {eager} {peak(found[name]) / peak(found[eager]):.2f}"
+            for name in ("ours", "ours saving") if name in found
+        ]  # fmt: skip
     return lines
 
 
