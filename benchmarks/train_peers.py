@@ -77,7 +77,7 @@ class Cell:
 
 
 def cells(peers: list[str], chats: bool, pairs: bool) -> Iterator[Cell]:
-    """The 34M shape in bfloat16 in every way; float32, the larger vocabulary and the larger shape as peers come."""
+    """The 34M shape in bfloat16 in every way; the larger vocabulary, the larger shape and float32 as peers come."""
     plain = [name for name in peers if name != "trl"]
     for way in ("", "compiled", "saving"):
         yield Cell("34m mixed", "ours", way, repeated=way != "compiled")
@@ -86,7 +86,7 @@ def cells(peers: list[str], chats: bool, pairs: bool) -> Iterator[Cell]:
             yield Cell("34m mixed", peer, way, repeated=way != "compiled +malloc")
     for setting in ("34m float32", "34m-32k mixed", "124m mixed"):
         yield from (Cell(setting, peer) for peer in ["ours", *plain])
-        yield from (Cell(setting, peer, "compiled") for peer in plain)
+        yield from (Cell(setting, peer, "compiled") for peer in plain if "mixed" in setting)
     if "trl" in peers:
         if chats:
             yield Cell("sft mixed", "ours")
@@ -115,7 +115,7 @@ def guessed_seconds(cell: Cell, steps: int) -> float:
     tokens = cell.shape["rows"] * cell.shape["length"]
     one = tokens * flops_per_token(cell.shape) / GUESSED_FLOPS[cell.precision]
     passes = 2 if cell.setting.split()[0] in TUNING else 1
-    return float(7 + 30 * ("compiled" in cell.way) + sum(steps_of(cell, steps)) * one * passes)
+    return float(7 + 25 * ("compiled" in cell.way) + sum(steps_of(cell, steps)) * one * passes)
 
 
 def measured(cell: Cell, peers: dict[str, str], given: argparse.Namespace, data: dict[str, Path]) -> dict[str, Any]:
@@ -277,7 +277,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=Path, help="preferences, or right and wrong answers, as JSON lines")
     parser.add_argument("--only", default="", help="text that a cell's setting and name hold, such as `34m mixed`")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--results", type=Path, default=Path("train_peers.jsonl"))
     given = parser.parse_args()
