@@ -93,7 +93,7 @@ def steps_that_fit(job: Task, probed: list[float]) -> int:
     return job.steps or max(8, round(job.seconds / statistics.median(probed[2:])))
 
 
-PROBE = 6
+PROBE = 5
 """Steps that are timed before a run, on weights that are then forgotten."""
 
 
