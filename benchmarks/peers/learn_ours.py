@@ -11,7 +11,8 @@ from torch import Tensor
 from cirilla_cli.cli.allocator import keep_freed_memory
 from cirilla_cli.data.batches import Cut, Mix, PackedText
 from cirilla_cli.data.shards import TokenShards
-from cirilla_cli.engine.config import AdamWConfig, CrossEntropyConfig, MuonConfig, WSDConfig
+from cirilla_cli.engine.config import AdamWConfig, CrossEntropyConfig, MuonConfig, PrecisionConfig, WSDConfig
+from cirilla_cli.engine.precision import compute_dtype
 from cirilla_cli.engine.schedule import Schedule
 from cirilla_cli.engine.trainer import Trainer
 from cirilla_cli.model.config import DecoderConfig
@@ -20,6 +21,7 @@ from cirilla_cli.model.mixers.config import AttentionConfig
 from cirilla_cli.model.readout import TokenLoss
 from cirilla_cli.model.sections import SwiGLUConfig
 
+CPU = torch.device("cpu")
 DEFAULT: dict[str, Any] = dict(
     kind="muon", lr=0.02, adamw=1e-2, beta2=0.95, weight_decay=0.0, ns_steps=3, warmup=0.02, decay=0.7,
     batch_tokens=2048,
@@ -53,7 +55,7 @@ def trainer_of(job: Task, s: dict[str, Any], steps: int, clock: Clock) -> Traine
     return Trainer(
         model=model, objective=CrossEntropyConfig().build(), optimizer=optimizer_of(s, model), schedule=schedule,
         source=PackedText([Mix(train, val, 1.0, 1.0)], cut, steps=steps, decay_start=schedule.decay_start), steps=steps,
-        seed=job.seed, device=torch.device("cpu"), dtype=torch.bfloat16, hooks=(clock,),
+        seed=job.seed, device=CPU, dtype=compute_dtype(PrecisionConfig(), CPU), hooks=(clock,),
     )  # fmt: skip
 
 
