@@ -241,7 +241,7 @@ def _tuned(kind: str, speed: dict[str, float], found: dict[str, list[dict[str, A
     yield f"{kind} on the given rows, the 34M shape in bfloat16"
     yield f"{'':26}{TUNING[kind] + '/s':>9}{'peak MB':>9}{'runs':>6}"
     for name, rate in sorted(speed.items(), key=lambda item: -item[1]):
-        yield f"{name:26}{rate:9.1f}{peak(found[name]) / 1e6:9.0f}{len(found[name]):6}"
+        yield f"{name:26}{rate:9.2f}{peak(found[name]) / 1e6:9.0f}{len(found[name]):6}"
 
 
 def peak(runs: list[dict[str, Any]]) -> float:
