@@ -4,6 +4,7 @@ import contextlib
 import sys
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 
@@ -28,6 +29,36 @@ def peak_memory(device: torch.device) -> int | None:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return peak_resident()
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that a process can still take on a device: free on the card, or available in RAM; None where unknown."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    found = [bytes_ for bytes_ in (_available(), _group_room()) if bytes_ is not None]
+    return min(found) if found and device.type == "cpu" else None
+
+
+def _available() -> int | None:
+    """RAM that Linux can hand out without swapping; None elsewhere."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    sizes = {name: rest.split()[0] for name, _, rest in (line.partition(":") for line in lines) if rest}
+    return int(sizes["MemAvailable"]) * 1024 if "MemAvailable" in sizes else None
+
+
+def _group_room() -> int | None:
+    """RAM that a container's own limit leaves; None without one."""
+    try:
+        most, now = (Path(f"/sys/fs/cgroup/memory.{name}").read_text(encoding="ascii").strip() for name in _GROUP)
+    except OSError:
+        return None
+    return None if most == "max" else max(0, int(most) - int(now))
+
+
+_GROUP = ("max", "current")
 
 
 def peak_resident() -> int | None:

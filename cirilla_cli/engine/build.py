@@ -166,7 +166,7 @@ def build(
         rehearse(trainer, progress)
     if lock is None and ranks.leads:
         # Only now: a recipe that was refused above may be mended without starting over.
-        write_lock(job.out, job.resolved, began)
+        write_lock(job.out, job.resolved, began, job.settled)
         for name, text in job.texts.items():
             write_text(job.out / name, text)
     if newest is None:

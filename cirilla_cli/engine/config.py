@@ -291,8 +291,9 @@ class TrainConfig(Section):
     """Passes over the training data, rounded up to whole steps."""
     batch_tokens: PositiveCount = 32768
     """Tokens of one optimizer step, rounded down to whole rows of the context length (one at least)."""
-    micro_batch_tokens: PositiveCount | None = None
-    """Tokens of one forward pass; null for the whole batch. Without dropout the gradient does not depend on it, apart
+    micro_batch_tokens: Literal["auto"] | PositiveCount | None = None
+    """Tokens of one forward pass; null for the whole batch, auto for as many whole rows as memory holds, which is found
+    out before the first step and then kept for the run. Without dropout the gradient does not depend on it, apart
     from rounding; with dropout each pass draws its own masks."""
     max_grad_norm: PositiveFloat | None = 1.0
     """Longer gradients are scaled down to this; null leaves them."""

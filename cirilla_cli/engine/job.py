@@ -1,7 +1,7 @@
 """One training run as its recipe says, and what can be said of it before anything is read."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,8 @@ class Job:
     """Which of the run's processes this is; no part of the recipe."""
     deterministic: bool = False
     compile: bool = False
+    settled: Mapping[str, Any] = field(default_factory=dict)
+    """What the recipe leaves to the run, by key; goes into its lock."""
 
     @property
     def paths(self) -> dict[str, Path]:
@@ -145,8 +147,13 @@ def _check_savers(job: Job) -> None:
             "`precision.compute` is 'auto', which is float16 on this device, must be float32 here with "
             "memory.fused_backward: a step whose scaled gradients overflow could not be left out"
         )
+    if half and job.precision.weights == "bfloat16" and job.precision.compute == "auto":
+        wrong.append(
+            "`precision.weights` is 'bfloat16', must be float32 on this device, where precision.compute auto is float16"
+        )
     if wrong:
-        raise CirillaError("\n".join(wrong), hint="memory.fused_backward=false keeps gradients to the end of the step")
+        fused = "memory.fused_backward=false keeps gradients to the end of the step"
+        raise CirillaError("\n".join(wrong), hint=fused if job.memory.fused_backward else None)
 
 
 def _check_processes(job: Job) -> None:

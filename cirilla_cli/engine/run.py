@@ -8,10 +8,11 @@ from pathlib import Path
 
 from cirilla_cli.checkpoint import Checkpoint, newest_sound, no_room
 from cirilla_cli.compat import compiling, is_lost_peer, pick_device, reproducible
+from cirilla_cli.engine import auto
 from cirilla_cli.engine.build import Inputs, build, open_inputs
 from cirilla_cli.engine.config import FSDPConfig
 from cirilla_cli.engine.divergence import Diverged, way_back
-from cirilla_cli.engine.forecast import Target, forecast
+from cirilla_cli.engine.forecast import Target, forecast, shape_of
 from cirilla_cli.engine.fresh import forget, start_over
 from cirilla_cli.engine.job import Job, check_job
 from cirilla_cli.engine.lock import check_same_run
@@ -81,6 +82,9 @@ def _train(job: Job, ranks: Ranks, progress: Progress, *, restart: bool, insist:
         check_resumable(job.out, newest)
     started = time.perf_counter()
     inputs = _opened(job, newest, begun, ranks, progress)
+    job = auto.from_lock(job, lock)
+    if auto.is_open(job):
+        job = auto.settle(job, shape_of(job, inputs.prepared, None), ranks, progress)
     skips: list[list[int]] = []
     while True:
         sitting = Sitting(mirror=None if store is None else Mirroring(store, job.out, progress))

@@ -20,6 +20,18 @@ def saver_misfits(
 ) -> dict[str, str]:
     """Settings, by key, with which a saver of memory cannot do its work."""
     wrong = _fused_misfits(train, precision, parallel) if memory.fused_backward else {}
+    if precision.weights == "bfloat16" and precision.compute == "float16":
+        wrong["precision.weights"] = (
+            "is 'bfloat16', must be float32 with precision.compute float16, in which larger ones have no place"
+        )
+    elif precision.weights == "bfloat16" and isinstance(parallel, FSDPConfig):
+        wrong["precision.weights"] = (
+            "is 'bfloat16', must be float32 with parallel.kind fsdp: what is drawn would depend on the parts"
+        )
+    if isinstance(parallel, FSDPConfig) and train.micro_batch_tokens == "auto":
+        wrong["train.micro_batch_tokens"] = (
+            "is 'auto', must be a number with parallel.kind fsdp: what each process holds depends on how many there are"
+        )
     if isinstance(parallel, FSDPConfig) and isinstance(optim, AdamW8bitConfig):
         wrong["optim.kind"] = (
             "is 'adamw_8bit', must be adamw or muon with parallel.kind fsdp: its blocks of numbers are not cut as "
@@ -35,9 +47,10 @@ def _fused_misfits(train: TrainConfig, precision: PrecisionConfig, parallel: Par
         wrong["train.max_grad_norm"] = (
             f"is {train.max_grad_norm:g}, must be null {fused}: gradients are gone before their common length is known"
         )
-    if train.micro_batch_tokens is not None and train.micro_batch_tokens < train.batch_tokens:
+    micro = train.micro_batch_tokens
+    if micro is not None and (micro == "auto" or micro < train.batch_tokens):
         wrong["train.micro_batch_tokens"] = (
-            f"is {train.micro_batch_tokens}, must be null or train.batch_tokens ({train.batch_tokens}) {fused}: "
+            f"is {micro!r}, must be null or train.batch_tokens ({train.batch_tokens}) {fused}: "
             "gradients of several micro-batches would have to be kept until they are added up"
         )
     if precision.compute == "float16":
