@@ -64,9 +64,7 @@ WAYS = {
     "8bit": Way(optim=AdamW8bitConfig(lr=3e-4)),
     "full+fused+8bit": Way(FullCheckpointingConfig(), fused=True, optim=AdamW8bitConfig(lr=3e-4)),
     "bf16 weights": Way(weights="bfloat16"),
-    "all of them": Way(
-        FullCheckpointingConfig(), fused=True, optim=AdamW8bitConfig(lr=3e-4), weights="bfloat16"
-    ),
+    "all of them": Way(FullCheckpointingConfig(), fused=True, optim=AdamW8bitConfig(lr=3e-4), weights="bfloat16"),
     "muon": Way(optim=MuonConfig(adamw=AdamWConfig(lr=3e-4))),
     "full+fused+muon": Way(FullCheckpointingConfig(), fused=True, optim=MuonConfig(adamw=AdamWConfig(lr=3e-4))),
 }

@@ -46,13 +46,14 @@ from cirilla_cli.engine.parallel import ALONE, Ranks, shard, sharded_as
 from cirilla_cli.engine.precision import compute_dtype, forward_of
 from cirilla_cli.engine.recompute import checkpoint_activations
 from cirilla_cli.engine.reference import attach_reference, check_first_loss
+from cirilla_cli.engine.rounding import RoundedOneByOne, store
 from cirilla_cli.engine.saving import SaveCheckpoints, Sitting
 from cirilla_cli.engine.scaling import Scaling
 from cirilla_cli.engine.schedule import Schedule
 from cirilla_cli.engine.shards import Prepared, prepare
 from cirilla_cli.engine.sources import cut_of, source_of
 from cirilla_cli.engine.trainer import Trainer, TrainState
-from cirilla_cli.engine.within import WithinBackward
+from cirilla_cli.engine.within import OneByOne, WithinBackward
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.fs import write_text
 from cirilla_cli.loading import load_any
@@ -188,14 +189,17 @@ def trainer_of(
     """The loop that a job describes over a model and batches, at its first step, with nobody looking on."""
     if job.memory.checkpointing is not None:
         checkpoint_activations(model, job.memory.checkpointing)
+    store(model, job.precision)
     optimizer = job.optim.build(model)
+    rounding = RoundedOneByOne(model, optimizer, job.seed) if job.precision.weights == "bfloat16" else None
     return Trainer(
         model=model, objective=job.objective.build(logits_bytes=job.memory.logits_bytes), source=source,
         optimizer=optimizer, schedule=Schedule(job.schedule, steps), steps=steps, seed=job.seed,
         device=device, dtype=dtype, max_grad_norm=job.train.max_grad_norm, ranks=ranks,
         watch=Watch(job.train.divergence),
         average=None if job.train.ema is None else MovingAverage(job.train.ema, model),
-        within=WithinBackward(model, optimizer) if job.memory.fused_backward else None,
+        within=WithinBackward(model, rounding or OneByOne(optimizer)) if job.memory.fused_backward else None,
+        rounding=rounding,
         state=TrainState(scaling=Scaling() if dtype == torch.float16 else None),
     )  # fmt: skip
 
@@ -294,6 +298,7 @@ def _reference(
 ) -> None:
     """Reference values by the starting model, in the training forward; the first loss shows that they fit."""
     starting: Model = _fresh(job, inputs.prepared, trainer.device) if inputs.base is None else inputs.base.model
+    store(starting, job.precision)
     starting.eval()
     own = starting is trainer.model
     forward = trainer.forward() if own else forward_of(starting.to(trainer.device), trainer.dtype)

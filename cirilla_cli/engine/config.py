@@ -315,11 +315,14 @@ class TrainConfig(Section):
 
 
 class PrecisionConfig(Section):
-    """Number formats; parameters are always kept in float32."""
+    """Number formats."""
 
     compute: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Format of the forward and backward pass; auto is bfloat16 where the hardware multiplies it, float16 with a scaled
     loss on GPUs that do not, else float32."""
+    weights: Literal["float32", "bfloat16"] = "float32"
+    """Format in which weights are kept; updates of bfloat16 ones are rounded up or down by chance, so that they are
+    right on average. Gradients, and what the optimizer remembers, are float32 either way."""
 
 
 class FullCheckpointingConfig(Section):

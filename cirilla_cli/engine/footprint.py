@@ -122,6 +122,8 @@ def _walk(job: Job, shape: Shape, batches: Sequence[TokenBatch], kind: DeviceCla
         ledger.label([*model.parameters(), *model.buffers()], "parameters")
         trainer = trainer_of(job, model, Given(batches), 2, device, dtype)
         ledger.label_rest({"temporary"}, "average")
+        # Where they are kept in another format, they are others now.
+        ledger.label(model.parameters(), "parameters")
         _watch_gradients(ledger, trainer)
         trainer.steps = 1
         trainer.fit()

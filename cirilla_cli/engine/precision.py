@@ -1,4 +1,4 @@
-"""Parameters stay in float32; the forward pass runs in a copy cast once a step."""
+"""The forward pass runs in a copy of the parameters that is cast once a step, where they are of another format."""
 
 # Shape suffixes: B rows, T positions.
 
@@ -40,10 +40,12 @@ class CastForward:
 
     def __init__(self, model: nn.Module, dtype: torch.dtype, whole: Callable[[Tensor], None] | None = None) -> None:
         self._model = model
-        self._cast: dict[str, Tensor] | None = None
-        if dtype != torch.float32:
-            exact = {id(p) for m in model.modules() if isinstance(m, Exact) for p in m.parameters(recurse=False)}
-            self._cast = {n: p if id(p) in exact else cast(p, dtype, whole) for n, p in model.named_parameters()}
+        # What is in float64, as a test has it, stays so where others are not cast down.
+        same = {dtype, torch.float64} if dtype == torch.float32 else {dtype}
+        kept = exact_parameters(model) | {id(p) for p in model.parameters() if p.dtype in same}
+        named = dict(model.named_parameters())
+        casts = {n: p if id(p) in kept else cast(p, dtype, whole) for n, p in named.items()}
+        self._cast = casts if any(casts[n] is not p for n, p in named.items()) else None
 
     def __call__(
         self, tokens_BT: Tensor, documents_BT: Tensor, readout: Readout[Out], tally: Tally | None = None
@@ -58,6 +60,11 @@ class CastForward:
         return called
 
 
+def exact_parameters(model: nn.Module) -> set[int]:
+    """The parameters, by identity, that are float32 whatever others are."""
+    return {id(p) for m in model.modules() if isinstance(m, Exact) for p in m.parameters(recurse=False)}
+
+
 def cast(parameter: Tensor, dtype: torch.dtype, whole: Callable[[Tensor], None] | None) -> Tensor:
     """A copy of a parameter to reckon with, whose gradient becomes that of the parameter.
 
@@ -70,7 +77,7 @@ def cast(parameter: Tensor, dtype: torch.dtype, whole: Callable[[Tensor], None] 
 
     def hand_over(copy: Tensor) -> None:
         assert copy.grad is not None
-        parameter.grad, copy.grad = copy.grad.to(parameter.dtype), None
+        parameter.grad, copy.grad = copy.grad.float(), None
         whole(parameter)
 
     copy.register_post_accumulate_grad_hook(hand_over)  # type: ignore[no-untyped-call]

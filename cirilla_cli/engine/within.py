@@ -37,8 +37,8 @@ class WithinBackward:
     cannot be had: clipping by their common length, sums over micro-batches or processes, and leaving a step out.
     """
 
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        self._model, self._one_by_one = model, OneByOne(optimizer)
+    def __init__(self, model: nn.Module, one_by_one: OneByOne) -> None:
+        self._model, self._one_by_one = model, one_by_one
         self._lengths: dict[int, Tensor] = {}
         for parameter in model.parameters():
             parameter.register_post_accumulate_grad_hook(self.move)  # type: ignore[no-untyped-call]

@@ -24,6 +24,7 @@ from cirilla_cli.engine.config import (
     MemoryConfig,
     MuonConfig,
     Place,
+    PrecisionConfig,
     SelectiveCheckpointingConfig,
     TrainConfig,
 )
@@ -171,6 +172,7 @@ def job_of(cell: Cell, out: Path, data: Path, place: Place) -> Job:
             checkpointing=_RECOMPUTED[cell["activations"]], fused_backward=cell["update"] == "within"
         ),
         "eval": EvaluationConfig(every=HALF, max_tokens=5 * CONTEXT),
+        "precision": PrecisionConfig(compute="float32", weights=cell.get("weights", "float32")),
     }  # fmt: skip
     if objective == "mlm":
         changes["data"] = MaskedTextConfig(sources={"wiki": TextSourceConfig(path=data)}, share=0.3)

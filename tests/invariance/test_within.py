@@ -1,5 +1,7 @@
 """An update within the backward pass moves weights as one after it does, to the bit, and never holds all gradients."""
 
+import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,7 +33,7 @@ from cirilla_cli.engine.divergence import Diverged
 from cirilla_cli.engine.job import check_job
 from cirilla_cli.engine.precision import forward_of
 from cirilla_cli.engine.run import train
-from cirilla_cli.engine.within import WithinBackward
+from cirilla_cli.engine.within import OneByOne, WithinBackward
 from cirilla_cli.errors import CirillaError, InterruptedRun
 from cirilla_cli.model.init import fresh
 from cirilla_cli.progress import Silent
@@ -141,7 +143,7 @@ def test_one_gradient_is_held_at_a_time(dtype: torch.dtype, monkeypatch: pytest.
     shape, objective, kind = gradients.CASES["text"]
     model = fresh(shape, seed=1)
     monkeypatch.setattr(Held, "most", 0)
-    within = WithinBackward(model, Held(model.parameters(), lr=1e-3))
+    within = WithinBackward(model, OneByOne(Held(model.parameters(), lr=1e-3)))
     forward = forward_of(model, dtype, within.move)
     copies = list((forward._cast or {}).values())  # type: ignore[attr-defined]
     monkeypatch.setitem(globals(), "WATCHED", [*{id(p): p for p in [*model.parameters(), *copies]}.values()])
@@ -176,7 +178,7 @@ def test_gradients_do_not_wait_for_the_end_of_the_backward_pass() -> None:
 
 def test_a_second_backward_pass_is_an_error() -> None:
     layer = nn.Linear(2, 2)
-    WithinBackward(layer, torch.optim.AdamW(layer.parameters()))
+    WithinBackward(layer, OneByOne(torch.optim.AdamW(layer.parameters())))
     layer(torch.ones(1, 2)).sum().backward()
     with pytest.raises(RuntimeError, match="exactly one"):
         layer(torch.ones(1, 2)).sum().backward()
@@ -187,6 +189,17 @@ def place(memory: Path) -> Iterator[Path]:
     """A folder in memory for one test."""
     with tempfile.TemporaryDirectory(dir=memory) as folder:
         yield Path(folder)
+
+
+class StopAfter(Silent):
+    """Asks to stop after a step of training; the reference pass of preferences has steps of its own."""
+
+    def __init__(self, verb: str, at: int) -> None:
+        self._when = verb, at
+
+    def step(self, what: str, done: float, total: float | None = None, **figures: float) -> None:
+        if (what, done) == self._when:
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 LASTING = TrainConfig(steps=6, batch_tokens=4 * 64, max_grad_norm=None)
@@ -208,7 +221,7 @@ def test_a_run_and_its_resumption_end_in_the_same_bits(verb: str, compute: str, 
     job = job_of(place / "within", data, **changes)
     for step in (1, 3):
         with pytest.raises(InterruptedRun):
-            train(job, tiny.interrupt_after(step))
+            train(job, StopAfter(verb, step))
     train(job, Silent())
     assert tiny.final_bytes(place / "within") == tiny.final_bytes(place / "after")
     lines = [[(line["loss"], line["grad_norm"]) for line in tiny.metrics(place / n)] for n in ("within", "after")]
