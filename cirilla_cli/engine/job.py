@@ -147,6 +147,10 @@ def _check_savers(job: Job) -> None:
             "`precision.compute` is 'auto', which is float16 on this device, must be float32 here with "
             "memory.fused_backward: a step whose scaled gradients overflow could not be left out"
         )
+    if half and job.precision.weights == "bfloat16" and job.precision.compute == "auto":
+        wrong.append(
+            "`precision.weights` is 'bfloat16', must be float32 on this device, where precision.compute auto is float16"
+        )
     if wrong:
         fused = "memory.fused_backward=false keeps gradients to the end of the step"
         raise CirillaError("\n".join(wrong), hint=fused if job.memory.fused_backward else None)

@@ -20,6 +20,14 @@ def saver_misfits(
 ) -> dict[str, str]:
     """Settings, by key, with which a saver of memory cannot do its work."""
     wrong = _fused_misfits(train, precision, parallel) if memory.fused_backward else {}
+    if precision.weights == "bfloat16" and precision.compute == "float16":
+        wrong["precision.weights"] = (
+            "is 'bfloat16', must be float32 with precision.compute float16, in which larger ones have no place"
+        )
+    elif precision.weights == "bfloat16" and isinstance(parallel, FSDPConfig):
+        wrong["precision.weights"] = (
+            "is 'bfloat16', must be float32 with parallel.kind fsdp: what is drawn would depend on the parts"
+        )
     if isinstance(parallel, FSDPConfig) and train.micro_batch_tokens == "auto":
         wrong["train.micro_batch_tokens"] = (
             "is 'auto', must be a number with parallel.kind fsdp: what each process holds depends on how many there are"
