@@ -53,6 +53,7 @@ from cirilla_cli.engine.schedule import Schedule
 from cirilla_cli.engine.shards import Prepared, prepare
 from cirilla_cli.engine.sources import cut_of, source_of
 from cirilla_cli.engine.trainer import Trainer, TrainState
+from cirilla_cli.engine.weights_and_biases import WeightsAndBiases
 from cirilla_cli.engine.within import OneByOne, WithinBackward
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.fs import write_text
@@ -325,6 +326,8 @@ def _hooks(job: Job, trainer: Trainer, prepared: Prepared, cut: Cut, sitting: Si
         SayCompiled(progress) if job.compile else None,
         Log(job.log, job.out, flops * cut.rows_per_step * cut.context_length, rate) if leads else None,
         TensorBoard(job.out, job.log.every) if leads and job.log.tensorboard else None,
+        WeightsAndBiases(job.log.wandb, job.out, job.log.every, dict(job.resolved))
+        if leads and job.log.wandb else None,
         ShowProgress(progress, job.verb),
         SaveCheckpoints(
             job.checkpoint, job.out, prepared.tokenizer, job.texts, sitting, job.verb, prefer_best=early is not None

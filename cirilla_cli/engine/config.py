@@ -421,6 +421,17 @@ class EvaluationConfig(Section):
     """Length of those continuations."""
 
 
+class WandbConfig(Section):
+    """Where Weights & Biases keeps a run; who may write there is said by `wandb login`, never by a recipe."""
+
+    project: str
+    """Project that the run belongs to."""
+    entity: str | None = None
+    """Person or team whose project it is; null for the one that is logged in."""
+    name: str | None = None
+    """What the run is called there; null for the name of its folder."""
+
+
 class LogConfig(Section):
     """What a run writes down; metrics.jsonl is always written."""
 
@@ -430,3 +441,5 @@ class LogConfig(Section):
     """Draw curves.png at the end."""
     tensorboard: bool = False
     """Also write TensorBoard events into the run."""
+    wandb: WandbConfig | None = None
+    """Also send the figures to Weights & Biases, or with WANDB_MODE=offline keep them in the run for `wandb sync`."""

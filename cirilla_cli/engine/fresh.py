@@ -25,6 +25,8 @@ _OWN = (
     "curves.png",
     "shards",
     "tensorboard",
+    "wandb",
+    "wandb.json",
     "report.json",
     "report.html",
 )

@@ -130,6 +130,8 @@ def check_job(job: Job) -> None:
         raise no_validation()
     if job.log.tensorboard and find_spec("tensorboard") is None:
         raise missing_extra("tensorboard", "tensorboard")
+    if job.log.wandb is not None and find_spec("wandb") is None:
+        raise missing_extra("wandb", "wandb")
 
 
 def _check_savers(job: Job) -> None:
