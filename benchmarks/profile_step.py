@@ -3,6 +3,7 @@
     python benchmarks/profile_step.py               each part of a step, in milliseconds
     python benchmarks/profile_step.py levers        the step with each lever taken away, over the whole one
     python benchmarks/profile_step.py memory        peak memory and page faults, with and without the allocator's lever
+    python benchmarks/profile_step.py muon          what Muon's products cost, in float32 and in bfloat16
 
 A Llama of 34.1M parameters (8 layers, width 512, 8 heads, feed-forward 1408, vocabulary 8192), 4 rows of 512 tokens in
 bfloat16, AdamW, through the engine's own `Trainer`. `--threads N` (default 2), `--steps N` timed steps (default 8),
@@ -28,7 +29,9 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from cirilla_cli.cli.allocator import keep_freed_memory
 from cirilla_cli.compat import peak_resident
 from cirilla_cli.data.batches import TokenBatch
+from cirilla_cli.engine.compiled import compile_blocks
 from cirilla_cli.engine.config import AdamWConfig, ConstantConfig, CrossEntropyConfig
+from cirilla_cli.engine.optim.muon import orthogonalise
 from cirilla_cli.engine.schedule import Schedule
 from cirilla_cli.engine.trainer import Trainer
 from cirilla_cli.model.block import Block
@@ -147,12 +150,15 @@ def part(event: Any, forward: dict[int, str]) -> tuple[str, str]:
     return "clipping" if clips else "rest", "forward"
 
 
+BETWEEN = "between operations"
+"""What of a step's time no operation of torch takes: Python, and the profiler itself."""
+
+
 def table(trainer: Trainer, steps: int) -> dict[str, dict[str, float]]:
-    """Milliseconds of a step by part, pass and kind: products or all else."""
+    """Milliseconds of a step by part, pass and kind: products or all else; all together they are the step."""
     mark(trainer.model)
     with profile(activities=[ProfilerActivity.CPU]) as run:
-        for _ in range(steps):
-            trainer._step()
+        walls = [1000 * seconds(trainer) for _ in range(steps)]
     events = [e for e in run.events() if not e.name.startswith("part ")]
     forward: dict[int, str] = {}
     for event in events:
@@ -164,6 +170,7 @@ def table(trainer: Trainer, steps: int) -> dict[str, dict[str, float]]:
         name, way = part(event, forward)
         kind = "products" if event.name in PRODUCTS else "else"
         found[name][f"{way} {kind}"] += event.self_cpu_time_total / 1000 / steps
+    found[BETWEEN]["forward else"] = statistics.mean(walls) - sum(sum(kinds.values()) for kinds in found.values())
     return found
 
 
@@ -174,11 +181,12 @@ def show_parts(options: argparse.Namespace) -> None:
     found = table(trainer, 3)
     total = sum(sum(kinds.values()) for kinds in found.values())
     columns = ("forward products", "forward else", "backward products", "backward else")
-    print(f"{'':24}" + "".join(f"{c:>20}" for c in columns) + f"{'ms':>8}{'share':>8}")
+    print(f"{'':24}" + "".join(f"{c:>20}" for c in columns) + f"{'ms':>8}{'share':>8}{'of a step':>11}")
     for name, kinds in sorted(found.items(), key=lambda item: -sum(item[1].values())):
         line = "".join(f"{kinds.get(c, 0.0):>20.1f}" for c in columns)
-        print(f"{name:24}{line}{sum(kinds.values()):>8.1f}{sum(kinds.values()) / total:>8.1%}")
-    print(f"{'all, under the profiler':24}{'':80}{total:>8.1f}")
+        share = sum(kinds.values()) / total
+        print(f"{name:24}{line}{sum(kinds.values()):>8.1f}{share:>8.1%}{share * whole:>8.0f} ms")
+    print(f"{'the step':24}{'':80}{total:>8.1f}{1:>8.1%}{whole:>8.0f} ms")
     flops = step_flops(options.vocabulary)
     rate = ceiling(options)
     print(f"a step without the profiler: {whole:.0f} ms, {ROWS * LENGTH / whole * 1000:,.0f} tokens/s")
@@ -254,23 +262,49 @@ LEVERS = {
 }
 
 
+COMPILED = "blocks compiled (compile: true)"
+
+
 def show_levers(options: argparse.Namespace) -> None:
     """Processor time of one thread: other programs on the machine disturb it least."""
     torch.set_num_threads(1)
     keep_freed_memory()
-    trainer = trainer_of(options)
-    ways = {"": without(), **LEVERS}
+    trainer, compiled = trainer_of(options), trainer_of(options)
+    compile_blocks(compiled.model)
+    compiled._step()
+    ways = {"": without(), **LEVERS, COMPILED: without()}
     taken: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(options.steps + 1):
         for name, enter in ways.items():
             with enter():
                 started = time.process_time()
-                trainer._step()
+                (compiled if name == COMPILED else trainer)._step()
                 taken[name].append(time.process_time() - started)
     print(f"a step on one thread: {1000 * statistics.median(taken['']):.0f} ms; ratios of turns, median")
-    for name in LEVERS:
+    for name in (*LEVERS, COMPILED):
         ratio = statistics.median(off / on for off, on in zip(taken[name][1:], taken[""][1:], strict=True))
-        print(f"without {name:36}{ratio:>6.3f} x")
+        print(f"{'with' if name == COMPILED else 'without':8}{name:36}{ratio:>6.3f} x")
+
+
+def show_muon(options: argparse.Namespace) -> None:
+    """Processor time of one thread for the matrices of all layers, five iterations."""
+    torch.set_num_threads(1)
+    spent: dict[torch.dtype, float] = defaultdict(float)
+    for rows, columns, count in ((WIDTH, WIDTH, 4), (HIDDEN, WIDTH, 2), (WIDTH, HIDDEN, 1)):
+        gradients_GMN = torch.randn(LAYERS, rows, columns)
+        for dtype in (torch.float32, torch.bfloat16):
+            spent[dtype] += count * min(muon_seconds(gradients_GMN.to(dtype)) for _ in range(3))
+    plain, short = spent[torch.float32], spent[torch.bfloat16]
+    print(f"orthogonalising every matrix of the layers, one thread: float32 {1000 * plain:.0f} ms, ", end="")
+    print(f"bfloat16 {1000 * short:.0f} ms, {plain / short:.2f} x")
+
+
+def muon_seconds(gradients_GMN: Tensor) -> float:
+    """One batch, in the format that it comes in."""
+    started = time.process_time()
+    with mock.patch("cirilla_cli.engine.optim.muon._in_bfloat16", return_value=False):
+        orthogonalise(gradients_GMN, 5)
+    return time.process_time() - started
 
 
 def show_memory(options: argparse.Namespace) -> None:
@@ -297,7 +331,10 @@ def one_way(options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    shows = {"parts": show_parts, "levers": show_levers, "memory": show_memory, "leave": one_way, "keep": one_way}
+    shows = {
+        "parts": show_parts, "levers": show_levers, "memory": show_memory, "muon": show_muon,
+        "leave": one_way, "keep": one_way,
+    }  # fmt: skip
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="?", default="parts", choices=shows)
     parser.add_argument("--threads", type=int, default=2)

@@ -2,7 +2,9 @@
 
 import contextlib
 import sys
+import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 
@@ -27,6 +29,36 @@ def peak_memory(device: torch.device) -> int | None:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return peak_resident()
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that a process can still take on a device: free on the card, or available in RAM; None where unknown."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    found = [bytes_ for bytes_ in (_available(), _group_room()) if bytes_ is not None]
+    return min(found) if found and device.type == "cpu" else None
+
+
+def _available() -> int | None:
+    """RAM that Linux can hand out without swapping; None elsewhere."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    sizes = {name: rest.split()[0] for name, _, rest in (line.partition(":") for line in lines) if rest}
+    return int(sizes["MemAvailable"]) * 1024 if "MemAvailable" in sizes else None
+
+
+def _group_room() -> int | None:
+    """RAM that a container's own limit leaves; None without one."""
+    try:
+        most, now = (Path(f"/sys/fs/cgroup/memory.{name}").read_text(encoding="ascii").strip() for name in _GROUP)
+    except OSError:
+        return None
+    return None if most == "max" else max(0, int(most) - int(now))
+
+
+_GROUP = ("max", "current")
 
 
 def peak_resident() -> int | None:
@@ -89,6 +121,70 @@ def reproducible(wanted: bool) -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(before)
         torch.backends.cudnn.benchmark = benchmark
+
+
+_MOST_GRAPHS = 32
+"""Graphs of one piece of code: one for each kind of block, its shapes and its formats."""
+
+
+@contextlib.contextmanager
+def compiling(wanted: bool) -> Iterator[None]:
+    """Within the block what cannot be compiled is an error, and not quietly run as it is, if ``wanted``.
+
+    Raises:
+        CirillaError: the compiler cannot make something of a block, or has to make it again and again.
+    """
+    if not wanted:
+        yield
+        return
+    import torch._dynamo
+    from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
+
+    strict = {"fail_on_recompile_limit_hit": True, "recompile_limit": _MOST_GRAPHS, "suppress_errors": False}
+    with torch._dynamo.config.patch(strict), warnings.catch_warnings():
+        # The tracer looks at the gradient of weights that were cast, and torch at parts of itself that it gives up.
+        warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is not a leaf")
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module="torch")
+        try:
+            yield
+        except (TorchDynamoException, FailOnRecompileLimitHit) as error:
+            what = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            raise CirillaError(
+                f"`compile` is true, but a block of this model cannot be compiled here: {what}", hint="compile=false"
+            ) from None
+
+
+def compiled_so_far() -> tuple[int, float]:
+    """Graphs that `torch.compile` has made in this process, and the seconds that took."""
+    from torch._dynamo.utils import calculate_time_spent, counters
+
+    spent = calculate_time_spent()
+    return counters["stats"]["unique_graphs"], float(spent.get("total_wall_time", 0.0))
+
+
+def graph_breaks() -> list[str]:
+    """Why graphs of this process end where they do, each reason in one line."""
+    from torch._dynamo.utils import counters
+
+    return [" ".join(reason.split()) for reason in counters["graph_break"]]
+
+
+def compile_problem(device: torch.device) -> str | None:
+    """Why nothing can be compiled for a device here, or None; with the remedy."""
+    if device.type == "cuda":
+        from torch.utils._triton import has_triton
+
+        return None if has_triton() else "Triton is not installed, or does not know this GPU: pip install triton"
+    if device.type != "cpu":
+        return f"blocks are compiled for CPUs and CUDA, not for {device.type}"
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except (InvalidCxxCompiler, RuntimeError):
+        return "there is no C++ compiler: apt-get install g++, or name one in the variable CXX"
+    return None
 
 
 def device_problem(wanted: str) -> str | None:

@@ -29,9 +29,13 @@ class Task:
     warmup: int
     lr: float
     tokens: str
-    """File of the token ids, uint16 as numpy writes it."""
+    """File of the token ids, uint16 as numpy writes it; for tuning the folder of its rows."""
     checkout: str = ""
     """Where a peer's source lies that comes in no package."""
+    objective: str = ""
+    """Of tuning: sft or dpo."""
+    way: str = ""
+    """How the runner is to do it, in words of its own."""
     threads: int = 2
 
 
@@ -74,7 +78,7 @@ def measure(task: Task, step: Callable[[int], float], parameters: int) -> None:
 def report(task: Task, seconds: list[float], losses: list[float], parameters: int) -> None:
     """Print a run as the last line of standard output; its memory is the peak less what stood when `imported` ran."""
     cost = {"seconds": seconds[task.warmup :], "losses": losses, "parameters": parameters}
-    print(json.dumps(cost | {"peak_bytes": peak() - IMPORTED[0]}))
+    print(json.dumps(cost | peak_since_imports()))
 
 
 IMPORTED = [0]
@@ -86,9 +90,9 @@ def imported() -> None:
     IMPORTED[0] = 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS")))
 
 
-def peak() -> int:
-    """Most bytes the process has held."""
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def peak_since_imports() -> dict[str, int]:
+    """Most bytes the process has held, less what it held before the first tensor."""
+    return {"peak_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - IMPORTED[0]}
 
 
 def loop(task: Task, model: Any, loss_of: Callable[[Any, Any], Any], optimizer: Any) -> None:

@@ -1,15 +1,25 @@
 """Cirilla's decoder through the engine's own loop, as `cirilla pretrain` runs it."""
 
-import time
 from collections.abc import Iterator
 
 import torch
+from clock import Clock
 from common import Task, batches, imported, report, task
 
+from cirilla_cli.cli.allocator import keep_freed_memory
 from cirilla_cli.data.batches import TokenBatch
-from cirilla_cli.engine.config import AdamWConfig, ConstantConfig, CrossEntropyConfig
+from cirilla_cli.engine.compiled import compile_blocks
+from cirilla_cli.engine.config import (
+    LOGITS_BYTES,
+    AdamWConfig,
+    ConstantConfig,
+    CrossEntropyConfig,
+    FullCheckpointingConfig,
+)
+from cirilla_cli.engine.recompute import checkpoint_activations
 from cirilla_cli.engine.schedule import Schedule
-from cirilla_cli.engine.trainer import Metrics, Trainer
+from cirilla_cli.engine.trainer import Trainer
+from cirilla_cli.engine.within import WithinBackward
 from cirilla_cli.model.config import DecoderConfig
 from cirilla_cli.model.init import fresh
 from cirilla_cli.model.mixers.config import AttentionConfig
@@ -34,48 +44,45 @@ class Rows:
         return iter(())
 
 
-class Clock:
-    """A hook that notes what each step took, and its loss."""
+def config_of(job: Task) -> DecoderConfig:
+    """The shape that every peer has."""
+    return DecoderConfig(
+        vocab_size=job.vocab, context_length=job.length, d_model=job.width, n_layers=job.layers,
+        mixers={"A": AttentionConfig(n_heads=job.heads)}, mlp=SwiGLUConfig(d_ff=job.hidden), tie_embeddings=job.tied,
+    )  # fmt: skip
 
-    def __init__(self) -> None:
-        self.seconds: list[float] = []
-        self.losses: list[float] = []
 
-    def on_start(self, trainer: Trainer) -> None:
-        """Start the clock."""
-        self._since = time.perf_counter()
-
-    def on_step(self, trainer: Trainer, metrics: Metrics) -> None:
-        """Note a step."""
-        now = time.perf_counter()
-        self.seconds.append(now - self._since)
-        self.losses.append(metrics["loss"])
-        self._since = now
-
-    def on_end(self, trainer: Trainer, metrics: Metrics) -> None:
-        """Nothing is left to do."""
+SAVING = 16 << 20
+"""Bytes of logits at once where memory is what counts."""
 
 
 def trainer(job: Task, clock: Clock) -> Trainer:
-    """The loop, with the recipe's defaults and this shape."""
-    config = DecoderConfig(
-        vocab_size=job.vocab, context_length=job.length, d_model=job.width, n_layers=job.layers,
-        mixers={"A": AttentionConfig(n_heads=job.heads)}, mlp=SwiGLUConfig(d_hidden=job.hidden),
-        tie_embeddings=job.tied,
-    )  # fmt: skip
-    model = fresh(config, seed=0, device=torch.device("cpu"))
-    steps = job.warmup + job.steps
+    """The loop, with AdamW at a constant rate."""
+    model, saving = fresh(config_of(job), seed=0), job.way == "saving"
+    steps, optimizer = job.warmup + job.steps, AdamWConfig(lr=job.lr).build(model)
+    if saving:
+        checkpoint_activations(model, FullCheckpointingConfig())
+    if job.compiled:
+        compile_blocks(model)
     return Trainer(
-        model=model, objective=CrossEntropyConfig().build(), source=Rows(job),
-        optimizer=AdamWConfig(lr=job.lr).build(model), schedule=Schedule(ConstantConfig(warmup=0), steps), steps=steps,
-        seed=0, device=torch.device("cpu"), hooks=(clock,),
+        model=model, objective=CrossEntropyConfig().build(logits_bytes=SAVING if saving else LOGITS_BYTES),
+        source=Rows(job), optimizer=optimizer, schedule=Schedule(ConstantConfig(warmup=0), steps), steps=steps,
+        seed=0, device=torch.device("cpu"), hooks=(clock,), max_grad_norm=None if saving else 1.0,
+        within=WithinBackward(model, optimizer) if saving else None,
         dtype=torch.float32 if job.precision == "float32" else torch.bfloat16,
     )  # fmt: skip
 
 
-job = task()
-imported()
-clock = Clock()
-engine = trainer(job, clock)
-engine.fit()
-report(job, clock.seconds, clock.losses, sum(p.numel() for p in engine.model.parameters()))
+def main() -> None:
+    """Train and report."""
+    job = task()
+    imported()
+    keep_freed_memory()
+    clock = Clock()
+    engine = trainer(job, clock)
+    engine.fit()
+    report(job, clock.seconds, clock.losses, sum(p.numel() for p in engine.model.parameters()))
+
+
+if __name__ == "__main__":
+    main()

@@ -103,12 +103,14 @@ def _model_lines(found: dict[str, Any]) -> Iterator[str]:
 
 
 def _memory_lines(found: dict[str, Any]) -> Iterator[str]:
-    from cirilla_cli.units import show_bytes
+    from cirilla_cli.units import show_bytes, show_count
 
     yield f"memory      {show_bytes(found['peak_bytes'])} at the peak of a step on {found['device']}"
     for part, size in sorted(found["memory"].items(), key=lambda item: -item[1]):
         if size:
             yield f"            {show_bytes(size):>9}  {part}"
+    if found["micro_batch_why"] is not None:
+        yield f"passes      {show_count(found['micro_batch_tokens'])} tokens: {found['micro_batch_why']}"
     if found["fits"] is None:
         return
     yield f"fits        {'yes' if found['fits'] else 'no'}: there are {show_bytes(found['device_bytes'])}"

@@ -111,7 +111,7 @@ def job_of(resolved: Resolved, place: "Place | None" = None) -> Any:
     recipe: Any = resolved.recipe
     sections = (
         "model", "tokenizer", "data", "objective", "train", "optim", "schedule", "precision", "memory", "parallel",
-        "checkpoint", "eval", "log", "seed", "device", "deterministic",
+        "checkpoint", "eval", "log", "seed", "device", "deterministic", "compile",
     )  # fmt: skip
     texts = {"recipe.yaml": resolved.path.read_text(encoding="utf-8"), "resolved.yaml": show(resolved)}
     return Job(

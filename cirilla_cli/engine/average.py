@@ -14,13 +14,15 @@ class MovingAverage:
 
     def __init__(self, config: AverageConfig, model: nn.Module) -> None:
         self._decay, self._model = config.decay, model
-        self.weights = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+        self.weights = {n: p.detach().to(_wide(p), copy=True) for n, p in model.named_parameters()}
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Move towards the weights after step ``step``, counted from 0: faster at first, when they are still raw."""
         decay = min(self._decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(self.weights.values()), list(self._model.parameters()), 1 - decay)
+        for name, parameter in self._model.named_parameters():
+            average = self.weights[name]
+            average.lerp_(parameter.to(average.dtype), 1 - decay)
 
     @contextmanager
     def swapped(self) -> Iterator[None]:
@@ -44,3 +46,8 @@ class MovingAverage:
     def _swap(self) -> None:
         for name, parameter in self._model.named_parameters():
             self.weights[name], parameter.data = parameter.data, self.weights[name]
+
+
+def _wide(parameter: Tensor) -> torch.dtype:
+    """float32 where the weights are less."""
+    return torch.promote_types(parameter.dtype, torch.float32)

@@ -17,6 +17,7 @@ from cirilla_cli.data.batches import BatchSource, Cut, Preferences
 from cirilla_cli.data.config import LabelledTextConfig
 from cirilla_cli.data.rows import content_hash
 from cirilla_cli.engine.average import MovingAverage
+from cirilla_cli.engine.compiled import SayCompiled, compile_blocks, rehearse
 from cirilla_cli.engine.config import FSDPConfig, MultiTokenConfig, ahead_misfits
 from cirilla_cli.engine.divergence import Watch
 from cirilla_cli.engine.hooks import (
@@ -45,12 +46,15 @@ from cirilla_cli.engine.parallel import ALONE, Ranks, shard, sharded_as
 from cirilla_cli.engine.precision import compute_dtype, forward_of
 from cirilla_cli.engine.recompute import checkpoint_activations
 from cirilla_cli.engine.reference import attach_reference, check_first_loss
+from cirilla_cli.engine.rounding import RoundedOneByOne, store
 from cirilla_cli.engine.saving import SaveCheckpoints, Sitting
 from cirilla_cli.engine.scaling import Scaling
 from cirilla_cli.engine.schedule import Schedule
 from cirilla_cli.engine.shards import Prepared, prepare
 from cirilla_cli.engine.sources import cut_of, source_of
 from cirilla_cli.engine.trainer import Trainer, TrainState
+from cirilla_cli.engine.weights_and_biases import WeightsAndBiases
+from cirilla_cli.engine.within import OneByOne, WithinBackward
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.fs import write_text
 from cirilla_cli.loading import load_any
@@ -159,9 +163,12 @@ def build(
     if isinstance(trainer.objective, DPO) and isinstance(source, Preferences):
         _reference(job, trainer, trainer.objective, source, inputs, began, progress)
     trainer.hooks = _hooks(job, trainer, inputs.prepared, cut, sitting, progress)
+    if job.compile:
+        compile_blocks(model)
+        rehearse(trainer, progress)
     if lock is None and ranks.leads:
         # Only now: a recipe that was refused above may be mended without starting over.
-        write_lock(job.out, job.resolved, began)
+        write_lock(job.out, job.resolved, began, job.settled)
         for name, text in job.texts.items():
             write_text(job.out / name, text)
     if newest is None:
@@ -183,12 +190,17 @@ def trainer_of(
     """The loop that a job describes over a model and batches, at its first step, with nobody looking on."""
     if job.memory.checkpointing is not None:
         checkpoint_activations(model, job.memory.checkpointing)
+    store(model, job.precision)
+    optimizer = job.optim.build(model)
+    rounding = RoundedOneByOne(model, optimizer, job.seed) if job.precision.weights == "bfloat16" else None
     return Trainer(
         model=model, objective=job.objective.build(logits_bytes=job.memory.logits_bytes), source=source,
-        optimizer=job.optim.build(model), schedule=Schedule(job.schedule, steps), steps=steps, seed=job.seed,
+        optimizer=optimizer, schedule=Schedule(job.schedule, steps), steps=steps, seed=job.seed,
         device=device, dtype=dtype, max_grad_norm=job.train.max_grad_norm, ranks=ranks,
         watch=Watch(job.train.divergence),
         average=None if job.train.ema is None else MovingAverage(job.train.ema, model),
+        within=WithinBackward(model, rounding or OneByOne(optimizer)) if job.memory.fused_backward else None,
+        rounding=rounding,
         state=TrainState(scaling=Scaling() if dtype == torch.float16 else None),
     )  # fmt: skip
 
@@ -287,6 +299,7 @@ def _reference(
 ) -> None:
     """Reference values by the starting model, in the training forward; the first loss shows that they fit."""
     starting: Model = _fresh(job, inputs.prepared, trainer.device) if inputs.base is None else inputs.base.model
+    store(starting, job.precision)
     starting.eval()
     own = starting is trainer.model
     forward = trainer.forward() if own else forward_of(starting.to(trainer.device), trainer.dtype)
@@ -310,8 +323,11 @@ def _hooks(job: Job, trainer: Trainer, prepared: Prepared, cut: Cut, sitting: Si
         ShowSamples(evaluation, prepared.tokenizer, job.out, job.verb != "pretrain", progress)
         if evaluation and evaluation.prompts and isinstance(trainer.model, Decoder) else None,
         StopEarly(early) if early else None,
+        SayCompiled(progress) if job.compile else None,
         Log(job.log, job.out, flops * cut.rows_per_step * cut.context_length, rate) if leads else None,
         TensorBoard(job.out, job.log.every) if leads and job.log.tensorboard else None,
+        WeightsAndBiases(job.log.wandb, job.out, job.log.every, dict(job.resolved))
+        if leads and job.log.wandb else None,
         ShowProgress(progress, job.verb),
         SaveCheckpoints(
             job.checkpoint, job.out, prepared.tokenizer, job.texts, sitting, job.verb, prefer_best=early is not None

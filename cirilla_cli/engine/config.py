@@ -189,7 +189,30 @@ class MuonConfig(Section):
         return muon(self, model)
 
 
-OptimSection = Annotated[AdamWConfig | MuonConfig, ByKind()]
+class AdamW8bitConfig(Section):
+    """AdamW whose two averages take one byte a number each, in blocks of 256 with a scale (arXiv:2110.02861)."""
+
+    kind: Literal["adamw_8bit"] = "adamw_8bit"
+    lr: PositiveFloat = 3e-4
+    """Peak learning rate."""
+    beta1: Fraction = 0.9
+    """Decay of the gradient average."""
+    beta2: Fraction = 0.95
+    """Decay of the squared gradient average."""
+    eps: PositiveFloat = 1e-8
+    """Added to the root of the squared average."""
+    weight_decay: NonNegativeFloat = 0.1
+    """Pull of matrices towards zero, times the learning rate; norms and other vectors are left alone."""
+
+    def build(self, model: "nn.Module") -> "Optimizer":
+        """AdamW with averages in 8 bits over all of the model's parameters."""
+
+        from cirilla_cli.engine.optim.adamw_8bit import adamw_8bit
+
+        return adamw_8bit(self, model)
+
+
+OptimSection = Annotated[AdamWConfig | MuonConfig | AdamW8bitConfig, ByKind()]
 
 
 class _Schedule(Section):
@@ -268,8 +291,9 @@ class TrainConfig(Section):
     """Passes over the training data, rounded up to whole steps."""
     batch_tokens: PositiveCount = 32768
     """Tokens of one optimizer step, rounded down to whole rows of the context length (one at least)."""
-    micro_batch_tokens: PositiveCount | None = None
-    """Tokens of one forward pass; null for the whole batch. Without dropout the gradient does not depend on it, apart
+    micro_batch_tokens: Literal["auto"] | PositiveCount | None = None
+    """Tokens of one forward pass; null for the whole batch, auto for as many whole rows as memory holds, which is found
+    out before the first step and then kept for the run. Without dropout the gradient does not depend on it, apart
     from rounding; with dropout each pass draws its own masks."""
     max_grad_norm: PositiveFloat | None = 1.0
     """Longer gradients are scaled down to this; null leaves them."""
@@ -291,11 +315,14 @@ class TrainConfig(Section):
 
 
 class PrecisionConfig(Section):
-    """Number formats; parameters are always kept in float32."""
+    """Number formats."""
 
     compute: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Format of the forward and backward pass; auto is bfloat16 where the hardware multiplies it, float16 with a scaled
     loss on GPUs that do not, else float32."""
+    weights: Literal["float32", "bfloat16"] = "float32"
+    """Format in which weights are kept; updates of bfloat16 ones are rounded up or down by chance, so that they are
+    right on average. Gradients, and what the optimizer remembers, are float32 either way."""
 
 
 class FullCheckpointingConfig(Section):
@@ -324,6 +351,10 @@ class MemoryConfig(Section):
 
     logits_bytes: Bytes = LOGITS_BYTES
     """Most memory for logits at once; the loss is computed in chunks of this size."""
+
+    fused_backward: bool = False
+    """Move each parameter as soon as its gradient is there, and free that, so that all gradients are never held at once
+    (arXiv:2306.09782); wants one micro-batch a step, one process and train.max_grad_norm null."""
 
 
 class DDPConfig(Section):
@@ -390,6 +421,17 @@ class EvaluationConfig(Section):
     """Length of those continuations."""
 
 
+class WandbConfig(Section):
+    """Where Weights & Biases keeps a run; who may write there is said by `wandb login`, never by a recipe."""
+
+    project: str
+    """Project that the run belongs to."""
+    entity: str | None = None
+    """Person or team whose project it is; null for the one that is logged in."""
+    name: str | None = None
+    """What the run is called there; null for the name of its folder."""
+
+
 class LogConfig(Section):
     """What a run writes down; metrics.jsonl is always written."""
 
@@ -399,3 +441,5 @@ class LogConfig(Section):
     """Draw curves.png at the end."""
     tensorboard: bool = False
     """Also write TensorBoard events into the run."""
+    wandb: WandbConfig | None = None
+    """Also send the figures to Weights & Biases, or with WANDB_MODE=offline keep them in the run for `wandb sync`."""

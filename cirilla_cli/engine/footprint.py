@@ -33,6 +33,9 @@ DeviceClass = Literal["cpu", "cuda"]
 
 _PARTS = ("parameters", "gradients", "optimizer", "average", "casts", "activations", "logits", "temporary")
 
+_SPARE = 0.1
+"""Of a predicted peak, what must be free besides for a step to be said to fit (docs/plan.md)."""
+
 _BATCH_BYTES = 3 * 8
 """Of a token: its id, its target and its document."""
 
@@ -60,7 +63,7 @@ class Footprint:
         return sum(self.parts.values())
 
 
-class _Given:
+class Given:
     """The batches of a walk: one micro-batch in the first step, two in the second, because further ones add nothing."""
 
     rows_per_epoch = 1
@@ -106,6 +109,11 @@ def footprint(job: Job, shape: Shape, batches: Sequence[TokenBatch], cut: Cut, k
     return Footprint(parts, saved)
 
 
+def fits(found: Footprint, memory: int) -> bool:
+    """Whether a step fits with what a prediction may be wrong by to spare."""
+    return found.peak * (1 + _SPARE) <= memory
+
+
 def _walk(job: Job, shape: Shape, batches: Sequence[TokenBatch], kind: DeviceClass) -> tuple[Walked, int]:
     device = torch.device("cpu" if kind == "cpu" else "meta")
     ledger, dtype = Ledger(shape.vocab_size or 0, device), _dtype(job, kind)
@@ -113,8 +121,10 @@ def _walk(job: Job, shape: Shape, batches: Sequence[TokenBatch], kind: DeviceCla
         model: Model = shape.build()
         ledger.label([*model.parameters(), *model.buffers()], "parameters")
         ledger.given((getattr(batch, each.name) for batch in batches for each in fields(batch)), "batch")
-        trainer = trainer_of(job, model, _Given(batches), 2, device, dtype)
+        trainer = trainer_of(job, model, Given(batches), 2, device, dtype)
         ledger.label_rest({"temporary"}, "average")
+        # Where they are kept in another format, they are others now.
+        ledger.label(model.parameters(), "parameters")
         _watch_gradients(ledger, trainer)
         trainer.steps = 1
         trainer.fit()

@@ -12,9 +12,10 @@ import torch
 from cirilla_cli.compat import pick_device
 from cirilla_cli.data.batches import BatchSource, Cut, TokenBatch
 from cirilla_cli.data.config import LabelledTextConfig, SentencePieceConfig
+from cirilla_cli.engine import auto
 from cirilla_cli.engine.build import retuned
 from cirilla_cli.engine.config import ClassificationConfig, FullCheckpointingConfig, SelectiveCheckpointingConfig
-from cirilla_cli.engine.footprint import DeviceClass, Footprint, Shape, footprint, made_up
+from cirilla_cli.engine.footprint import DeviceClass, Footprint, Shape, fits, footprint, made_up
 from cirilla_cli.engine.job import Job
 from cirilla_cli.engine.labelled import classifier_config
 from cirilla_cli.engine.metrics import matmul_rate, read_metrics
@@ -30,9 +31,6 @@ from cirilla_cli.progress import SILENT
 
 _SHARE = 0.5
 """Of the rate of large products, what whole steps reach, where no run has shown it (docs/plan.md)."""
-
-_SPARE = 0.1
-"""Of a predicted peak, what must be free besides for a step to be said to fit (docs/plan.md)."""
 
 _LOOKED_AT = 4
 """Steps whose batches are looked at for the one that wants most memory."""
@@ -100,7 +98,7 @@ def look(job: Job, vocab: int | None) -> Seen:
         CirillaError: nothing says how many ids there are, or the checkpoint to start from cannot be read.
     """
     prepared, why = _prepared(job)
-    shape = _shape(job, prepared, vocab)
+    shape = shape_of(job, prepared, vocab)
     cut = cut_of(job, shape.context_length, 0 if prepared is None else prepared.tokenizer.pad_id)
     if prepared is not None:
         steps, source = source_of(job, prepared, cut, SILENT)
@@ -130,7 +128,7 @@ def _prepared(job: Job) -> tuple[Prepared | None, str]:
         return None, str(error)
 
 
-def _shape(job: Job, prepared: Prepared | None, vocab: int | None) -> Shape:
+def shape_of(job: Job, prepared: Prepared | None, vocab: int | None) -> Shape:
     """The model that is trained, its vocabulary known."""
     shape: Shape
     if isinstance(job.model, CheckpointConfig):
@@ -161,20 +159,34 @@ def forecast(
     """
     target = target or Target("cuda" if pick_device(job.device).type == "cuda" else "cpu")
     seen = look(job, vocab)
+    settled = None
+    if auto.is_open(job):
+        settled = _settled(job, seen.shape, target)
+        job = auto.with_tokens(job, settled.tokens)
+        seen = look(job, vocab)
     found = footprint(job, seen.shape, seen.batches(job), seen.cut, target.kind)
-    short = target.memory is not None and not _fits(found, target.memory)
+    short = target.memory is not None and not fits(found, target.memory)
     changes = _fitting(job, seen, vocab, target) if short else None
     return {
         **_counts(seen), "device": target.kind, "memory": found.parts, "peak_bytes": found.peak,
+        "micro_batch_tokens": seen.cut.rows_per_micro_batch * seen.cut.context_length,
+        "micro_batch_why": None if settled is None else settled.why,
         "device_bytes": target.memory, "fits": None if target.memory is None else not short,
         "change": None if not changes else vars(changes), **_disk(job, found), **_time(job, seen, target, rate),
         "unknown": list(seen.unknown),
     }  # fmt: skip
 
 
-def _fits(found: Footprint, memory: int) -> bool:
-    """Whether a step fits with what a prediction may be wrong by to spare."""
-    return found.peak * (1 + _SPARE) <= memory
+def _settled(job: Job, shape: Shape, target: Target) -> auto.Choice:
+    """What `auto` takes on the device that the plan is for.
+
+    Raises:
+        CirillaError: not one row fits, or nobody knows how much memory the device has.
+    """
+    memory = target.memory
+    if memory is None and target.kind == "cuda" and not torch.cuda.is_available():
+        raise CirillaError(f"`{auto.KEY}` is 'auto', and there is no such card here", hint="--device 16GiB")
+    return auto.reckoned(job, shape, memory, target.kind)
 
 
 def _counts(seen: Seen) -> dict[str, Any]:
@@ -246,7 +258,7 @@ def _fitting(job: Job, now: Seen, vocab: int | None, target: Target) -> Change |
             changed = lever.set(changed, value)
         seen = look(changed, vocab)
         found = footprint(changed, seen.shape, seen.batches(changed), seen.cut, target.kind)
-        if _fits(found, target.memory):
+        if fits(found, target.memory):
             settings = {lever.name: value for lever, value, at in zip(_LEVERS, picked, places, strict=True) if at}
             plain = {key: value if isinstance(value, int) else value.model_dump() for key, value in settings.items()}
             return Change(plain, _slower(every, places) / _slower(every, [0] * len(every)), found.peak)

@@ -25,9 +25,14 @@ _OWN = (
     "curves.png",
     "shards",
     "tensorboard",
+    "wandb",
+    "wandb.json",
     "report.json",
     "report.html",
 )
+_PICTURES = "report-*.png"
+"""What `cirilla report` writes beside the page."""
+
 _BESIDE = ".fresh"
 """Where rows are tokenized while the earlier run still stands."""
 
@@ -65,8 +70,7 @@ def _rehearse(job: Job, inputs: Inputs) -> None:
 
 def forget(out: Path) -> None:
     """Remove what a run wrote into ``out``, and nothing else."""
-    for name in _OWN:
-        path = out / name
+    for path in (*(out / name for name in _OWN), *out.glob(_PICTURES)):
         if path.is_dir():
             shutil.rmtree(path)
         else:
@@ -75,7 +79,7 @@ def forget(out: Path) -> None:
 
 def keep_inputs(job: Job) -> None:
     """Raises: CirillaError: starting over would remove what the new run reads."""
-    doomed = [(job.out / name).resolve() for name in _OWN]
+    doomed = [path.resolve() for path in (*(job.out / name for name in _OWN), *job.out.glob(_PICTURES))]
     for read in _read(job):
         if any(read.resolve().is_relative_to(path) for path in doomed):
             raise CirillaError(

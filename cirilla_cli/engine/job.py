@@ -1,12 +1,14 @@
 """One training run as its recipe says, and what can be said of it before anything is read."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from cirilla_cli.compat import device_problem, processes_problem
+import torch
+
+from cirilla_cli.compat import compile_problem, device_problem, pick_device, processes_problem
 from cirilla_cli.data.config import (
     ConversationsConfig,
     DataSection,
@@ -35,6 +37,8 @@ from cirilla_cli.engine.config import (
     TrainConfig,
     WSDConfig,
 )
+from cirilla_cli.engine.precision import compute_dtype
+from cirilla_cli.engine.savers import saver_misfits
 from cirilla_cli.errors import CirillaError, missing_extra
 from cirilla_cli.mirror import folder_of
 from cirilla_cli.model.config import CheckpointConfig, ResolvedModel
@@ -68,6 +72,9 @@ class Job:
     place: Place = Place()
     """Which of the run's processes this is; no part of the recipe."""
     deterministic: bool = False
+    compile: bool = False
+    settled: Mapping[str, Any] = field(default_factory=dict)
+    """What the recipe leaves to the run, by key; goes into its lock."""
 
     @property
     def paths(self) -> dict[str, Path]:
@@ -98,6 +105,9 @@ def check_job(job: Job) -> None:
         raise CirillaError(f"`device` is {job.device!r}: {problem}", hint="device=cpu, or leave it out")
     if job.place.size > 1:
         _check_processes(job)
+    _check_savers(job)
+    if job.compile and (problem := compile_problem(pick_device(job.device))):
+        raise CirillaError(f"`compile` is true, but {problem}", hint="compile=false trains without it")
     if isinstance(job.parallel, FSDPConfig) and job.train.ema is not None:
         raise CirillaError(
             "`train.ema` is given, but under `parallel.kind` 'fsdp' no process has the whole weights to average",
@@ -120,6 +130,32 @@ def check_job(job: Job) -> None:
         raise no_validation()
     if job.log.tensorboard and find_spec("tensorboard") is None:
         raise missing_extra("tensorboard", "tensorboard")
+    if job.log.wandb is not None and find_spec("wandb") is None:
+        raise missing_extra("wandb", "wandb")
+
+
+def _check_savers(job: Job) -> None:
+    """Raises: CirillaError: a saver of memory cannot work with other settings, this device or several processes."""
+    found = saver_misfits(job.train, job.optim, job.precision, job.memory, job.parallel)
+    wrong = [f"`{key}` {said}" for key, said in found.items()]
+    if job.memory.fused_backward and job.place.size > 1:
+        wrong.append(
+            f"`memory.fused_backward` is true, but there are {job.place.size} processes, whose gradients must be added "
+            "up first: --nproc 1"
+        )
+    half = compute_dtype(job.precision, pick_device(job.device)) == torch.float16
+    if half and job.memory.fused_backward and job.precision.compute == "auto":
+        wrong.append(
+            "`precision.compute` is 'auto', which is float16 on this device, must be float32 here with "
+            "memory.fused_backward: a step whose scaled gradients overflow could not be left out"
+        )
+    if half and job.precision.weights == "bfloat16" and job.precision.compute == "auto":
+        wrong.append(
+            "`precision.weights` is 'bfloat16', must be float32 on this device, where precision.compute auto is float16"
+        )
+    if wrong:
+        fused = "memory.fused_backward=false keeps gradients to the end of the step"
+        raise CirillaError("\n".join(wrong), hint=fused if job.memory.fused_backward else None)
 
 
 def _check_processes(job: Job) -> None:

@@ -54,12 +54,23 @@ class Began:
     machine: Mapping[str, Any]
 
 
-def write_lock(out: Path, resolved: Mapping[str, Any], began: Began) -> None:
-    """Write `lock.json` at the start of a run."""
+def write_lock(out: Path, resolved: Mapping[str, Any], began: Began, settled: Mapping[str, Any]) -> None:
+    """Write `lock.json` at the start of a run.
+
+    Args:
+        settled: what the recipe left to the run, by key.
+    """
     versions = {"cirilla": __version__, "python": platform.python_version(), "numpy": numpy.__version__}
     write_json(
         out / FILE,
-        {"version": VERSION, "resolved": dict(resolved), **asdict(began), "versions": versions, "git": _git_commit()},
+        {
+            "version": VERSION,
+            "resolved": dict(resolved),
+            "settled": dict(settled),
+            **asdict(began),
+            "versions": versions,
+            "git": _git_commit(),
+        },
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from cirilla_cli.checkpoint import Checkpoint, Config, newest_sound
 from cirilla_cli.compat import pick_device
+from cirilla_cli.engine import auto
 from cirilla_cli.engine.build import (
     Base,
     Inputs,
@@ -67,6 +68,9 @@ class Plan:
     checkpoints: int
     """Most that stand on disk at once."""
     free_bytes: int
+    pass_tokens: int | None = None
+    """Tokens of a forward pass, where the recipe says `auto`; None too where that shows only when the run begins."""
+    pass_why: str | None = None
 
     def lines(self) -> Iterator[str]:
         """The plan in words."""
@@ -75,6 +79,9 @@ class Plan:
         yield f"model: {self.model}{size}, {self.compute} on {self.device}"
         yield from (f"data {name}: {text}" for name, text in self.data.items())
         yield f"length: {self._length()}"
+        if self.pass_why is not None:
+            tokens = "" if self.pass_tokens is None else f"{show_count(self.pass_tokens)} tokens, "
+            yield f"forward passes: {tokens}{self.pass_why}"
         yield f"disk: {self._disk()}"
 
     def _length(self) -> str:
@@ -124,10 +131,12 @@ def plan(job: Job, progress: Progress, *, restart: bool = False, insist: bool = 
         inputs = Inputs(base, seen.prepared)
         check_lock(job, lock, inputs, inputs.began(where), progress)
     shape = _shape(job, base, newest, seen)
+    job, why = _settled(job, lock, shape, where["device"])
     return Plan(
         verb=job.verb, out=str(job.out), **_length(job, newest, shape, seen, progress, restart=restart),
         model=_named(job, base, newest), parameters=_parameters(shape), data=seen.lines,
-        device=where["device"], compute=where["compute"], **_disk(job, shape),
+        device=where["device"], compute=where["compute"], pass_tokens=job.settled.get(auto.KEY), pass_why=why,
+        **_disk(job, shape),
     )  # fmt: skip
 
 
@@ -161,6 +170,22 @@ def _shape(job: Job, base: Base | None, newest: Checkpoint | None, seen: Survey)
     if seen.tokenizer is not None:
         check_vocabulary(shape, seen.tokenizer.vocab_size)
     return learned(shape, seen.labels, job.objective)
+
+
+def _settled(job: Job, lock: dict[str, Any] | None, shape: Config | None, device: str) -> tuple[Job, str | None]:
+    """The job with what `auto` is for this run, or would be, and why; as it is where nothing is open.
+
+    Raises:
+        CirillaError: not one row fits, or nobody knows how much memory there is.
+    """
+    if not auto.is_open(job):
+        return job, None
+    if lock is not None:
+        return auto.from_lock(job, lock), "as the run found when it began"
+    if shape is None or shape.vocab_size is None:
+        return job, "as many as fit, which shows when the run begins"
+    choice = auto.reckoned(job, shape, kind="cuda" if device == "cuda" else "cpu")
+    return auto.with_tokens(job, choice.tokens), choice.why
 
 
 def _parameters(shape: Config | None) -> int | None:

@@ -1,7 +1,8 @@
-"""Parameters stay in float32; the forward pass runs in a copy cast once a step."""
+"""The forward pass runs in a copy of the parameters that is cast once a step, where they are of another format."""
 
 # Shape suffixes: B rows, T positions.
 
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
@@ -31,14 +32,20 @@ class CastForward:
     """The model's forward pass with its parameters cast to ``dtype``; make a new one after each optimizer step.
 
     Gradients flow through the cast into the float32 parameters, where several micro-batches add up without rounding.
+
+    Args:
+        whole: called with each parameter as soon as all of its gradient is in ``.grad``, while the backward pass goes
+            on; None where the gradients are taken when it is over.
     """
 
-    def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
+    def __init__(self, model: nn.Module, dtype: torch.dtype, whole: Callable[[Tensor], None] | None = None) -> None:
         self._model = model
-        self._cast: dict[str, Tensor] | None = None
-        if dtype != torch.float32:
-            exact = {id(p) for m in model.modules() if isinstance(m, Exact) for p in m.parameters(recurse=False)}
-            self._cast = {n: p if id(p) in exact else p.to(dtype) for n, p in model.named_parameters()}
+        # What is in float64, as a test has it, stays so where others are not cast down.
+        same = {dtype, torch.float64} if dtype == torch.float32 else {dtype}
+        kept = exact_parameters(model) | {id(p) for p in model.parameters() if p.dtype in same}
+        named = dict(model.named_parameters())
+        casts = {n: p if id(p) in kept else cast(p, dtype, whole) for n, p in named.items()}
+        self._cast = casts if any(casts[n] is not p for n, p in named.items()) else None
 
     def __call__(
         self, tokens_BT: Tensor, documents_BT: Tensor, readout: Readout[Out], tally: Tally | None = None
@@ -53,6 +60,30 @@ class CastForward:
         return called
 
 
-def forward_of(model: nn.Module, dtype: torch.dtype) -> Forward:
+def exact_parameters(model: nn.Module) -> set[int]:
+    """The parameters, by identity, that are float32 whatever others are."""
+    return {id(p) for m in model.modules() if isinstance(m, Exact) for p in m.parameters(recurse=False)}
+
+
+def cast(parameter: Tensor, dtype: torch.dtype, whole: Callable[[Tensor], None] | None) -> Tensor:
+    """A copy of a parameter to reckon with, whose gradient becomes that of the parameter.
+
+    Autograd turns to its oldest operations last: through a cast as one of them, every gradient would wait in ``dtype``
+    for the end of the backward pass. Where gradients are wanted before, the copy is a leaf of its own.
+    """
+    if whole is None:
+        return parameter.to(dtype)
+    copy = parameter.detach().to(dtype).requires_grad_()
+
+    def hand_over(copy: Tensor) -> None:
+        assert copy.grad is not None
+        parameter.grad, copy.grad = copy.grad.float(), None
+        whole(parameter)
+
+    copy.register_post_accumulate_grad_hook(hand_over)  # type: ignore[no-untyped-call]
+    return copy
+
+
+def forward_of(model: nn.Module, dtype: torch.dtype, whole: Callable[[Tensor], None] | None = None) -> Forward:
     """`CastForward` as the objectives see it."""
-    return CastForward(model, dtype)
+    return CastForward(model, dtype, whole)

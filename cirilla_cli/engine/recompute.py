@@ -46,7 +46,7 @@ def recomputed(
         return out_BTD, {} if own is None else own.sums
 
     out_BTD: Tensor
-    out_BTD, sums = checkpoint(run, x_BTD, use_reentrant=False, context_fn=lambda: (nullcontext(), _unseen(block)))
+    out_BTD, sums = checkpoint(run, x_BTD, use_reentrant=False, context_fn=lambda: (nullcontext(), unseen(block)))
     for name, part in sums.items():
         assert tally is not None
         tally.add(name, part.total, unit=part.unit, scale=part.scale)
@@ -54,9 +54,9 @@ def recomputed(
 
 
 @contextmanager
-def _unseen(block: Block) -> Iterator[None]:
+def unseen(part: nn.Module) -> Iterator[None]:
     """While a pass is repeated, nothing counts what it has counted before."""
-    watching = [module for module in block.modules() if isinstance(module, AfterStep)]
+    watching = [module for module in part.modules() if isinstance(module, AfterStep)]
     for module in watching:
         module.watching = False
     try:

@@ -2,7 +2,9 @@
 
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -24,11 +26,16 @@ def checkpoint_bytes(trainer: Trainer) -> int:
     """Most that a checkpoint takes: weights, their average, and what the optimizer will hold of each."""
     weights = sum(_bytes(tensor) for tensor in trainer.model.state_dict().values())
     moments = sum(
-        (1 if group.get("muon") else 2) * _bytes(parameter)
-        for group in trainer.optimizer.param_groups
-        for parameter in group["params"]
+        _moments(group, parameter.numel()) for group in trainer.optimizer.param_groups for parameter in group["params"]
     )
     return weights * (2 if trainer.average is not None else 1) + moments
+
+
+def _moments(group: Mapping[str, Any], numel: int) -> int:
+    """Bytes of what is kept of a parameter of so many numbers: as its group says, else one or two in float32."""
+    if "state_bytes" in group:
+        return int(group["state_bytes"](numel))
+    return 4 * numel * (1 if group.get("muon") else 2)
 
 
 def check_room(job: Job, trainer: Trainer) -> None:

@@ -7,11 +7,12 @@ from functools import partial
 from pathlib import Path
 
 from cirilla_cli.checkpoint import Checkpoint, newest_sound, no_room
-from cirilla_cli.compat import is_lost_peer, pick_device, reproducible
+from cirilla_cli.compat import compiling, is_lost_peer, pick_device, reproducible
+from cirilla_cli.engine import auto
 from cirilla_cli.engine.build import Inputs, build, open_inputs
 from cirilla_cli.engine.config import FSDPConfig
 from cirilla_cli.engine.divergence import Diverged, way_back
-from cirilla_cli.engine.forecast import Target, forecast
+from cirilla_cli.engine.forecast import Target, forecast, shape_of
 from cirilla_cli.engine.fresh import forget, start_over
 from cirilla_cli.engine.job import Job, check_job
 from cirilla_cli.engine.lock import check_same_run
@@ -50,7 +51,8 @@ def train(job: Job, progress: Progress, *, restart: bool = False, insist: bool =
     check_job(job)
     try:
         sharded = isinstance(job.parallel, FSDPConfig)
-        with reproducible(job.deterministic), joined(job.place, pick_device(job.device), sharded=sharded) as ranks:
+        strict = reproducible(job.deterministic), compiling(job.compile)
+        with strict[0], strict[1], joined(job.place, pick_device(job.device), sharded=sharded) as ranks:
             return _train(job, ranks, progress, restart=restart, insist=insist)
     except OSError as error:
         if error.errno not in NO_ROOM:
@@ -80,6 +82,9 @@ def _train(job: Job, ranks: Ranks, progress: Progress, *, restart: bool, insist:
         check_resumable(job.out, newest)
     started = time.perf_counter()
     inputs = _opened(job, newest, begun, ranks, progress)
+    job = auto.from_lock(job, lock)
+    if auto.is_open(job):
+        job = auto.settle(job, shape_of(job, inputs.prepared, None), ranks, progress)
     skips: list[list[int]] = []
     while True:
         sitting = Sitting(mirror=None if store is None else Mirroring(store, job.out, progress))

@@ -27,7 +27,8 @@ def cut_of(job: Job, context_length: int, pad_id: int) -> Cut:
     """How the job's steps are cut into rows and forward passes."""
     rows = max(1, job.train.batch_tokens // context_length)
     micro = job.train.micro_batch_tokens
-    most = rows if micro is None else max(1, micro // context_length)
+    # What is still to be settled (`auto.py`) begins with all of it.
+    most = max(1, micro // context_length) if isinstance(micro, int) else rows
     # As few passes as memory allows, equally many in every process, of as nearly the same size as can be.
     passes = job.place.size * math.ceil(rows / (job.place.size * most))
     return Cut(

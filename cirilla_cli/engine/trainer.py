@@ -17,9 +17,11 @@ from cirilla_cli.engine.divergence import Watch, Watched
 from cirilla_cli.engine.objectives.base import Forward, Objective
 from cirilla_cli.engine.parallel import ALONE, Ranks
 from cirilla_cli.engine.precision import forward_of
+from cirilla_cli.engine.rounding import RoundedOneByOne
 from cirilla_cli.engine.scaling import Scaling
 from cirilla_cli.engine.schedule import Schedule
 from cirilla_cli.engine.step import accumulate_gradients
+from cirilla_cli.engine.within import WithinBackward
 from cirilla_cli.model.classifier import Model
 from cirilla_cli.model.parts import AfterStep
 
@@ -94,6 +96,10 @@ class Trainer:
     watch: Watch = Watch()
     average: MovingAverage | None = None
     """Moving average of the weights, which is then evaluated and published."""
+    within: WithinBackward | None = None
+    """What moves parameters while the backward pass goes on; None where the optimizer does after it."""
+    rounding: RoundedOneByOne | None = None
+    """What moves weights that are stored in bfloat16; None where they are float32."""
     state: TrainState = field(default_factory=TrainState)
     hooks: Sequence[Hook] = ()
     stop: str | None = None
@@ -102,7 +108,8 @@ class Trainer:
     def forward(self) -> Forward:
         """The model's forward pass as it is now."""
         # Sharded weights are cast while they are brought together.
-        return forward_of(self.model, torch.float32 if self.ranks.sharded else self.dtype)
+        dtype = torch.float32 if self.ranks.sharded else self.dtype
+        return forward_of(self.model, dtype, None if self.within is None else self.within.move)
 
     def averaged(self) -> AbstractContextManager[None]:
         """Within the block the model has the weights that are evaluated: their moving average where there is one."""
@@ -132,6 +139,8 @@ class Trainer:
         self.model.train()
         factor = self.schedule.apply(self.optimizer, step)
         batches = self.source.step(self.state.watched.batch(step))
+        if self.rounding is not None:
+            self.rounding.begin(step)
         sums, counts = accumulate_gradients(
             self.forward(), self.objective, batches, self.device, ranks=self.ranks, seed=(self.seed, step),
             scale=1.0 if self.state.scaling is None else self.state.scaling.scale,
@@ -167,9 +176,10 @@ class Trainer:
         scaling = self.state.scaling
         if scaling is not None:
             scaling.unscale(self.model)
-        norm = self._clip()
+        norm = self._clip() if self.within is None else self.within.length()
         if scaling is None or math.isfinite(norm):
-            self.optimizer.step()
+            if self.within is None:
+                self.optimizer.step() if self.rounding is None else self.rounding.move_all()
             if self.average is not None:
                 self.average.update(self.state.step + 1)
         self.optimizer.zero_grad(set_to_none=True)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from cirilla_cli.checkpoint import Checkpoint, read_tensors, snapshot
-from cirilla_cli.compat import reproducible
+from cirilla_cli.compat import compiling, reproducible
+from cirilla_cli.engine import auto
 from cirilla_cli.engine.build import build, open_inputs
 from cirilla_cli.engine.job import Job, check_job
 from cirilla_cli.engine.lock import check_same_run
@@ -44,7 +45,7 @@ def verify_resume(job: Job, progress: Progress) -> ResumeProof:
         CirillaError: there is no checkpoint, or the replay arrives elsewhere; the tensors that differ are named.
     """
     check_job(job)
-    with reproducible(job.deterministic):
+    with reproducible(job.deterministic), compiling(job.compile):
         return _verify(job, progress)
 
 
@@ -58,6 +59,7 @@ def _verify(job: Job, progress: Progress) -> ResumeProof:
         raise CirillaError(f"{job.out}: no checkpoint to verify", hint="leave --verify-resume out to train")
     newest, before = sound[-1], sound[-2] if len(sound) > 1 else None
     inputs = open_inputs(job, before, job.out / "shards", progress)
+    job = auto.from_lock(job, lock)
     trainer = build(job, lock, before, inputs, Sitting(), ALONE, progress)
     begun = trainer.state.step
     progress.say(f"{job.out}: replaying steps {begun + 1} to {newest.step}")

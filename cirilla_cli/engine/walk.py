@@ -85,6 +85,17 @@ class Hollow(Tensor):
         made.bare = bare
         return made
 
+    @property
+    def data(self) -> Tensor:
+        """The same without its history."""
+        return Hollow(self.bare, self.device)
+
+    @data.setter
+    def data(self, other: Tensor) -> None:
+        """Be ``other`` from now on."""
+        Tensor.data.__set__(self, other)  # type: ignore[attr-defined]
+        self.bare = _bare(other)
+
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @classmethod

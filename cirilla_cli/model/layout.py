@@ -63,8 +63,8 @@ class SequenceLayout:
     """True for tokens that every query of their document may see, however early it stands; None for nowhere."""
     registers_BT: Tensor | None = None
     """True where there is a register of an encoder in place of a token: seen, but not counted; None for nowhere."""
-    angles: Mapping[Rotation, Angles] = field(default_factory=dict)
-    """Cosines and sines of the positions."""
+    angles: Mapping[str, Angles] = field(default_factory=dict)
+    """Cosines and sines of the positions, by the name of the rotation."""
     masks: Mapping[Sight, Any] = field(default_factory=dict)
     """Who sees whom among these very tokens, as the back end of this device wants it; nothing where it needs none."""
     apart: Any = None
@@ -97,7 +97,7 @@ class SequenceLayout:
         from cirilla_cli.model.ops.fold import apart_of
         from cirilla_cli.model.ops.masks import mask_of
 
-        angles = {rotation: angles_of(rotation, self.positions_BT, dtype) for rotation in needs.rotations}
+        angles = {rotation.name: angles_of(rotation, self.positions_BT, dtype) for rotation in needs.rotations}
         masks = {s: mask_of(self, s, dtype, capped=s in needs.capped) for s in needs.sights}
         masks = {sight: mask for sight, mask in masks.items() if mask is not None}
         return replace(self, angles=angles, masks=masks, apart=apart_of(self, dtype) if needs.apart else None)

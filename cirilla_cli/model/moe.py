@@ -11,7 +11,7 @@ from cirilla_cli.model.balance import Shares, load_figures, squared_partition, t
 from cirilla_cli.model.layout import PADDING, SequenceLayout
 from cirilla_cli.model.mlp import Gated
 from cirilla_cli.model.ops.grouped import ExpertsProduct, experts_grouped
-from cirilla_cli.model.parts import AfterStep, Fused, Tally
+from cirilla_cli.model.parts import AfterStep, Fused, Tally, Uncompiled
 from cirilla_cli.model.routers import Routing
 from cirilla_cli.model.sections import MoEConfig, SwiGLUConfig
 
@@ -35,7 +35,7 @@ class Experts(Fused):
         return {"gate_up_proj": (d_ff, d_ff), "down_proj": (d_model,)}
 
 
-class MoE(AfterStep):
+class MoE(AfterStep, Uncompiled):
     """sum over the chosen experts of weight * expert(x), plus the shared expert (arXiv:2401.06066, equation 3)."""
 
     def __init__(self, config: MoEConfig, d_model: int) -> None:

@@ -25,6 +25,10 @@ class Exact(nn.Module):
     """A module whose own parameters stay in float32 where the training forward runs in less, such as a router."""
 
 
+class Uncompiled(nn.Module):
+    """A module that stays as it is where blocks are compiled: it has kernels of its own, or its shapes follow data."""
+
+
 class Fused(nn.Module, ABC):
     """A module in which one parameter holds several matrices, which an optimizer of matrices must tell apart."""
 

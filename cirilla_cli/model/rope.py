@@ -3,7 +3,7 @@
 # Shape suffixes: B batch, T positions, N heads, H width of one head, R numbers of a head that turn, P = R / 2 pairs.
 
 import math
-from typing import NamedTuple
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -21,12 +21,18 @@ from cirilla_cli.model.sections import (
 Angles = tuple[Tensor, Tensor]
 
 
-class Rotation(NamedTuple):
+@dataclass(frozen=True)
+class Rotation:
     """Which rotation a layer needs: the same for layers that can share their angles."""
 
     rope: RopeSection
     turned: int
     """Numbers of a head that turn."""
+    name: str = field(init=False)
+    """What angles are found by: text, because a compiler cannot follow the hash of a section."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", f"{self.rope!r} {self.turned}")
 
 
 def angles_of(rotation: Rotation, positions_BT: Tensor, dtype: torch.dtype) -> Angles:

@@ -65,7 +65,7 @@ def notes(data: Mapping[str, Any]) -> list[str]:
         return []
     balance = (model.get("mlp") or {}).get("balance") or {}
     micro, whole = train.get("micro_batch_tokens"), train.get("batch_tokens")
-    if balance.get("kind") == "batch" and micro is not None and micro < whole:
+    if balance.get("kind") == "batch" and micro is not None and (micro == "auto" or micro < whole):
         return [
             "`model.mlp.balance` of kind batch is a product of means over a micro-batch: with "
             f"`train.micro_batch_tokens` {micro} the gradient is not that of whole steps of {whole}; kind sequence is"

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from cirilla_cli.engine.config import AdamWConfig, MuonConfig
+from cirilla_cli.engine.config import AdamW8bitConfig, AdamWConfig, MuonConfig, OptimSection
 from cirilla_cli.engine.optim.muon import orthogonalise
 from cirilla_cli.model.config import ChainedMTPConfig
 from cirilla_cli.model.decoder import Decoder
@@ -21,6 +21,12 @@ MUON = MuonConfig(
     lr=0.02, momentum=0.9, weight_decay=0.1, adamw=AdamWConfig(lr=3e-3, weight_decay=0.2, beta1=0.8, beta2=0.9)
 )
 ADAMW = AdamWConfig(lr=1e-2, weight_decay=0.3)
+EVERY = [ADAMW, MUON, AdamW8bitConfig(lr=1e-2, weight_decay=0.3)]
+
+
+def test_every_kind_of_optimizer_is_here() -> None:
+    union, *_ = get_args(OptimSection)
+    assert {type(config) for config in EVERY} == set(get_args(union))
 
 
 @pytest.fixture
@@ -106,7 +112,7 @@ def test_muons_rule_around_the_orthogonalisation_is_exact() -> None:
             torch.testing.assert_close(weight.detach(), expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("shape", [(3, 16, 16), (2, 40, 8), (2, 8, 40)])
+@pytest.mark.parametrize("shape", [(3, 16, 16), (2, 40, 8), (2, 8, 40), (1, 256, 272)])
 def test_orthogonalised_gradients_have_singular_values_near_one(shape: tuple[int, ...]) -> None:
     gradients = torch.randn(shape, generator=torch.Generator().manual_seed(7))
     out = orthogonalise(gradients, 5)
@@ -143,7 +149,7 @@ def test_adamw_moves_as_torchs(make: Callable[[], Decoder]) -> None:
         torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("config", [ADAMW, MUON])
+@pytest.mark.parametrize("config", EVERY)
 def test_every_parameter_is_in_exactly_one_group(config: Any, make: Callable[[], Decoder]) -> None:
     model = make()
     grouped = [id(p) for group in config.build(model).param_groups for p in group["params"]]
@@ -157,7 +163,7 @@ def test_tied_embeddings_are_grouped_once(tiny: ModuleType) -> None:
     assert len(grouped) == len(set(grouped)) == len(list(model.parameters()))
 
 
-@pytest.mark.parametrize("config", [ADAMW, MUON])
+@pytest.mark.parametrize("config", EVERY)
 def test_norms_and_vectors_are_not_decayed(config: Any, make: Callable[[], Decoder]) -> None:
     model = make()
     decay = {id(p): group["weight_decay"] for group in config.build(model).param_groups for p in group["params"]}
@@ -261,7 +267,7 @@ def test_fused_matrices_survive_a_checkpoint(make_all: Callable[[], Decoder], tm
     assert all(torch.equal(a, b) for a, b in zip(straight.parameters(), resumed.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("config", [ADAMW, MUON])
+@pytest.mark.parametrize("config", EVERY)
 def test_the_same_gradients_give_the_same_bits(config: Any, make: Callable[[], Decoder]) -> None:
     first, second = make(), make()
     for model in (first, second):
@@ -269,7 +275,7 @@ def test_the_same_gradients_give_the_same_bits(config: Any, make: Callable[[], D
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("config", [ADAMW, MUON])
+@pytest.mark.parametrize("config", EVERY)
 def test_optimizer_state_survives_a_checkpoint(config: Any, make: Callable[[], Decoder], tmp_path: Any) -> None:
     from cirilla_cli.checkpoint import write_checkpoint
 

@@ -26,6 +26,7 @@ from cirilla_cli.engine.run import Job, TrainReport, train
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.model.config import CheckpointConfig
 from cirilla_cli.progress import Silent
+from cirilla_cli.report.run import report
 
 OWN_TOKENIZER = SentencePieceConfig(vocab_size=340)
 LASTING = {"steps": 6, "batch_tokens": 256, "micro_batch_tokens": 128}
@@ -186,6 +187,20 @@ def test_rows_and_tokenizers_within_the_run_are_kept_too(
     with pytest.raises(CirillaError, match=r"step-000006: this is read"):
         run(tokenizer=LoadTokenizerConfig(path=tiny.saved(out)[6]), restart=True)
     assert files(out) == before
+
+
+def test_pages_about_the_earlier_run_go_with_it(
+    run: Callable[..., TrainReport], out: Path, tiny: ModuleType, data: Path
+) -> None:
+    run(train=TrainConfig(**{**LASTING, "steps": 2}))
+    report([out], out / "report.html", png=True, compare=lambda a, b: [], version="0")
+    pictures = sorted(path.name for path in out.glob("*.png"))
+    assert "report-loss.png" in pictures
+    (out / "notes.png").write_bytes(b"mine")
+    run(restart=True, train=TrainConfig(**{**LASTING, "steps": 2}))
+    assert not (out / "report.html").exists()
+    assert [path.name for path in out.glob("*.png")] == ["notes.png"]
+
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from cirilla_cli.engine.config import (
     MuonConfig,
     PrecisionConfig,
     SelectiveCheckpointingConfig,
+    TrainConfig,
 )
 from cirilla_cli.engine.footprint import footprint
 from cirilla_cli.engine.job import Job
@@ -119,6 +120,27 @@ def test_recomputed_blocks_keep_less(tiny: ModuleType, tmp_path: Any) -> None:
 
     every, some = peak(MemoryConfig()), peak(MemoryConfig(checkpointing=SelectiveCheckpointingConfig(every=2)))
     assert some < 0.8 * every
+
+
+@pytest.mark.parametrize("optim", [AdamWConfig(), MuonConfig()], ids=["adamw", "muon"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_an_update_within_the_backward_pass_holds_fewer_gradients(
+    dtype: torch.dtype, optim: Any, tiny: ModuleType, tmp_path: Any
+) -> None:
+    """Few tokens, so that gradients matter: at least half of them less in float32, and what torch's allocator says."""
+    config, batches = shape("dense", n_layers=6), [batch(1, 32, 300, 32)] * 2
+    count = sum(p.numel() for p in config.build().parameters())
+    peaks = []
+    for memory in (MemoryConfig(fused_backward=True), MemoryConfig()):
+        timing = TrainConfig(steps=2, batch_tokens=32, max_grad_norm=None)
+        job = tiny.job("pretrain", tmp_path, tmp_path, model=config, optim=optim, train=timing, memory=memory,
+                       objective=tiny.CrossEntropyConfig())  # fmt: skip
+        said, _ = walked(job, config, batches[:1] if memory.fused_backward else batches, dtype)
+        given = Given(batches[:1] if memory.fused_backward else batches)
+        truth = recorded(trainer_of(job, fresh(config, seed=0), given, 2, CPU, dtype))
+        assert said == pytest.approx(truth, rel=0.01)
+        peaks.append(said)
+    assert peaks[0] < peaks[1] - 2 * count
 
 
 def test_what_is_held_is_named(tiny: ModuleType, tmp_path: Any) -> None:

@@ -24,6 +24,7 @@ from cirilla_cli.engine.config import (
     MemoryConfig,
     MuonConfig,
     Place,
+    PrecisionConfig,
     SelectiveCheckpointingConfig,
     TrainConfig,
 )
@@ -44,15 +45,30 @@ FACTORS: dict[str, tuple[str, ...]] = {
     "sittings": ("one", "two", "two-elsewhere"),
     "save": ("at-once", "beside"),
     "activations": ("kept", "half", "again"),
+    "update": ("after", "within"),
+    "blocks": ("eager", "compiled"),
 }
 """The first two say what is learned; nothing of the others may be seen in the result."""
 
-PLAIN = {"cut": "whole", "rows": "packed", "ranks": "1", "sittings": "one", "save": "at-once", "activations": "kept"}
+PLAIN = {
+    "cut": "whole", "rows": "packed", "ranks": "1", "sittings": "one", "save": "at-once", "activations": "kept",
+    "update": "after", "blocks": "eager",
+}  # fmt: skip
 """What the result is compared with."""
+
+SLOW = {"blocks": "eager"}
+"""Factors of which one value is slow, and the other, which is taken wherever no pair asks for it."""
 
 ILLEGAL = [
     # Refused: an encoder sees what follows, and a scan does not.
     ({"objective": "mlm"}, {"model": "recurrent"}),
+    # Refused: gradients that are gone can neither be added to others nor clipped together; one model's are clipped.
+    ({"update": "within"}, {"model": "recurrent"}),
+    ({"update": "within"}, {"cut": "threes"}),
+    ({"update": "within"}, {"cut": "singles"}),
+    ({"update": "within"}, {"ranks": "2-ddp"}),
+    ({"update": "within"}, {"ranks": "2-fsdp"}),
+    ({"update": "within"}, {"sittings": "two-elsewhere"}),
 ]
 """Pairs of values that no run can have; what refuses them is tested elsewhere."""
 
@@ -85,6 +101,9 @@ def covering() -> list[Cell]:
         cell = dict(min(left, key=_place))
         for factor in FACTORS:
             if factor not in cell:
+                if factor in SLOW:
+                    cell[factor] = SLOW[factor]
+                    continue
                 choices = [v for v in FACTORS[factor] if is_legal({**cell, factor: v})]
                 cell[factor] = max(choices, key=lambda v: len(pairs({**cell, factor: v}) & left))  # noqa: B023
         cells.append({factor: cell[factor] for factor in FACTORS})
@@ -136,26 +155,32 @@ def model_of(cell: Cell) -> DecoderConfig | EncoderConfig:
 
 def job_of(cell: Cell, out: Path, data: Path, place: Place) -> Job:
     """The run of a cell, as one of its processes sees it."""
-    objective = cell["objective"]
+    objective, clipped = cell["objective"], cell["model"] == "recurrent"
     verb = "pretrain" if objective == "mlm" else objective
     micro = {"whole": None, "threes": 3 * CONTEXT, "singles": CONTEXT}[cell["cut"]]
     changes: dict[str, Any] = {
         "model": model_of(cell),
-        "train": TrainConfig(steps=STEPS, batch_tokens=ROWS * CONTEXT, micro_batch_tokens=micro, max_grad_norm=1.0),
+        "train": TrainConfig(
+            steps=STEPS, batch_tokens=ROWS * CONTEXT, micro_batch_tokens=micro, max_grad_norm=1.0 if clipped else None
+        ),
         "optim": MuonConfig(lr=3e-3, adamw=AdamWConfig(lr=1e-3))
         if cell["model"] == "experts" else AdamWConfig(lr=1e-3),
         "objective": DPOConfig(sft_weight=0.1) if objective == "dpo"
         else CrossEntropyConfig(label_smoothing=0.1, z_loss=1e-3),
         "checkpoint": CheckpointingConfig(every=HALF, every_time=None, asynchronous=cell["save"] == "beside"),
-        "memory": MemoryConfig(checkpointing=_RECOMPUTED[cell["activations"]]),
+        "memory": MemoryConfig(
+            checkpointing=_RECOMPUTED[cell["activations"]], fused_backward=cell["update"] == "within"
+        ),
         "eval": EvaluationConfig(every=HALF, max_tokens=5 * CONTEXT),
+        "precision": PrecisionConfig(compute="float32", weights=cell.get("weights", "float32")),
     }  # fmt: skip
     if objective == "mlm":
         changes["data"] = MaskedTextConfig(sources={"wiki": TextSourceConfig(path=data)}, share=0.3)
     job = tiny.job(verb, out, data, **changes)
     parallel = FSDPConfig() if cell["ranks"] == "2-fsdp" else DDPConfig()
     resolved = {**job.resolved, "parallel": parallel.model_dump(mode="json")}
-    return replace(job, parallel=parallel, resolved=resolved, place=place)
+    resolved["compile"] = compiled = cell["blocks"] == "compiled"
+    return replace(job, parallel=parallel, compile=compiled, resolved=resolved, place=place)
 
 
 def apart(batch: TokenBatch) -> TokenBatch:

@@ -50,6 +50,17 @@ def test_a_stop_or_a_save_beside_the_training_changes_no_bit(
     assert result(cell).bytes == result({**cell, "sittings": "one", "save": "at-once"}).bytes
 
 
+WITHIN = [c for c in CELLS if c["update"] == "within" and c["model"] == "dense"]
+
+
+@pytest.mark.parametrize("cell", WITHIN, ids=cells.named)
+def test_an_update_within_the_backward_pass_changes_no_bit(
+    cell: cells.Cell, result: Callable[[cells.Cell], Any]
+) -> None:
+    """Where AdamW moves all of it; Muon's matrices are orthogonalised one by one."""
+    assert result(cell).bytes == result({**cell, "update": "after"}).bytes
+
+
 @pytest.mark.parametrize("objective", cells.FACTORS["objective"])
 def test_the_plainest_run_begins_at_the_textbook_loss(
     objective: str, result: Callable[[cells.Cell], Any], data: Path, memory: Path

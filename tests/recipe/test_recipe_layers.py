@@ -29,7 +29,7 @@ def test_each_layer_wins_over_those_below_and_is_named_as_origin(write: Write, g
     optim = resolved.data["optim"]
     assert (optim["lr"], optim["beta1"], optim["beta2"], optim["eps"]) == (3e-3, 0.8, 0.7, 1e-8)
     assert resolved.data["seed"] == 1
-    assert resolved.data["log"] == {"every": 7, "plot": False, "tensorboard": False}
+    assert resolved.data["log"] == {"every": 7, "plot": False, "tensorboard": False, "wandb": None}
     assert origins(resolved, "optim.lr", "optim.beta1", "optim.beta2", "optim.eps", "seed", "model.d_model") == [
         "override `optim.lr=3e-3`", "parts/more.yaml:4", "toy.yaml:4", "default", "parts/more.yaml:2", "base.yaml:5",
     ]  # fmt: skip

@@ -54,7 +54,7 @@ def complaints(path: Path | str, verb: str | None = "pretrain", overrides: tuple
         ("{steps: 10, ", "{", "14: `train`: give exactly one of steps, tokens and epochs; given: none"),
         ("{steps: 10, ", "{steps: 10, tokens: 5, ", "14: `train`: give exactly one of steps, tokens and epochs; "),
         ("{steps: 10, ", "{steps: 10, lr: 1, ", "14: `train.lr` is not a key here; did you mean `optim.lr`?"),
-        ("kind: adamw", "kind: adamv", "16: `optim.kind` is 'adamv', must be adamw or muon; did you mean `adamw`?"),
+        ("kind: adamw", "kind: adamv", "16: `optim.kind` is 'adamv', must be adamw or muon or adamw_8bit; did you mean `adamw`?"),
         ("kind: adamw", "kin: adamw", "16: `optim.kin` is not a key here; did you mean `kind`?"),
         ("kind: adamw", "type: adamw", "16: `optim.type` is not a key here; did you mean `kind`?"),
         ("lr: 1e-3", "lr: no", "17: `optim.lr` is 'no', must be a number, more than 0"),
@@ -76,7 +76,7 @@ def complaints(path: Path | str, verb: str | None = "pretrain", overrides: tuple
         (
             "recipe: 1",
             "recipe: 1\nmemory: null",
-            "3: `memory` is null, must be a mapping with the keys checkpointing, logits_bytes; th",
+            "3: `memory` is null, must be a mapping with the keys checkpointing, logits_bytes, fused_backward",
         ),
         ("recipe: 1", "recipe: 1\neval: 5", "3: `eval` is 5, must be a mapping with the keys every, "),
         ("recipe: 1", "recipe: 1\neval: {prompts: [a, 1]}", "3: `eval.prompts.1` is 1, must be text; put it in quotes"),
@@ -89,6 +89,26 @@ def test_a_mistake_is_placed_and_explained(write: Write, good: str, old: str, ne
     found = complaints(write(good.replace(old, new, 1)))
     assert len(found) == 1, found
     assert found[0].startswith(f"toy.yaml:{complaint}")
+
+
+def test_all_that_a_fused_backward_pass_cannot_be_combined_with_is_named_at_once(write: Write, good: str) -> None:
+    text = good.replace("{steps: 10, ", "{steps: 10, micro_batch_tokens: 512, ") + (
+        "memory: {fused_backward: true}\nprecision: {compute: float16}\nparallel: {kind: fsdp}\n"
+    )
+    fused = "with memory.fused_backward"
+    assert [line.partition(fused)[0] for line in complaints(write(text))] == [
+        f"toy.yaml:{said} "
+        for said in (
+            "14: `train.max_grad_norm` is 1, must be null",
+            "14: `train.micro_batch_tokens` is 512, must be null or train.batch_tokens (1024)",
+            "20: `precision.compute` is 'float16', must be bfloat16 or float32",
+            "21: `parallel.kind` is 'fsdp', must be ddp, with one process,",
+        )
+    ]
+    assert load_recipe(
+        write(good.replace("{steps: 10, ", "{steps: 10, max_grad_norm: null, ") + "memory: {fused_backward: true}\n"),
+        "pretrain",
+    ).recipe.memory.fused_backward
 
 
 def test_the_recipe_the_mistakes_are_made_in_has_none(write: Write, good: str) -> None:

@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from cirilla_cli.engine.config import AdamWConfig
+from cirilla_cli.engine.config import AdamW8bitConfig, AdamWConfig
 
 
-def groups(parameters: Iterable[nn.Parameter], config: AdamWConfig) -> list[dict[str, Any]]:
+def groups(parameters: Iterable[nn.Parameter], config: AdamWConfig | AdamW8bitConfig) -> list[dict[str, Any]]:
     """Matrices with weight decay and vectors without; each group remembers its peak rate."""
     every = list(parameters)
     shared = {"lr": config.lr, "peak_lr": config.lr, "betas": (config.beta1, config.beta2), "eps": config.eps}

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw as adamw_update
 
+from cirilla_cli.compat import has_fast_bfloat16
 from cirilla_cli.engine.config import MuonConfig
 from cirilla_cli.engine.optim.adamw import groups
 from cirilla_cli.engine.optim.spread import local, of_whole
@@ -21,6 +22,9 @@ from cirilla_cli.model.parts import Fused
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Quintic Newton-Schulz iteration that pushes singular values towards one fast (Jordan et al., 2024)."""
 
+_LARGE = 256
+"""Least side of a matrix that is orthogonalised in bfloat16 on a CPU (benchmarks/profile_step.py muon)."""
+
 Rows = tuple[int, ...]
 """Of the matrices that stand one above the other in a parameter."""
 
@@ -28,11 +32,10 @@ Rows = tuple[int, ...]
 def orthogonalise(gradients_GMN: Tensor, steps: int) -> Tensor:
     """The nearest semi-orthogonal matrix of each gradient, about: singular values end between 0.7 and 1.2.
 
-    Runs in bfloat16 on CUDA; elsewhere in the gradients' own precision, which costs little next to the backward pass
-    and is fast on processors without bfloat16 products.
+    Runs in bfloat16 where that is faster, else in the gradients' own precision; float64 stays what it is on a CPU.
     """
     a, b, c = _COEFFICIENTS
-    x = gradients_GMN.bfloat16() if gradients_GMN.is_cuda else gradients_GMN
+    x = gradients_GMN.bfloat16() if _in_bfloat16(gradients_GMN) else gradients_GMN
     tall = x.shape[-2] > x.shape[-1]
     x = x.mT if tall else x
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
@@ -41,6 +44,14 @@ def orthogonalise(gradients_GMN: Tensor, steps: int) -> Tensor:
         x = a * x + (b * gram + c * gram @ gram) @ x
     out: Tensor = (x.mT if tall else x).to(gradients_GMN.dtype)
     return out
+
+
+def _in_bfloat16(gradients_GMN: Tensor) -> bool:
+    """On CUDA; and on processors that multiply bfloat16, once matrices are so large that products take the time."""
+    if gradients_GMN.is_cuda:
+        return True
+    large = min(gradients_GMN.shape[-2:]) >= _LARGE and gradients_GMN.dtype == torch.float32
+    return large and has_fast_bfloat16(gradients_GMN.device)
 
 
 def updates_of(gradients_GMN: Tensor, rows: Rows, steps: int) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from cirilla_cli.model.cache import LayerCache, PastCache
 from cirilla_cli.model.layout import Needs, SequenceLayout, Sight
 from cirilla_cli.model.mixers.config import AttentionConfig
-from cirilla_cli.model.ops.attention import attend
+from cirilla_cli.model.ops.attention import Attend
 from cirilla_cli.model.parts import Mixer
 from cirilla_cli.model.rope import Rotation, apply_rope
 from cirilla_cli.model.sections import NormSection
@@ -29,6 +29,7 @@ class Attention(Mixer):
         sights = frozenset({self.sight})
         capped = sights if config.softcap else frozenset()
         self.needs = Needs(frozenset({self.rotation} if self.rotation else ()), sights, capped)
+        self.attend = Attend()
         self.q_proj = nn.Linear(d_model, self.n_heads * self.head_dim, bias=config.bias)
         self.k_proj = nn.Linear(d_model, self.n_kv_heads * self.head_dim, bias=config.bias)
         self.v_proj = nn.Linear(d_model, self.n_kv_heads * self.head_dim, bias=config.bias)
@@ -46,13 +47,13 @@ class Attention(Mixer):
         # Norm before rotation, as Qwen3: norm weights differ within a rotated pair, so the order matters.
         q_BTNH, k_BSKH, key_layout = self.q_norm(q_BTNH), self.k_norm(k_BTKH), layout
         if self.rotation is not None:
-            angles = layout.angles[self.rotation]
+            angles = layout.angles[self.rotation.name]
             q_BTNH, k_BSKH = apply_rope(q_BTNH, *angles), apply_rope(k_BSKH, *angles)
         if cache is not None:
             assert isinstance(cache, PastCache)
             (k_BSKH, v_BSKH), key_layout = cache.append(layout, k_BSKH, v_BSKH)
 
-        out_BTNH = attend(
+        out_BTNH = self.attend(
             q_BTNH, k_BSKH, v_BSKH, layout, key_layout, self.sight, scale=self.scale, softcap=self.softcap
         )
         out: Tensor = self.o_proj(out_BTNH.reshape(B, T, -1))

@@ -14,13 +14,13 @@ from cirilla_cli.model.cache import LayerCache, PastCache
 from cirilla_cli.model.layout import Needs, SequenceLayout, Sight, visible_BTS
 from cirilla_cli.model.mixers.config import DilatedAttentionConfig
 from cirilla_cli.model.ops.fold import Fold, taken_MCNH
-from cirilla_cli.model.parts import Mixer
+from cirilla_cli.model.parts import Mixer, Uncompiled
 from cirilla_cli.model.rope import Rotation, apply_rope
 
 _CAUSAL = Sight()
 
 
-class DilatedAttention(Mixer):
+class DilatedAttention(Mixer, Uncompiled):
     """LongNet's attention, causal (Ding et al., 2023, arXiv:2307.02486, sections 2.2 and 2.3).
 
     Each pattern cuts a document into segments and lets every R-th position of a segment look at every R-th before it,
@@ -45,7 +45,7 @@ class DilatedAttention(Mixer):
         k_BSKH = self.k_proj(x_BTD).view(B, T, self.n_kv_heads, self.head_dim)
         v_BSKH, key_layout = self.v_proj(x_BTD).view(B, T, self.n_kv_heads, self.head_dim), layout
         if self.rotation is not None:
-            angles = layout.angles[self.rotation]
+            angles = layout.angles[self.rotation.name]
             q_BTNH, k_BSKH = apply_rope(q_BTNH, *angles), apply_rope(k_BSKH, *angles)
         begins = cache is None or cache.length == 0
         if cache is not None:

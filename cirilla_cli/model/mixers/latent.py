@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from cirilla_cli.model.cache import LayerCache, PastCache
 from cirilla_cli.model.layout import Needs, SequenceLayout, Sight, visible_BTS
 from cirilla_cli.model.mixers.config import LatentAttentionConfig
-from cirilla_cli.model.ops.attention import attend
+from cirilla_cli.model.ops.attention import Attend
 from cirilla_cli.model.parts import Fused, Mixer
 from cirilla_cli.model.rope import Rotation, apply_rope
 from cirilla_cli.model.sections import RMSNormConfig
@@ -34,6 +34,7 @@ class LatentAttention(Mixer, Fused):
         self.still, self.turning = config.qk_nope_head_dim, config.qk_rope_head_dim
         self.rotation = Rotation(config.rope, self.turning) if config.rope else None
         self.needs = Needs(frozenset({self.rotation} if self.rotation else ()), frozenset({_SIGHT}))
+        self.attend = Attend()
         self.q_lora_rank, norm = config.q_lora_rank, RMSNormConfig(eps=config.latent_eps)
         if config.q_lora_rank is None:
             self.q_proj = nn.Linear(d_model, N * wide, bias=False)
@@ -78,7 +79,7 @@ class LatentAttention(Mixer, Fused):
         return torch.cat([self.kv_a_layernorm(latent), self._turned(turning[:, :, None], layout)[:, :, 0]], dim=-1)
 
     def _turned(self, x_BTNH: Tensor, layout: SequenceLayout) -> Tensor:
-        return apply_rope(x_BTNH, *layout.angles[self.rotation]) if self.rotation else x_BTNH
+        return apply_rope(x_BTNH, *layout.angles[self.rotation.name]) if self.rotation else x_BTNH
 
     def absorbs(self, new: int, total: int) -> bool:
         """Whether ``new`` queries over ``total`` positions are computed in the latent space.
@@ -96,7 +97,8 @@ class LatentAttention(Mixer, Fused):
         latent, turned = _cut(seen_BSC, self.rank)
         still, v_BSNV = _cut(self.kv_b_proj(latent).view(*seen_BSC.shape[:2], self.n_heads, -1), self.still)
         k_BSNH = torch.cat([still, turned[:, :, None].expand(-1, -1, self.n_heads, -1)], dim=-1)
-        return attend(q_BTNH, k_BSNH, v_BSNV, query, key, _SIGHT, scale=self.scale)
+        out_BTNV: Tensor = self.attend(q_BTNH, k_BSNH, v_BSNV, query, key, _SIGHT, scale=self.scale)
+        return out_BTNV
 
     def absorbed(self, q_BTNH: Tensor, seen_BSC: Tensor, query: SequenceLayout, key: SequenceLayout) -> Tensor:
         """The same ``[B, T, N, V]`` over the latents themselves, which all heads share (section 2.1.2).

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from cirilla_cli.model.cache import LayerCache
 from cirilla_cli.model.layout import Needs, SequenceLayout
 from cirilla_cli.model.ops.conv import causal_conv, tail_of
-from cirilla_cli.model.parts import Exact, Fused, Mixer, OwnInit
+from cirilla_cli.model.parts import Exact, Fused, Mixer, OwnInit, Uncompiled
 from cirilla_cli.model.state_cache import StateCache
 
 
@@ -29,7 +29,7 @@ class Signals(Protocol):
 S = TypeVar("S", bound=Signals)
 
 
-class Recurrent(Mixer, OwnInit, Exact, Fused, Generic[S]):
+class Recurrent(Mixer, OwnInit, Exact, Fused, Uncompiled, Generic[S]):
     """A layer that remembers the last inputs of its convolution and the state of its scan."""
 
     least_rate: ClassVar[float]

@@ -18,6 +18,7 @@ from cirilla_cli.model.ops.blocked import attend_blocked, takes_blocks
 from cirilla_cli.model.ops.flex import attend_flex, takes
 from cirilla_cli.model.ops.fold import Fold, as_bias, taken_MCNH
 from cirilla_cli.model.ops.masks import Mask, Undivided
+from cirilla_cli.model.parts import Uncompiled
 
 _FUSED = [SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]
 
@@ -52,6 +53,25 @@ def attend(
         return _in_short_calls(q_BTNH, k_BSKH, v_BSKV, mask, _Scores(None, causal, scale, softcap))
     scores = _Scores(None if isinstance(mask, Undivided) else mask, causal, scale, softcap)
     return _whole(q_BTNH, k_BSKH, v_BSKV, scores)
+
+
+class Attend(Uncompiled):
+    """`attend` as a part of a mixer, so that compilers of the mixer can leave it to its kernels."""
+
+    def forward(
+        self,
+        q_BTNH: Tensor,
+        k_BSKH: Tensor,
+        v_BSKV: Tensor,
+        query: SequenceLayout,
+        key: SequenceLayout,
+        sight: Sight,
+        *,
+        scale: float | None = None,
+        softcap: float | None = None,
+    ) -> Tensor:
+        """See `attend`."""
+        return attend(q_BTNH, k_BSKH, v_BSKV, query, key, sight, scale=scale, softcap=softcap)
 
 
 class _Scores(NamedTuple):

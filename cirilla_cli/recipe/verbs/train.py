@@ -36,6 +36,7 @@ from cirilla_cli.engine.config import (
     blind_misfits,
     pairing_problem,
 )
+from cirilla_cli.engine.savers import saver_misfits
 from cirilla_cli.model.config import BudgetConfig, DecoderConfig, ModelSection
 from cirilla_cli.recipe.verbs.base import DeviceRecipe
 
@@ -71,14 +72,19 @@ class TrainRecipe(DeviceRecipe):
     """What is written down."""
     deterministic: bool = False
     """Take only algorithms that give the same bits every time, which costs speed on a GPU; a CPU does anyway."""
+    compile: bool = False
+    """Compile the training passes of each block by itself (torch.compile): seconds to minutes before the first step for
+    faster ones; attention, scans and experts keep their own kernels. Needs a C++ compiler on a CPU, Triton on CUDA."""
 
     @model_validator(mode="after")
     def _belong_together(self) -> Self:
         if problem := pairing_problem(self.model.kind, self.data.kind, self.objective.kind):
             raise ValueError(problem)
+        wrong = saver_misfits(self.train, self.optim, self.precision, self.memory, self.parallel)
         if isinstance(self.model, DecoderConfig):
             blind = {} if self.objective.kind == "classification" else blind_misfits(self.model)
-            Misfits.refuse(ahead_misfits(self.model, self.objective, fresh=True) | blind)
+            wrong = ahead_misfits(self.model, self.objective, fresh=True) | blind | wrong
+        Misfits.refuse(wrong)
         return self
 
 
