@@ -202,7 +202,6 @@ def test_pages_about_the_earlier_run_go_with_it(
     assert [path.name for path in out.glob("*.png")] == ["notes.png"]
 
 
-
 @pytest.mark.parametrize(
     ("sources", "schedule", "says"),
     [

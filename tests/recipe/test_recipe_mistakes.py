@@ -54,7 +54,11 @@ def complaints(path: Path | str, verb: str | None = "pretrain", overrides: tuple
         ("{steps: 10, ", "{", "14: `train`: give exactly one of steps, tokens and epochs; given: none"),
         ("{steps: 10, ", "{steps: 10, tokens: 5, ", "14: `train`: give exactly one of steps, tokens and epochs; "),
         ("{steps: 10, ", "{steps: 10, lr: 1, ", "14: `train.lr` is not a key here; did you mean `optim.lr`?"),
-        ("kind: adamw", "kind: adamv", "16: `optim.kind` is 'adamv', must be adamw or muon or adamw_8bit; did you mean `adamw`?"),
+        (
+            "kind: adamw",
+            "kind: adamv",
+            "16: `optim.kind` is 'adamv', must be adamw or muon or adamw_8bit; did you mean `adamw`?",
+        ),
         ("kind: adamw", "kin: adamw", "16: `optim.kin` is not a key here; did you mean `kind`?"),
         ("kind: adamw", "type: adamw", "16: `optim.type` is not a key here; did you mean `kind`?"),
         ("lr: 1e-3", "lr: no", "17: `optim.lr` is 'no', must be a number, more than 0"),
