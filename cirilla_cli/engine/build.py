@@ -18,7 +18,7 @@ from cirilla_cli.data.config import LabelledTextConfig
 from cirilla_cli.data.rows import content_hash
 from cirilla_cli.engine.average import MovingAverage
 from cirilla_cli.engine.compiled import SayCompiled, compile_blocks, rehearse
-from cirilla_cli.engine.config import FSDPConfig, MultiTokenConfig, ahead_misfits
+from cirilla_cli.engine.config import FSDPConfig, MultiTokenConfig, MuonConfig, ahead_misfits
 from cirilla_cli.engine.divergence import Watch
 from cirilla_cli.engine.hooks import (
     Evaluate,
@@ -42,6 +42,7 @@ from cirilla_cli.engine.lock import (
 )
 from cirilla_cli.engine.metrics import matmul_rate
 from cirilla_cli.engine.objectives.dpo import DPO
+from cirilla_cli.engine.optim.qk_clip import QKClip
 from cirilla_cli.engine.parallel import ALONE, Ranks, shard, sharded_as
 from cirilla_cli.engine.precision import compute_dtype, forward_of
 from cirilla_cli.engine.recompute import checkpoint_activations
@@ -201,6 +202,7 @@ def trainer_of(
         average=None if job.train.ema is None else MovingAverage(job.train.ema, model),
         within=WithinBackward(model, rounding or OneByOne(optimizer)) if job.memory.fused_backward else None,
         rounding=rounding,
+        qk_clip=QKClip(model, job.optim.qk_clip) if isinstance(job.optim, MuonConfig) and job.optim.qk_clip else None,
         state=TrainState(scaling=Scaling() if dtype == torch.float16 else None),
     )  # fmt: skip
 

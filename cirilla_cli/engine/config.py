@@ -180,6 +180,9 @@ class MuonConfig(Section):
     """Pull of the hidden matrices towards zero, times the learning rate."""
     adamw: AdamWConfig = AdamWConfig(lr=3e-3, weight_decay=0.0)
     """Everything that is not a hidden matrix."""
+    qk_clip: PositiveFloat | None = None
+    """Largest attention logit: heads that exceed it in a step get smaller queries and keys after it (MuonClip,
+    arXiv:2507.20534; 100 there); null leaves them. For attention without qk_norm."""
 
     def build(self, model: "nn.Module") -> "Optimizer":
         """Muon over the hidden matrices, AdamW over the model's other parameters."""

@@ -38,10 +38,10 @@ from cirilla_cli.engine.config import (
     WSDConfig,
 )
 from cirilla_cli.engine.precision import compute_dtype
-from cirilla_cli.engine.savers import saver_misfits
+from cirilla_cli.engine.savers import clip_misfits, saver_misfits
 from cirilla_cli.errors import CirillaError, missing_extra
 from cirilla_cli.mirror import folder_of
-from cirilla_cli.model.config import CheckpointConfig, ResolvedModel
+from cirilla_cli.model.config import CheckpointConfig, ResolvedModel, StackConfig
 
 
 @dataclass(frozen=True)
@@ -137,6 +137,9 @@ def check_job(job: Job) -> None:
 def _check_savers(job: Job) -> None:
     """Raises: CirillaError: a saver of memory cannot work with other settings, this device or several processes."""
     found = saver_misfits(job.train, job.optim, job.precision, job.memory, job.parallel)
+    found |= clip_misfits(
+        job.optim, job.model if isinstance(job.model, StackConfig) else None, job.precision, job.parallel
+    )
     wrong = [f"`{key}` {said}" for key, said in found.items()]
     if job.memory.fused_backward and job.place.size > 1:
         wrong.append(

@@ -68,6 +68,12 @@ class Ranks:
             dist.all_reduce(tensor)
         return tensor
 
+    def largest(self, tensor: Tensor) -> Tensor:
+        """Elementwise largest over all processes, in place."""
+        if self.size > 1:
+            dist.all_reduce(tensor, dist.ReduceOp.MAX)
+        return tensor
+
     def sums(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The sums over all processes of figures ``[]`` that each has under the same names."""
         if self.size == 1 or not values:

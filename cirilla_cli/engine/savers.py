@@ -1,14 +1,17 @@
-"""What savers of memory cannot be combined with; torch-free."""
+"""What savers of memory, and QK-clip, cannot be combined with; torch-free."""
 
 from cirilla_cli.engine.config import (
     AdamW8bitConfig,
     FSDPConfig,
     MemoryConfig,
+    MuonConfig,
     OptimSection,
     ParallelSection,
     PrecisionConfig,
     TrainConfig,
 )
+from cirilla_cli.model.config import StackConfig
+from cirilla_cli.model.mixers.config import AttentionConfig, LatentAttentionConfig, MixerSection
 
 
 def saver_misfits(
@@ -38,6 +41,27 @@ def saver_misfits(
             "sharded weights are"
         )
     return wrong
+
+
+def clip_misfits(
+    optim: OptimSection, shape: StackConfig | None, precision: PrecisionConfig, parallel: ParallelSection
+) -> dict[str, str]:
+    """Settings, by key, with which QK-clip cannot do its work; ``shape`` is the model's where the recipe says it."""
+    if not isinstance(optim, MuonConfig) or optim.qk_clip is None:
+        return {}
+    said = f"is {optim.qk_clip:g}, must be null"
+    wrong = ""
+    if isinstance(parallel, FSDPConfig):
+        wrong = "with parallel.kind fsdp: no process has all of a head's weights"
+    elif precision.weights == "bfloat16":
+        wrong = "with precision.weights bfloat16: a factor near 1 would be lost in rounding"
+    elif shape is not None and not any(_clips(mixer) for mixer in shape.layer_mixers()):
+        wrong = "in a model whose attention layers, if any, all normalise queries and keys (qk_norm) or are dilated"
+    return {"optim.qk_clip": f"{said} {wrong}"} if wrong else {}
+
+
+def _clips(mixer: MixerSection) -> bool:
+    return isinstance(mixer, LatentAttentionConfig) or (isinstance(mixer, AttentionConfig) and not mixer.qk_norm)
 
 
 def _fused_misfits(train: TrainConfig, precision: PrecisionConfig, parallel: ParallelSection) -> dict[str, str]:

@@ -15,6 +15,7 @@ from cirilla_cli.data.batches import BatchSource
 from cirilla_cli.engine.average import MovingAverage
 from cirilla_cli.engine.divergence import Watch, Watched
 from cirilla_cli.engine.objectives.base import Forward, Objective
+from cirilla_cli.engine.optim.qk_clip import QKClip
 from cirilla_cli.engine.parallel import ALONE, Ranks
 from cirilla_cli.engine.precision import forward_of
 from cirilla_cli.engine.rounding import RoundedOneByOne
@@ -100,6 +101,8 @@ class Trainer:
     """What moves parameters while the backward pass goes on; None where the optimizer does after it."""
     rounding: RoundedOneByOne | None = None
     """What moves weights that are stored in bfloat16; None where they are float32."""
+    qk_clip: QKClip | None = None
+    """What keeps attention logits within a limit; None where nothing does."""
     state: TrainState = field(default_factory=TrainState)
     hooks: Sequence[Hook] = ()
     stop: str | None = None
@@ -164,7 +167,9 @@ class Trainer:
             if isinstance(module, AfterStep):
                 for name, value in module.after_step(self.ranks.sum).items():
                     figures[name].append(value)
-        return {name: float(torch.stack(values).mean()) for name, values in figures.items()}
+        clipped = {} if self.qk_clip is None else self.qk_clip.figures
+        means = {name: torch.stack(values).mean() for name, values in figures.items()}
+        return {name: float(value) for name, value in {**means, **clipped}.items()}
 
     def _clip(self) -> float:
         parameters = [p for p in self.model.parameters() if p.grad is not None]
@@ -180,8 +185,12 @@ class Trainer:
         if scaling is None or math.isfinite(norm):
             if self.within is None:
                 self.optimizer.step() if self.rounding is None else self.rounding.move_all()
+            if self.qk_clip is not None:
+                self.qk_clip.apply(self.ranks)
             if self.average is not None:
                 self.average.update(self.state.step + 1)
+        elif self.qk_clip is not None:
+            self.qk_clip.forget()
         self.optimizer.zero_grad(set_to_none=True)
         return norm
 

@@ -1,16 +1,19 @@
 """What the pieces of a block owe each other: the protocols that mixers and feed-forwards are written to."""
 
-# Shape suffixes: B batch, T positions, D model width.
+# Shape suffixes: B batch, T positions, D model width, N heads.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from cirilla_cli.model.cache import LayerCache
 from cirilla_cli.model.layout import Needs, SequenceLayout
+
+if TYPE_CHECKING:
+    from cirilla_cli.model.ops.attention import Attend
 
 
 class OwnInit(nn.Module, ABC):
@@ -38,6 +41,23 @@ class Fused(nn.Module, ABC):
 
         Leading dimensions are stacks: of experts, say.
         """
+
+
+class Clippable(nn.Module, ABC):
+    """A mixer whose attention logits can be made smaller, head by head, by changing its matrices (QK-clip)."""
+
+    n_heads: int
+    attend: "Attend"
+    """Through which all of its scores go."""
+
+    @property
+    def clips(self) -> bool:
+        """Whether changing the matrices changes the logits."""
+        return True
+
+    @abstractmethod
+    def shrink(self, factor_N: Tensor) -> None:
+        """Multiply the logits of each head by its factor, in place; called without gradient."""
 
 
 class AfterStep(nn.Module, ABC):

@@ -9,12 +9,12 @@ from cirilla_cli.model.cache import LayerCache, PastCache
 from cirilla_cli.model.layout import Needs, SequenceLayout, Sight
 from cirilla_cli.model.mixers.config import AttentionConfig
 from cirilla_cli.model.ops.attention import Attend
-from cirilla_cli.model.parts import Mixer
+from cirilla_cli.model.parts import Clippable, Mixer
 from cirilla_cli.model.rope import Rotation, apply_rope
 from cirilla_cli.model.sections import NormSection
 
 
-class Attention(Mixer):
+class Attention(Mixer, Clippable):
     """Grouped-query attention with rotary positions (Ainslie et al., 2023, arXiv:2305.13245).
 
     Parameters are named as in Hugging Face's Llama and Qwen3, so a checkpoint loads without renaming.
@@ -58,6 +58,20 @@ class Attention(Mixer):
         )
         out: Tensor = self.o_proj(out_BTNH.reshape(B, T, -1))
         return out
+
+    @property
+    def clips(self) -> bool:
+        """Norms undo what is done to the matrices before them."""
+        return isinstance(self.q_norm, nn.Identity)
+
+    def shrink(self, factor_N: Tensor) -> None:
+        """Queries and keys share the factor; keys of several heads stay, and those heads' queries take all of it."""
+        alone = self.n_heads == self.n_kv_heads
+        rows = (factor_N.sqrt() if alone else factor_N).repeat_interleave(self.head_dim)
+        for layer in (self.q_proj, self.k_proj) if alone else (self.q_proj,):
+            layer.weight.mul_(rows[:, None])
+            if layer.bias is not None:
+                layer.bias.mul_(rows)
 
     def make_cache(self, capacity: int, rollback: int = 0) -> PastCache:
         """An empty memory for up to ``capacity`` positions.

@@ -13,14 +13,14 @@ from cirilla_cli.model.cache import LayerCache, PastCache
 from cirilla_cli.model.layout import Needs, SequenceLayout, Sight, visible_BTS
 from cirilla_cli.model.mixers.config import LatentAttentionConfig
 from cirilla_cli.model.ops.attention import Attend
-from cirilla_cli.model.parts import Fused, Mixer
+from cirilla_cli.model.parts import Clippable, Fused, Mixer
 from cirilla_cli.model.rope import Rotation, apply_rope
 from cirilla_cli.model.sections import RMSNormConfig
 
 _SIGHT = Sight()
 
 
-class LatentAttention(Mixer, Fused):
+class LatentAttention(Mixer, Fused, Clippable):
     """Multi-head latent attention (DeepSeek-V2, 2024, arXiv:2405.04434, section 2.1).
 
     Parameters are named as in Hugging Face's DeepSeek-V3; the rows that make the turning parts stand there as
@@ -112,6 +112,16 @@ class LatentAttention(Mixer, Fused):
         q_BTNC = torch.cat([torch.einsum("btnh,nhr->btnr", still, up_k_NHR), turned], dim=-1) * self.scale
         mean_BTNR = _mean_latents(q_BTNC, seen_BSC, visible_BTS(query, key, _SIGHT), self.rank)
         return torch.einsum("btnr,nvr->btnv", mean_BTNR, up_v_NVR)
+
+    def shrink(self, factor_N: Tensor) -> None:
+        """Parts without position share the factor; the turned key is all heads', so its queries take all of it."""
+        half_N11 = factor_N.sqrt()[:, None, None]
+        q = (self.q_proj if self.q_lora_rank is None else self.q_b_proj).weight
+        q_NHC = q.view(self.n_heads, -1, q.shape[1])
+        q_still, q_turning = q_NHC[:, : self.still], q_NHC[:, self.still :]
+        q_still.mul_(half_N11)
+        q_turning.mul_(factor_N[:, None, None])
+        self.kv_b_proj.weight.view(self.n_heads, -1, self.rank)[:, : self.still].mul_(half_N11)
 
     def make_cache(self, capacity: int, rollback: int = 0) -> PastCache:
         """An empty memory for up to ``capacity`` positions; any number of them may be taken back."""

@@ -17,6 +17,7 @@ from cirilla_cli.model.layout import SequenceLayout, Sight, visible_BTS
 from cirilla_cli.model.ops.blocked import attend_blocked, takes_blocks
 from cirilla_cli.model.ops.flex import attend_flex, takes
 from cirilla_cli.model.ops.fold import Fold, as_bias, taken_MCNH
+from cirilla_cli.model.ops.logits import LargestLogits
 from cirilla_cli.model.ops.masks import Mask, Undivided
 from cirilla_cli.model.parts import Uncompiled
 
@@ -58,6 +59,9 @@ def attend(
 class Attend(Uncompiled):
     """`attend` as a part of a mixer, so that compilers of the mixer can leave it to its kernels."""
 
+    largest: LargestLogits | None = None
+    """What looks at logits in training, if anybody wants to know."""
+
     def forward(
         self,
         q_BTNH: Tensor,
@@ -71,6 +75,9 @@ class Attend(Uncompiled):
         softcap: float | None = None,
     ) -> Tensor:
         """See `attend`."""
+        if self.largest is not None and self.training:
+            factor = q_BTNH.shape[-1] ** -0.5 if scale is None else scale
+            self.largest.note(q_BTNH, k_BSKH, query, key, sight, factor)
         return attend(q_BTNH, k_BSKH, v_BSKV, query, key, sight, scale=scale, softcap=softcap)
 
 

@@ -36,8 +36,8 @@ from cirilla_cli.engine.config import (
     blind_misfits,
     pairing_problem,
 )
-from cirilla_cli.engine.savers import saver_misfits
-from cirilla_cli.model.config import BudgetConfig, DecoderConfig, ModelSection
+from cirilla_cli.engine.savers import clip_misfits, saver_misfits
+from cirilla_cli.model.config import BudgetConfig, DecoderConfig, ModelSection, StackConfig
 from cirilla_cli.recipe.verbs.base import DeviceRecipe
 
 
@@ -81,6 +81,8 @@ class TrainRecipe(DeviceRecipe):
         if problem := pairing_problem(self.model.kind, self.data.kind, self.objective.kind):
             raise ValueError(problem)
         wrong = saver_misfits(self.train, self.optim, self.precision, self.memory, self.parallel)
+        shape = self.model if isinstance(self.model, StackConfig) else None
+        wrong |= clip_misfits(self.optim, shape, self.precision, self.parallel)
         if isinstance(self.model, DecoderConfig):
             blind = {} if self.objective.kind == "classification" else blind_misfits(self.model)
             wrong = ahead_misfits(self.model, self.objective, fresh=True) | blind | wrong
