@@ -19,7 +19,7 @@ from cirilla_cli.engine.config import (
 from cirilla_cli.engine.recompute import checkpoint_activations
 from cirilla_cli.engine.schedule import Schedule
 from cirilla_cli.engine.trainer import Trainer
-from cirilla_cli.engine.within import WithinBackward
+from cirilla_cli.engine.within import OneByOne, WithinBackward
 from cirilla_cli.model.config import DecoderConfig
 from cirilla_cli.model.init import fresh
 from cirilla_cli.model.mixers.config import AttentionConfig
@@ -68,7 +68,7 @@ def trainer(job: Task, clock: Clock) -> Trainer:
         model=model, objective=CrossEntropyConfig().build(logits_bytes=SAVING if saving else LOGITS_BYTES),
         source=Rows(job), optimizer=optimizer, schedule=Schedule(ConstantConfig(warmup=0), steps), steps=steps,
         seed=0, device=torch.device("cpu"), hooks=(clock,), max_grad_norm=None if saving else 1.0,
-        within=WithinBackward(model, optimizer) if saving else None,
+        within=WithinBackward(model, OneByOne(optimizer)) if saving else None,
         dtype=torch.float32 if job.precision == "float32" else torch.bfloat16,
     )  # fmt: skip
 
