@@ -19,6 +19,7 @@ from cirilla_cli.compat import has_fast_bfloat16
 from cirilla_cli.data.batches import Cut, PairBatch, TokenBatch
 from cirilla_cli.data.labelled_batches import LabelledBatch
 from cirilla_cli.engine.build import trainer_of
+from cirilla_cli.engine.heap import height
 from cirilla_cli.engine.job import Job
 from cirilla_cli.engine.precision import compute_dtype
 from cirilla_cli.engine.room import checkpoint_bytes
@@ -39,14 +40,14 @@ _SPARE = 0.1
 _BATCH_BYTES = 3 * 8
 """Of a token: its id, its target and its document."""
 
-_LIBRARIES = {"cpu": 64 << 20, "cuda": 600 << 20}
+_LIBRARIES = {"cpu": 40 << 20, "cuda": 600 << 20}
 """What kernels' libraries hold besides: code, threads and buffers; on CUDA the context too (docs/plan.md)."""
 
-_FRAGMENTED = {"cpu": 0.1, "cuda": 0.05}
-"""Share of a step's tensors that comes on top, because freed memory lies in pieces that do not fit (docs/plan.md)."""
+_FRAGMENTED = 0.05
+"""Share of a step's tensors that comes on top on CUDA, in pieces that do not fit (docs/plan.md)."""
 
-_WHOLE = 32 << 20
-"""Pieces from here on come from the system and go back to it by themselves: glibc's largest threshold."""
+_STEPS = 4
+"""Steps after which a heap on a CPU grows no more to speak of."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def footprint(job: Job, shape: Shape, batches: Sequence[TokenBatch], cut: Cut, k
     parts["batch"] = _BATCH_BYTES * cut.rows_per_step * cut.context_length if kind == "cpu" else 0
     # The copy that is written beside the training.
     parts["checkpoint"] = saved if job.checkpoint.asynchronous else 0
-    parts["allocator"] = _LIBRARIES[kind] + round(_FRAGMENTED[kind] * _in_pieces(walked, at, kind))
+    parts["allocator"] = _LIBRARIES[kind] + _lost(walked, most, kind)
     return Footprint(parts, saved)
 
 
@@ -130,7 +131,7 @@ def _walk(job: Job, shape: Shape, batches: Sequence[TokenBatch], kind: DeviceCla
         trainer.fit()
         # Whatever a whole step leaves behind, and is neither weights nor their average, the optimizer remembers.
         ledger.label_rest({"temporary", "activations", "gradients"}, "optimizer")
-        trainer.steps = 2
+        trainer.steps, ledger.walked.again = 2, len(ledger.walked.events)
         trainer.fit()
         return ledger.walked, checkpoint_bytes(trainer)
 
@@ -163,10 +164,11 @@ def _unwindowed(shape: Shape) -> Shape:
     return shape.changed(mixers=mixers)
 
 
-def _in_pieces(walked: Walked, at: int, kind: DeviceClass) -> int:
-    """Bytes held at the peak that lie among others."""
-    held = [piece for piece in walked.pieces if piece.born <= at and (piece.died is None or piece.died > at)]
-    return sum(piece.nbytes for piece in held if kind == "cuda" or piece.nbytes < _WHOLE)
+def _lost(walked: Walked, most: int, kind: DeviceClass) -> int:
+    """Bytes between the pieces that are held: holes that nothing fits."""
+    if kind == "cuda":
+        return round(_FRAGMENTED * most)
+    return max(0, height([piece.nbytes for piece in walked.pieces], walked.events, walked.again, _STEPS - 1) - most)
 
 
 def made_up(job: Job, cut: Cut) -> list[TokenBatch]:
