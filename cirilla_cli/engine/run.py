@@ -16,7 +16,7 @@ from cirilla_cli.engine.forecast import Target, forecast, shape_of
 from cirilla_cli.engine.fresh import forget, start_over
 from cirilla_cli.engine.job import Job, check_job
 from cirilla_cli.engine.lock import check_same_run
-from cirilla_cli.engine.mirroring import Mirroring
+from cirilla_cli.engine.mirroring import Mirroring, admit, check_mirrored
 from cirilla_cli.engine.parallel import Ranks, joined
 from cirilla_cli.engine.plan import Plan, check_resumable, plan
 from cirilla_cli.engine.report import TrainReport, report_of
@@ -26,7 +26,7 @@ from cirilla_cli.engine.trainer import Trainer
 from cirilla_cli.engine.verify import ResumeProof, verify_resume
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.fs import NO_ROOM, write_json
-from cirilla_cli.mirror import Store, fetch, open_store
+from cirilla_cli.mirror import Store, clear, fetch, open_store
 from cirilla_cli.progress import Progress
 
 __all__ = [
@@ -70,12 +70,14 @@ def train(job: Job, progress: Progress, *, restart: bool = False, insist: bool =
 
 
 def _train(job: Job, ranks: Ranks, progress: Progress, *, restart: bool, insist: bool) -> TrainReport:
-    # One process alone changes files, and the others wait for what it found there.
-    begun = start_over(job, progress) if restart and ranks.leads else None
-    ranks.agreed(True)
     store = open_store(job.checkpoint.mirror) if job.checkpoint.mirror and ranks.leads else None
     if store is not None:
-        store.prepare()
+        admit(store, job, restart=restart)
+    # One process alone changes files, and the others wait for what it found there.
+    begun = start_over(job, progress) if restart and ranks.leads else None
+    if restart and store is not None:
+        clear(store)
+    ranks.agreed(True)
     newest = _newest(job, ranks, None if restart else store, progress)
     lock = check_same_run(job.out, job.resolved)
     if insist:
@@ -119,20 +121,9 @@ def _newest(job: Job, ranks: Ranks, store: Store | None, progress: Progress) -> 
     """The checkpoint that the run goes on from; where it has none, its mirror may."""
     found = newest_sound(job.out, progress) if ranks.leads else None
     if found is None and store is not None:
-        found = fetch(store, job.out, partial(_check_mirror, job, store), progress)
+        found = fetch(store, job.out, partial(check_mirrored, store, job), progress)
     step = ranks.told("" if found is None else str(found.step))
     return Checkpoint(int(step), job.out / "checkpoints" / f"step-{int(step):06d}") if step else None
-
-
-def _check_mirror(job: Job, store: Store, records: Path) -> None:
-    """Raises: CirillaError: the mirror holds a run of another recipe."""
-    try:
-        check_same_run(records, job.resolved)
-    except CirillaError as error:
-        raise CirillaError(
-            f"`checkpoint.mirror` holds another run: {str(error).replace(str(records), store.where)}",
-            hint="checkpoint.mirror names another place; --fresh starts over and replaces what is there",
-        ) from None
 
 
 def _opened(job: Job, newest: Checkpoint | None, begun: Inputs | None, ranks: Ranks, progress: Progress) -> Inputs:
