@@ -36,15 +36,13 @@ def admit(store: Store, job: Job, *, restart: bool) -> None:
 
 def check_mirrored(store: Store, job: Job, records: Path) -> None:
     """Raises: CirillaError: the mirror whose lock lies in ``records`` is not of the run in the job's `out`."""
+    # A run that has nothing to go on from becomes the one in its mirror.
+    here = check_same_run(job.out, job.resolved) if Checkpoint.all_of(job.out) else None
     try:
         there = check_same_run(records, job.resolved)
     except CirillaError as error:
         raise _of_another(store, f": {str(error).replace(str(records), store.where)}") from None
-    here = check_same_run(job.out, job.resolved)
-    # A run that has nothing to go on from becomes the one in its mirror.
-    if here is None or there is None or not Checkpoint.all_of(job.out):
-        return
-    if here.get("run") != there.get("run"):
+    if here is not None and there is not None and here.get("run") != there.get("run"):
         raise _of_another(store, f" of the same recipe: {store.where} is not the mirror of {job.out}")
 
 

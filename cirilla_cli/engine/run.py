@@ -14,6 +14,7 @@ from cirilla_cli.engine.config import FSDPConfig
 from cirilla_cli.engine.divergence import Diverged, way_back
 from cirilla_cli.engine.forecast import Target, forecast, shape_of
 from cirilla_cli.engine.fresh import forget, start_over
+from cirilla_cli.engine.held import held
 from cirilla_cli.engine.job import Job, check_job
 from cirilla_cli.engine.lock import check_same_run
 from cirilla_cli.engine.mirroring import Mirroring, admit, check_mirrored
@@ -45,7 +46,8 @@ def train(job: Job, progress: Progress, *, restart: bool = False, insist: bool =
         insist: refuse to begin anew (`--resume`).
 
     Raises:
-        CirillaError: the recipe does not fit its data or the run that stands there, or the disk is full.
+        CirillaError: the recipe does not fit its data or the run that stands there, another process trains there, or
+            the disk is full.
         InterruptedRun: stopped by a signal, state saved.
     """
     check_job(job)
@@ -53,7 +55,9 @@ def train(job: Job, progress: Progress, *, restart: bool = False, insist: bool =
         sharded = isinstance(job.parallel, FSDPConfig)
         strict = reproducible(job.deterministic), compiling(job.compile)
         with strict[0], strict[1], joined(job.place, pick_device(job.device), sharded=sharded) as ranks:
-            return _train(job, ranks, progress, restart=restart, insist=insist)
+            # One process alone changes files.
+            with held(job.out) if ranks.leads else nullcontext():
+                return _train(job, ranks, progress, restart=restart, insist=insist)
     except OSError as error:
         if error.errno not in NO_ROOM:
             raise
@@ -73,7 +77,7 @@ def _train(job: Job, ranks: Ranks, progress: Progress, *, restart: bool, insist:
     store = open_store(job.checkpoint.mirror) if job.checkpoint.mirror and ranks.leads else None
     if store is not None:
         admit(store, job, restart=restart)
-    # One process alone changes files, and the others wait for what it found there.
+    # The other processes wait for what the first finds.
     begun = start_over(job, progress) if restart and ranks.leads else None
     if restart and store is not None:
         clear(store)
