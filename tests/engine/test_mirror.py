@@ -17,7 +17,7 @@ from cirilla_cli.engine.mirroring import Mirroring
 from cirilla_cli.engine.run import TrainReport, train
 from cirilla_cli.errors import CirillaError, InterruptedRun, ServiceError
 from cirilla_cli.loading import load_model
-from cirilla_cli.mirror import FolderStore
+from cirilla_cli.mirror import FolderStore, check_mirror, put
 from cirilla_cli.progress import Silent
 
 LASTING = TrainConfig(steps=8, batch_tokens=256, micro_batch_tokens=128)
@@ -190,6 +190,29 @@ def test_what_a_killed_copy_left_is_removed(go: Callable[..., TrainReport], out:
     assert not any(path.exists() for path in left)
     assert not left[1].parent.exists()
     assert all(path.exists() for path in mine)
+
+
+def test_a_first_copy_that_ends_at_any_file_leaves_a_mirror(
+    go: Callable[..., TrainReport], out: Path, memory: Path, tiny: ModuleType
+) -> None:
+    """Or the run that was killed then could not go on."""
+    go(out, checkpoint=_checkpoint(None))
+    last = Checkpoint(8, tiny.saved(out)[8])
+    count = len(list(last.path.iterdir())) + 4  # lock, recipe, metrics, and what says that it is a mirror
+
+    class Cut(FolderStore):
+        def change(self, add: Mapping[str, Path], remove: Collection[str], message: str) -> None:
+            files = sorted(add.items(), key=lambda item: item[0].endswith("MANIFEST.json"))
+            super().change(dict(files[: int(self.folder.name)]), (), message)
+
+    for n in range(count + 1):
+        store = FolderStore(memory / str(n))
+        store.prepare()
+        put(Cut(store.folder), out, last, {8})
+        assert len(store.names()) == n
+        check_mirror(store, store.names())
+        put(store, out, last, {8})
+        assert len(store.names()) == count
 
 
 def test_a_mirror_that_is_a_file_is_called_one(go: Callable[..., TrainReport], out: Path, tmp_path: Path) -> None:
