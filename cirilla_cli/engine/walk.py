@@ -52,6 +52,8 @@ class Walked:
     """The piece that was allocated (from 1 on), or its negative where it was freed, in order."""
     again: int = 0
     """The event with which the step begins that every later one repeats."""
+    turns: list[int] = field(default_factory=list)
+    """The events with which a backward pass begins or has ended."""
 
     def peak(self) -> tuple[int, int]:
         """The event at which most is held at once, and how much."""
@@ -61,6 +63,23 @@ class Walked:
             if held > most:
                 most, at = held, now
         return at, most
+
+    def highest(self, ends: Iterable[int]) -> list[dict[str, int]]:
+        """Bytes by what they are for, at the highest moment of each stretch of events; ``ends`` are their ends."""
+        sums: dict[str, int] = {}
+        found, now, total = [], 0, 0
+        for end in ends:
+            best, most = dict(sums), total
+            for event in self.events[now:end]:
+                piece = self.pieces[abs(event) - 1]
+                change = piece.nbytes if event > 0 else -piece.nbytes
+                sums[piece.kind] = sums.get(piece.kind, 0) + change
+                total += change
+                if total > most:
+                    best, most = dict(sums), total
+            found.append(best)
+            now = end
+        return found
 
     def held(self, at: int) -> dict[str, int]:
         """Bytes held just after an event, by what they are for."""
@@ -159,6 +178,8 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         backward = torch._C._current_graph_task_id() != -1
         if backward and not self._backward:
             self.label_rest({"temporary"}, "activations")
+        if backward != self._backward:
+            self.walked.turns.append(len(self.walked.events))
         self._backward = backward
 
     # What is computed, and what is hollow
