@@ -11,7 +11,7 @@ from cirilla_cli.compat import compiling, is_lost_peer, pick_device, reproducibl
 from cirilla_cli.engine import auto
 from cirilla_cli.engine.build import Inputs, build, open_inputs
 from cirilla_cli.engine.config import FSDPConfig
-from cirilla_cli.engine.divergence import Diverged, way_back
+from cirilla_cli.engine.divergence import Diverged, NoWayBack, way_back
 from cirilla_cli.engine.forecast import Target, forecast, shape_of
 from cirilla_cli.engine.fresh import forget, start_over
 from cirilla_cli.engine.held import held
@@ -31,8 +31,8 @@ from cirilla_cli.mirror import Store, clear, fetch, open_store
 from cirilla_cli.progress import Progress
 
 __all__ = [
-    "Diverged", "Job", "Plan", "ResumeProof", "Target", "TrainReport", "forecast", "forget", "plan", "train",
-    "verify_resume",
+    "Diverged", "Job", "NoWayBack", "Plan", "ResumeProof", "Target", "TrainReport", "forecast", "forget", "plan",
+    "train", "verify_resume",
 ]  # fmt: skip
 
 _GRACE_S = 20.0
