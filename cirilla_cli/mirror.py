@@ -13,13 +13,20 @@ from typing import Protocol
 
 from cirilla_cli.checkpoint import Checkpoint
 from cirilla_cli.errors import CirillaError
-from cirilla_cli.fs import atomic_write, read_object
+from cirilla_cli.fs import atomic_write, read_object, write_json
 from cirilla_cli.progress import Progress
 
 RECORDS = ("lock.json", "recipe.yaml", "resolved.yaml", "metrics.jsonl", "samples.jsonl")
 """What a run goes on from besides a checkpoint."""
 
+MARK = "mirror.json"
+"""What tells a mirror apart from a run's own folder."""
+
 _FOLDER, _MANIFEST = "dir:", "MANIFEST.json"
+_OURS = re.compile(rf"{'|'.join(map(re.escape, (MARK, *RECORDS)))}|checkpoints/step-\d+/[^/]+")
+_OF_A_RUN = "checkpoints/index.json"
+_LEFT = re.compile(r"\.(.+)\.[a-z0-9_]{8}")
+"""Name of a file that `atomic_write` has not finished."""
 
 
 class Store(Protocol):
@@ -39,6 +46,9 @@ class Store(Protocol):
 
     def change(self, add: Mapping[str, Path], remove: Collection[str], message: str) -> None:
         """Put the files ``add`` there, manifests last, then take away those in ``remove``."""
+
+    def tidy(self) -> None:
+        """Take away what a change that was cut short has left behind."""
 
 
 class FolderStore:
@@ -77,6 +87,13 @@ class FolderStore:
                 shutil.copyfileobj(source, target, 1 << 20)
         self._remove(sorted(remove, key=lambda name: not name.endswith(_MANIFEST)))
 
+    def tidy(self) -> None:
+        """Remove half-written files of a mirror, and no others."""
+        for path in (*self.folder.glob(".*"), *self.folder.glob("checkpoints/step-*/.*")):
+            left = _LEFT.fullmatch(path.name)
+            if left is not None and _OURS.fullmatch(path.with_name(left[1]).relative_to(self.folder).as_posix()):
+                self._remove([path.relative_to(self.folder).as_posix()])
+
     def _remove(self, names: Collection[str]) -> None:
         for name in names:
             path = self.folder / name
@@ -106,20 +123,60 @@ def held_steps(store: Store) -> set[int]:
     return {int(match[1]) for match in found if match}
 
 
+def check_mirror(store: Store, there: Collection[str]) -> None:
+    """Insist that the files ``there`` in a store are a mirror, so that nothing else is ever written over or removed.
+
+    Raises:
+        CirillaError: they are not; those that do not belong to one are named.
+    """
+    there = {name for name in there if not name.rpartition("/")[2].startswith(".")}
+    if not there:
+        return
+    if _OF_A_RUN in there:
+        raise _not_ours(store, "is a run's own folder, not a mirror")
+    foreign = sorted(name for name in there if _OURS.fullmatch(name) is None)
+    # A file that stands beside those of a mirror that says so is in nobody's way.
+    if foreign and MARK not in there:
+        more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
+        raise _not_ours(store, f"holds what is no part of a mirror: {', '.join(foreign[:3])}{more}")
+    if "lock.json" not in there and {MARK, *foreign} != there:
+        raise _not_ours(store, "has no lock.json, so that it is no mirror of this run")
+    if MARK not in there and not any(name.endswith("/" + _MANIFEST) for name in there):
+        raise _not_ours(store, "is a run's own folder without a checkpoint, not a mirror")
+
+
+def _not_ours(store: Store, what: str) -> CirillaError:
+    return CirillaError(
+        f"`checkpoint.mirror`: {store.where} {what}; nothing there was changed",
+        hint="checkpoint.mirror names a new or empty place: dir:PATH, or OWNER/NAME",
+    )
+
+
+def clear(store: Store) -> None:
+    """Take away the run that a mirror holds (`--fresh`)."""
+    remove = [name for name in store.names() if name != MARK and _OURS.fullmatch(name)]
+    if remove:
+        store.change({}, remove, "started over")
+
+
 def put(store: Store, run: Path, checkpoint: Checkpoint, kept: Collection[int]) -> None:
     """Make the mirror hold ``checkpoint`` and the run's records; of other checkpoints it keeps those in ``kept``."""
     there = store.names()
     prefix = f"checkpoints/{checkpoint.path.name}/"
     add = {}
-    if not _same(store, prefix + _MANIFEST, checkpoint.path / _MANIFEST, there):
-        add = {prefix + file.name: file for file in checkpoint.path.iterdir()}
     steps = {f"step-{step:06d}" for step in (*kept, checkpoint.step)}
     remove = [name for name in there if name.startswith("checkpoints/step-") and name.split("/")[1] not in steps]
     with tempfile.TemporaryDirectory(prefix="cirilla-mirror-") as folder:
+        if MARK not in there:
+            add[MARK] = Path(folder) / MARK
+            write_json(add[MARK], {"version": 1})
+        # First of all what says whose checkpoints these are: the copy may end at any file.
         for name in RECORDS:
             if (run / name).is_file():
                 # Logs grow while they are sent.
                 add[name] = Path(shutil.copyfile(run / name, Path(folder) / name))
+        if not _same(store, prefix + _MANIFEST, checkpoint.path / _MANIFEST, there):
+            add |= {prefix + file.name: file for file in checkpoint.path.iterdir()}
         store.change(add, remove, f"step {checkpoint.step}")
 
 

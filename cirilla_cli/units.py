@@ -1,6 +1,7 @@
 """Numbers as people write them in recipes: ``200M``, ``16GiB``, ``30min``, ``1%``; and back again."""
 
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
@@ -91,18 +92,25 @@ def span_steps(span: int | float, total: int) -> int:
 
 def show_count(n: float) -> str:
     """1234567 -> ``1.23M``."""
-    for factor, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if abs(n) >= factor:
-            return f"{n / factor:.3g}{unit}"
-    return f"{n:.4g}"
+    return _shown(n, ((1e9, "B"), (1e6, "M"), (1e3, "k")), f"{n:.4g}")
 
 
 def show_bytes(n: float) -> str:
     """1610612736 -> ``1.5 GiB``."""
-    for factor, unit in ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+    return _shown(n, ((2**40, " TiB"), (2**30, " GiB"), (2**20, " MiB"), (2**10, " KiB")), f"{int(n)} B")
+
+
+def _shown(n: float, units: Sequence[tuple[float, str]], small: str) -> str:
+    """Three digits of the largest unit that is there, more where it takes more, and never an exponent."""
+    for i, (factor, unit) in enumerate(units):
         if abs(n) >= factor:
-            return f"{n / factor:.3g} {unit}"
-    return f"{int(n)} B"
+            part = n / factor
+            if abs(part) < 999.5:
+                return f"{part:.3g}{unit}"
+            if i and round(abs(part)) * factor >= units[i - 1][0]:
+                return f"{n / units[i - 1][0]:.3g}{units[i - 1][1]}"
+            return f"{part:.0f}{unit}"
+    return small
 
 
 def show_seconds(seconds: float) -> str:

@@ -1,5 +1,6 @@
 """`cirilla plan`: what a training recipe takes of memory, compute, time and disk, before anything is run."""
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -39,8 +40,9 @@ def plan(
 
     recipe, known = split_name(name, verb)
     target = None if device is None else _target(device)
-    if rate is not None and rate <= 0:
-        raise CirillaError(f"`--rate` is {rate:g}: must be above 0", hint="--rate 60e12")
+    if rate is not None and not 0 < rate < math.inf:
+        said = "above 0" if rate <= 0 else "a finite number"
+        raise CirillaError(f"`--rate` is {rate:g}: must be {said}", hint="--rate 60e12")
     resolved = load_recipe(recipe, known, overrides=overrides or ())
     if resolved.verb not in _TRAINED:
         raise CirillaError(
@@ -70,7 +72,7 @@ def _target(text: str) -> "Target":
     kind = head or "cuda"
     try:
         memory = parse_bytes(size) if size else None
-        fine = memory is None or memory > 0
+        fine = not text.endswith(":") and (memory is None or memory > 0)
     except ValueError:
         fine = False
     if not fine or (kind != "cpu" and kind != "cuda"):

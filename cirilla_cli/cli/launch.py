@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,13 +102,10 @@ def launch(verb: str, words: Sequence[str], flags: Flags, out: Path) -> None:
 
 def _arguments(flags: Flags) -> list[str]:
     """The flags of a call as words again, but for the number of processes."""
-    named = {"--out": flags.out, "--device": flags.device}
-    switches = {
-        "--json": flags.json, "--quiet": flags.quiet, "--verbose": flags.verbose, "--fresh": flags.fresh,
-        "--resume": flags.resume,
-    }  # fmt: skip
-    words = [word for name, value in named.items() if value is not None for word in (name, value)]
-    return [*words, *(name for name, given in switches.items() if given)]
+    given = {f"--{name.replace('_', '-')}": value for name, value in asdict(flags).items() if name != "nproc"}
+    named = {name: value for name, value in given.items() if value is not None and not isinstance(value, bool)}
+    words = [word for name, value in named.items() for word in (name, str(value))]
+    return [*words, *(name for name, value in given.items() if value is True)]
 
 
 def _verdict(codes: Mapping[int, int], out: Path) -> Exception:

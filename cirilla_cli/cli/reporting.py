@@ -26,11 +26,14 @@ def report(
     from cirilla_cli import __version__
     from cirilla_cli.cli.places import check_place
     from cirilla_cli.cli.render import columns, plain, show_json
+    from cirilla_cli.errors import CirillaError
     from cirilla_cli.recipe.explain import diff
     from cirilla_cli.report.run import report as write
 
     page = out or (runs[0] / "report.html" if len(runs) == 1 else Path("report.html"))
     if out is not None:
+        if out.suffix != ".html":
+            raise CirillaError(f"`--out` is {str(out)!r}: a page's name must end in .html", hint="--out report.html")
         check_place(out.parent, "--out")
     made = write(runs, page, png=png, compare=diff, version=__version__)
     if json_:

@@ -6,7 +6,6 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -46,16 +45,16 @@ class Space:
             return float(f"{self.low * (self.high / self.low) ** place:.4g}")
         return float(f"{self.low + place * (self.high - self.low):.4g}")
 
-    def grid(self) -> list[Any]:
+    def grid(self) -> Sequence[Any]:
         """Every value of a grid, first to last.
 
         Raises:
             CirillaError: nobody said how many.
         """
         if self.kind == "of":
-            return list(self.choices)
+            return self.choices
         if self.kind == "int":
-            return list(range(int(self.low), int(self.high) + 1))
+            return range(int(self.low), int(self.high) + 1)
         if self.points < 2:
             raise CirillaError(
                 f"`{self.key}` is a range, and a grid needs its number of points",
@@ -85,6 +84,8 @@ def read_spaces(words: Sequence[str]) -> tuple[list[Space], list[str]]:
             mistakes.append(f"`{word}`: {error}, such as {_SHAPES[match[2]]}")
     twice = {space.key for space in spaces if [s.key for s in spaces].count(space.key) > 1}
     mistakes += [f"`{key}` is varied twice" for key in sorted(twice)]
+    given = {word.split("=", 1)[0].strip() for word in plain}
+    mistakes += [f"`{space.key}` is varied, and given one value too" for space in spaces if space.key in given]
     if mistakes:
         raise CirillaError("\n".join(mistakes), hint="cirilla sweep recipe.yaml 'optim.lr=log(1e-4,3e-3)'")
     if not spaces:
@@ -106,6 +107,8 @@ def _space(key: str, kind: str, parts: list[str]) -> Space:
         raise ValueError("the first must be below the second" + (", and above 0" if kind == "log" else ""))
     if kind == "int" and not (low.is_integer() and high.is_integer()):
         raise ValueError("wants whole numbers")
+    if kind == "int" and high - low > 2**53:
+        raise ValueError("wants a narrower range")
     if len(parts) == 3 and (not parts[2].isdigit() or int(parts[2]) < 2):
         raise ValueError("the third is the number of points of a grid, 2 at least")
     return Space(key, kind, low, high, int(parts[2]) if len(parts) == 3 else 0)
@@ -127,8 +130,11 @@ class Trial:
 def settings_of(spaces: Sequence[Space], how: How, seed: int, number: int, before: Sequence[Trial]) -> dict[str, Any]:
     """The values of a trial; those of random and grid trials depend on nothing but the seed and its number."""
     if how == "grid":
-        every = list(product(*(space.grid() for space in spaces)))
-        return dict(zip((space.key for space in spaces), every[number], strict=True))
+        values: dict[str, Any] = {}
+        for space in reversed(spaces):
+            number, place = divmod(number, len(space.grid()))
+            values[space.key] = space.grid()[place]
+        return {space.key: values[space.key] for space in spaces}
     if how == "optuna":
         from cirilla_cli.cli.optuna import proposed
 
@@ -168,9 +174,12 @@ def sweep(
     order = sorted(found, key=lambda trial: math.inf if trial.loss is None else trial.loss)
     if json_:
         trials_ = [vars(trial) for trial in found]
-        show_json({"out": str(Path(found[0].out).parent), "trials": trials_, "best": vars(order[0])})
+        best = None if order[0].loss is None else vars(order[0])
+        show_json({"out": str(Path(found[0].out).parent), "trials": trials_, "best": best})
     else:
         print(_table(order))
+    if order[0].loss is None:
+        raise CirillaError("every trial diverged", hint="a lower optim.lr, or a longer schedule.warmup")
 
 
 def _count(spaces: Sequence[Space], how: How, trials: int | None) -> int:
@@ -244,7 +253,7 @@ def _trial(number: int, settings: dict[str, Any], resolved: Any, quiet: bool) ->
     """Run, or finish, or look up one trial."""
     from cirilla_cli.cli.execute import RUNNERS, Control
     from cirilla_cli.cli.render import progress_for
-    from cirilla_cli.engine.run import Diverged
+    from cirilla_cli.engine.run import Diverged, NoWayBack
 
     values = " ".join(_words(settings))
     if not quiet:
@@ -252,8 +261,8 @@ def _trial(number: int, settings: dict[str, Any], resolved: Any, quiet: bool) ->
     try:
         with progress_for(quiet=quiet) as progress:
             report = RUNNERS[resolved.verb](resolved, progress, Control())
-    except Diverged:
-        return Trial(number, settings, resolved.out, None, 0, 0.0)
+    except (Diverged, NoWayBack) as trouble:
+        return Trial(number, settings, resolved.out, None, trouble.step, 0.0)
     loss = report.loss if report.val_loss is None else report.val_loss
     return Trial(number, settings, resolved.out, loss, report.step, report.seconds)
 

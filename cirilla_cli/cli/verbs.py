@@ -191,6 +191,10 @@ def train_verb(verb: str, words: Sequence[str], flags: Flags) -> None:
     """`cirilla pretrain`, `sft`, `dpo`."""
     if sum((flags.fresh, flags.resume, flags.verify_resume)) > 1:
         raise UsageError("--fresh, --resume and --verify-resume contradict each other")
+    if flags.verify_resume and flags.dry_run:
+        raise UsageError("--verify-resume trains and writes nothing by itself", hint="leave --dry-run out")
+    if flags.verify_resume and flags.nproc not in (None, 1):
+        raise UsageError("--verify-resume replays in one process", hint="leave --nproc out")
     place = place_of(os.environ)
     if place is not None and flags.nproc is not None:
         raise UsageError("--nproc starts processes, and torchrun has started these already", hint="leave --nproc out")
@@ -255,8 +259,10 @@ def _names(reading: Reading) -> list[str]:
 
 
 def _proved(proof: Any) -> str:
+    damaged = f"; damaged, passed over: {', '.join(proof.damaged)}" if proof.damaged else ""
     return (
-        f"{proof.out}: replayed from step {proof.begun} to {proof.step}: all {proof.tensors} tensors equal, bit for bit"
+        f"{proof.out}: replayed from step {proof.begun} to {proof.step}: all {proof.tensors} tensors equal, "
+        f"bit for bit{damaged}"
     )
 
 

@@ -45,6 +45,10 @@ class LabelledRow(Record):
     def _names_a_class(cls, label: Any) -> Any:
         if not isinstance(label, str | int) or isinstance(label, bool) or not str(label).strip():
             raise ValueError("must be the name of a class, or its number")
+        if str(label) != str(label).strip():
+            raise ValueError("must not begin or end with white space")
+        if len(str(label).splitlines()) > 1:
+            raise ValueError("must be on one line")
         return label
 
 
@@ -81,7 +85,7 @@ def shard_labelled(paths: Sequence[Path], tokenizer: Tokenizer, folder: Path, *,
     if len(labels) >= tokenizer.vocab_size:
         raise CirillaError(
             f"{', '.join(map(str, paths))}: {len(labels)} labels, more than the tokenizer has pieces",
-            hint="`label` must be the name of a class",
+            hint="fewer labels, or a tokenizer with more pieces (tokenizer.vocab_size)",
         )
     index.unlink(missing_ok=True)
     splits: dict[str, list[LabelledRow]] = {"train": [], "val": []}

@@ -48,11 +48,20 @@ class Watched:
             self.anchors = [*self.anchors[-1:], step]
 
 
+class NoWayBack(CirillaError):
+    """A run that was to go back to a checkpoint after it diverged, and cannot; ``step`` is how far it came."""
+
+    def __init__(self, message: str, *, hint: str | None, step: int) -> None:
+        super().__init__(message, hint=hint)
+        self.step = step
+
+
 class Diverged(CirillaError):
     """Training diverged at step ``last``; ``seen`` is what the watch knew by then."""
 
     def __init__(self, message: str, *, seen: Watched, last: int) -> None:
         super().__init__(message, hint=_HINT)
+        self.step = last
         # The update before the first high loss may have caused it: its batch is left out too.
         self.first = max(1, (last if seen.since is None else seen.since) - 1)
         self.skips = [*seen.skips, [self.first - 1, last - self.first + 1]]
@@ -107,17 +116,20 @@ def way_back(out: Path, trouble: Diverged, config: DivergenceConfig | None, prog
     """The checkpoint that a run which diverged goes on from; later ones are removed.
 
     Raises:
-        CirillaError: the recipe wants the run to stop, it has come back often enough, or there is nowhere to go.
+        Diverged: the recipe wants the run to stop.
+        NoWayBack: it has come back often enough, or there is nowhere to go.
     """
     if config is None or config.action == "stop":
         raise trouble
     if len(trouble.skips) > config.most:
-        raise CirillaError(f"{trouble}, after {config.most} returns to a checkpoint", hint=trouble.hint)
+        said = f"{trouble}, after {config.most} returns to a checkpoint"
+        raise NoWayBack(said, hint=trouble.hint, step=trouble.step)
     sound = [c for c in Checkpoint.all_of(out) if c.step in trouble.anchors and not c.verify()]
     if not sound:
-        raise CirillaError(
+        raise NoWayBack(
             f"{trouble}, and no checkpoint from before step {trouble.first} was saved on schedule",
             hint="a shorter `checkpoint.every`; " + _HINT,
+            step=trouble.step,
         )
     drop_after(out, sound[-1].step)
     first, count = trouble.skips[-1]

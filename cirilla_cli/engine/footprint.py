@@ -6,19 +6,24 @@ and the kernels hold besides. On CUDA it is that of the allocator and of the lib
 
 # Shape suffixes: B rows, T positions, P pairs or documents.
 
+import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from torch.autograd.graph import _engine_run_backward
 from torch.overrides import TorchFunctionMode
 
 from cirilla_cli.compat import has_fast_bfloat16
 from cirilla_cli.data.batches import Cut, PairBatch, TokenBatch
 from cirilla_cli.data.labelled_batches import LabelledBatch
 from cirilla_cli.engine.build import trainer_of
+from cirilla_cli.engine.config import FullCheckpointingConfig, SelectiveCheckpointingConfig
+from cirilla_cli.engine.heap import height
 from cirilla_cli.engine.job import Job
 from cirilla_cli.engine.precision import compute_dtype
 from cirilla_cli.engine.room import checkpoint_bytes
@@ -26,10 +31,13 @@ from cirilla_cli.engine.trainer import Trainer
 from cirilla_cli.engine.walk import Ledger, Walked
 from cirilla_cli.model.classifier import Model
 from cirilla_cli.model.config import ClassifierConfig, DecoderConfig, EncoderConfig
+from cirilla_cli.model.sections import MoEConfig
 
 Shape = DecoderConfig | EncoderConfig | ClassifierConfig
 
 DeviceClass = Literal["cpu", "cuda"]
+
+Checkpointing = FullCheckpointingConfig | SelectiveCheckpointingConfig
 
 _PARTS = ("parameters", "gradients", "optimizer", "average", "casts", "activations", "logits", "temporary")
 
@@ -39,14 +47,17 @@ _SPARE = 0.1
 _BATCH_BYTES = 3 * 8
 """Of a token: its id, its target and its document."""
 
-_LIBRARIES = {"cpu": 64 << 20, "cuda": 600 << 20}
+_LIBRARIES = {"cpu": 40 << 20, "cuda": 600 << 20}
 """What kernels' libraries hold besides: code, threads and buffers; on CUDA the context too (docs/plan.md)."""
 
-_FRAGMENTED = {"cpu": 0.1, "cuda": 0.05}
-"""Share of a step's tensors that comes on top, because freed memory lies in pieces that do not fit (docs/plan.md)."""
+_FRAGMENTED = 0.05
+"""Share of a step's tensors that comes on top on CUDA, in pieces that do not fit (docs/plan.md)."""
 
-_WHOLE = 32 << 20
-"""Pieces from here on come from the system and go back to it by themselves: glibc's largest threshold."""
+_WINDOWS = 3
+"""Parts of each pass, forward or backward, whose highest moments are followed apart."""
+
+_STEPS = 4
+"""Steps after which a heap on a CPU grows no more to speak of."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +72,33 @@ class Footprint:
     def peak(self) -> int:
         """All of it."""
         return sum(self.parts.values())
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What a step holds, moment by moment."""
+
+    windows: list[dict[str, int]]
+    """Bytes by what they are for, at the highest moment of each stretch of the walk."""
+    saved: int
+    """Bytes of a checkpoint."""
+    height: int
+    """Bytes that the heap grows to; 0 on CUDA."""
+
+    def beyond(self, deeper: "Outline", times: int) -> "Outline":
+        """That of a step which grows ``times`` as much as from this one to ``deeper``.
+
+        Each window grows linearly with depth; which of them is the highest may change on the way.
+        """
+
+        def at(low: int, high: int) -> int:
+            return max(0, low + times * (high - low))
+
+        windows = [
+            {part: at(low.get(part, 0), high.get(part, 0)) for part in {**low, **high}}
+            for low, high in zip(self.windows, deeper.windows, strict=True)
+        ]
+        return Outline(windows, at(self.saved, deeper.saved), at(self.height, deeper.height))
 
 
 class Given:
@@ -85,9 +123,20 @@ class _FusedAttention(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func is torch.Tensor.backward or func is torch.autograd.backward:
+            # A mode is off while it handles a call, and blocks that are computed again are to meet it in here.
+            roots = (args[0],) if isinstance(args[0], torch.Tensor) else tuple(args[0])
+            ones = tuple(map(torch.ones_like, roots))
+            with self:
+                _engine_run_backward(roots, ones, False, False, (), allow_unreachable=True, accumulate_grad=True)
+            return None
         if func is not F.scaled_dot_product_attention:
             return func(*args, **kwargs)
         causal, scale = kwargs.get("is_causal", False), kwargs.get("scale")
+        if args[0].shape[-1] != args[2].shape[-1]:
+            # Values of another width than keys are for the memory-efficient kernel alone.
+            efficient = torch.ops.aten._scaled_dot_product_efficient_attention
+            return efficient(*args[:3], None, True, 0.0, causal, scale=scale)[0]
         return torch.ops.aten._scaled_dot_product_flash_attention(*args[:3], 0.0, causal, scale=scale)[0]
 
 
@@ -98,20 +147,49 @@ def footprint(job: Job, shape: Shape, batches: Sequence[TokenBatch], cut: Cut, k
         shape: the model's, its vocabulary known.
         batches: micro-batches of a step, the largest first.
     """
-    walked, saved = _walk(job, shape if kind == "cpu" else _unwindowed(shape), batches, kind)
-    at, most = walked.peak()
-    held = walked.held(at)
+    # How a heap of the C library grows does not follow from shallow models; what tensors hold does.
+    found = outlined(job, _unwindowed(shape), batches, kind) if kind == "cuda" else whole(job, shape, batches, kind)
+    return _summed(job, found, cut, kind)
+
+
+def rough(job: Job, shape: Shape, batches: Sequence[TokenBatch], cut: Cut, kind: DeviceClass) -> Footprint:
+    """As `footprint`, from shallow models on CPUs too, where the part called allocator is then an estimate of it."""
+    return _summed(job, outlined(job, shape if kind == "cpu" else _unwindowed(shape), batches, kind), cut, kind)
+
+
+def _summed(job: Job, found: Outline, cut: Cut, kind: DeviceClass) -> Footprint:
+    held = max(found.windows, key=lambda sums: sum(sums.values()))
     parts = {part: held.get(part, 0) for part in _PARTS}
     parts["batch"] = _BATCH_BYTES * cut.rows_per_step * cut.context_length if kind == "cpu" else 0
     # The copy that is written beside the training.
-    parts["checkpoint"] = saved if job.checkpoint.asynchronous else 0
-    parts["allocator"] = _LIBRARIES[kind] + round(_FRAGMENTED[kind] * _in_pieces(walked, at, kind))
-    return Footprint(parts, saved)
+    parts["checkpoint"] = found.saved if job.checkpoint.asynchronous else 0
+    most = sum(held.values())
+    lost = round(_FRAGMENTED * most) if kind == "cuda" else max(0, found.height - most)
+    parts["allocator"] = _LIBRARIES[kind] + lost
+    return Footprint(parts, found.saved)
 
 
 def fits(found: Footprint, memory: int) -> bool:
     """Whether a step fits with what a prediction may be wrong by to spare."""
     return found.peak * (1 + _SPARE) <= memory
+
+
+def outlined(job: Job, shape: Shape, batches: Sequence[TokenBatch], kind: DeviceClass) -> Outline:
+    """The outline of a step; of many layers, what two shallow walks and a straight line through them say."""
+    depths = shallow(shape, job.memory.checkpointing)
+    if depths is None:
+        return whole(job, shape, batches, kind)
+    few, more = depths
+    low, high = (whole(job, _of_depth(shape, n), batches, kind) for n in depths)
+    if len(low.windows) != len(high.windows):
+        return whole(job, shape, batches, kind)
+    return low.beyond(high, (shape.n_layers - few) // (more - few))
+
+
+def whole(job: Job, shape: Shape, batches: Sequence[TokenBatch], kind: DeviceClass) -> Outline:
+    """The outline of a step that is walked through in full."""
+    walked, saved = _walk(job, shape, batches, kind)
+    return Outline(_windows(walked), saved, 0 if kind == "cuda" else _height(walked))
 
 
 def _walk(job: Job, shape: Shape, batches: Sequence[TokenBatch], kind: DeviceClass) -> tuple[Walked, int]:
@@ -126,13 +204,23 @@ def _walk(job: Job, shape: Shape, batches: Sequence[TokenBatch], kind: DeviceCla
         # Where they are kept in another format, they are others now.
         ledger.label(model.parameters(), "parameters")
         _watch_gradients(ledger, trainer)
+        if kind == "cuda" and isinstance(trainer.optimizer, torch.optim.AdamW):
+            _remember(trainer.optimizer)
         trainer.steps = 1
         trainer.fit()
         # Whatever a whole step leaves behind, and is neither weights nor their average, the optimizer remembers.
         ledger.label_rest({"temporary", "activations", "gradients"}, "optimizer")
-        trainer.steps = 2
+        trainer.steps, ledger.walked.again = 2, len(ledger.walked.events)
         trainer.fit()
         return ledger.walked, checkpoint_bytes(trainer)
+
+
+def _remember(optimizer: torch.optim.AdamW) -> None:
+    """The state that fused AdamW makes in its first step, which it refuses to make where no such device is."""
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            step = torch.zeros((), dtype=torch.float32, device=p.device)
+            optimizer.state[p] = {"step": step, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
 
 
 def _watch_gradients(ledger: Ledger, trainer: Trainer) -> None:
@@ -163,10 +251,35 @@ def _unwindowed(shape: Shape) -> Shape:
     return shape.changed(mixers=mixers)
 
 
-def _in_pieces(walked: Walked, at: int, kind: DeviceClass) -> int:
-    """Bytes held at the peak that lie among others."""
-    held = [piece for piece in walked.pieces if piece.born <= at and (piece.died is None or piece.died > at)]
-    return sum(piece.nbytes for piece in held if kind == "cuda" or piece.nbytes < _WHOLE)
+def _height(walked: Walked) -> int:
+    """What a heap on a CPU grows to, with holes that nothing fits."""
+    return height([piece.nbytes for piece in walked.pieces], walked.events, walked.again, _STEPS - 1)
+
+
+def _windows(walked: Walked) -> list[dict[str, int]]:
+    """What is held at most within each window."""
+    marks = sorted({0, walked.again, *walked.turns, len(walked.events)})
+    spans = list(pairwise(marks))
+    ends = [start + (stop - start) * part // _WINDOWS for start, stop in spans for part in range(1, _WINDOWS + 1)]
+    return walked.highest(ends)
+
+
+def _of_depth(shape: Shape, n_layers: int) -> Shape:
+    if isinstance(shape, ClassifierConfig):
+        return shape.model_copy(update={"base": shape.base.changed(n_layers=n_layers)})
+    return shape.changed(n_layers=n_layers)
+
+
+def shallow(shape: Shape, recomputed: Checkpointing | None) -> tuple[int, int] | None:
+    """Two depths from which a step grows by the same blocks up to its own; None where that saves nothing."""
+    base = shape.base if isinstance(shape, ClassifierConfig) else shape
+    every = recomputed.every if isinstance(recomputed, SelectiveCheckpointingConfig) else 1
+    period = math.lcm(len(base.pattern), every)
+    head = base.mlp.dense_layers if isinstance(base.mlp, MoEConfig) and base.mlp.dense else 0
+    few = head + (base.n_layers - head) % period + period
+    while few < head + 2:
+        few += period
+    return (few, few + period) if 2 * few + period < base.n_layers else None
 
 
 def made_up(job: Job, cut: Cut) -> list[TokenBatch]:

@@ -15,7 +15,7 @@ from cirilla_cli.data.config import LabelledTextConfig, SentencePieceConfig
 from cirilla_cli.engine import auto
 from cirilla_cli.engine.build import retuned
 from cirilla_cli.engine.config import ClassificationConfig, FullCheckpointingConfig, SelectiveCheckpointingConfig
-from cirilla_cli.engine.footprint import DeviceClass, Footprint, Shape, fits, footprint, made_up
+from cirilla_cli.engine.footprint import DeviceClass, Footprint, Shape, fits, footprint, made_up, rough
 from cirilla_cli.engine.job import Job
 from cirilla_cli.engine.labelled import classifier_config
 from cirilla_cli.engine.metrics import matmul_rate, read_metrics
@@ -245,25 +245,60 @@ def _rate(job: Job, flops_per_token: float, target: Target) -> tuple[float | Non
 
 def _fitting(job: Job, now: Seen, vocab: int | None, target: Target) -> Change | None:
     """The change that costs least time and makes the step fit; None where none of them does."""
-    assert target.memory is not None
     every = [lever.choices(job, now) for lever in _LEVERS]
-    too_large: list[tuple[int, ...]] = []
+    seen: dict[tuple[int, ...], int | None] = {}
+
+    def peak(places: tuple[int, ...]) -> int | None:
+        """Bytes of a step with these settings, where they fit."""
+        if places not in seen:
+            seen[places] = _peak(_picked(job, every, places), vocab, target)
+        return seen[places]
+
+    last = tuple(len(choices) - 1 for choices in every)
+    # What goes no further with any lever than something that does not fit will not fit either: so whatever else is
+    # saved, each way of computing blocks again is looked at with all else at its most saving, the last one first.
+    if peak(last) is None:
+        return None
+    for kept in range(last[2]):
+        peak((last[0], last[1], kept))
     for places in sorted(product(*(range(len(choices)) for choices in every)), key=lambda p: _slower(every, p)):
-        # What goes no further with any lever than something that did not fit will not fit either.
-        if any(all(mine <= other for mine, other in zip(places, tried, strict=True)) for tried in too_large):
+        if any(found is None and _within(places, tried) for tried, found in seen.items()):
             continue
-        picked = [choices[place].value for choices, place in zip(every, places, strict=True)]
-        changed = job
-        for lever, value in zip(_LEVERS, picked, strict=True):
-            changed = lever.set(changed, value)
-        seen = look(changed, vocab)
-        found = footprint(changed, seen.shape, seen.batches(changed), seen.cut, target.kind)
-        if fits(found, target.memory):
-            settings = {lever.name: value for lever, value, at in zip(_LEVERS, picked, places, strict=True) if at}
-            plain = {key: value if isinstance(value, int) else value.model_dump() for key, value in settings.items()}
-            return Change(plain, _slower(every, places) / _slower(every, [0] * len(every)), found.peak)
-        too_large.append(places)
+        most = peak(places)
+        if most is not None:
+            slower = _slower(every, places) / _slower(every, [0] * len(every))
+            return Change(_settings(every, places), slower, most)
     return None
+
+
+def _within(places: Sequence[int], others: Sequence[int]) -> bool:
+    return all(mine <= other for mine, other in zip(places, others, strict=True))
+
+
+def _picked(job: Job, every: "Sequence[Sequence[Choice]]", places: Sequence[int]) -> Job:
+    for lever, choices, place in zip(_LEVERS, every, places, strict=True):
+        job = lever.set(job, choices[place].value)
+    return job
+
+
+def _peak(job: Job, vocab: int | None, target: Target) -> int | None:
+    """Bytes of a job's step, where they fit: asked of shallow models first, which is faster."""
+    assert target.memory is not None
+    seen = look(job, vocab)
+    batches = seen.batches(job)
+    for ask in (rough, footprint):
+        found = ask(job, seen.shape, batches, seen.cut, target.kind)
+        if not fits(found, target.memory):
+            return None
+        if target.kind == "cuda":
+            break
+    return found.peak
+
+
+def _settings(every: "Sequence[Sequence[Choice]]", places: Sequence[int]) -> dict[str, int | str]:
+    """Overrides, by key; what stays as it is has none."""
+    picked = [(lever.name, choices[at].value) for lever, choices, at in zip(_LEVERS, every, places, strict=True) if at]
+    return {key: value if isinstance(value, int) else value.model_dump() for key, value in picked}
 
 
 class Choice(NamedTuple):

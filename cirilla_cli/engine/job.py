@@ -189,8 +189,12 @@ def _keep_base(out: Path, base: Path, job: Job) -> None:
 
 
 def _keep_apart(out: Path, mirror: str) -> None:
-    """Raises: CirillaError: the second place for checkpoints is the first."""
+    """Raises: CirillaError: the second place for checkpoints is the first, or a file."""
     folder = folder_of(mirror)
+    if folder is not None and folder.is_file():
+        raise CirillaError(
+            f"`checkpoint.mirror` is {mirror!r}, which is a file, must be a folder", hint="checkpoint.mirror=dir:PATH"
+        )
     if folder is not None and (folder.resolve().is_relative_to(out) or out.is_relative_to(folder.resolve())):
         raise CirillaError(
             f"`checkpoint.mirror` is {mirror!r}, which is not apart from the run in {out}",

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy
 import torch
@@ -65,6 +66,8 @@ def write_lock(out: Path, resolved: Mapping[str, Any], began: Began, settled: Ma
         out / FILE,
         {
             "version": VERSION,
+            # Two runs of one recipe are two runs.
+            "run": uuid4().hex,
             "resolved": dict(resolved),
             "settled": dict(settled),
             **asdict(began),

@@ -1,5 +1,6 @@
 """Copies checkpoints to their second place while training goes on."""
 
+import tempfile
 import threading
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -7,9 +8,56 @@ from pathlib import Path
 
 from cirilla_cli.checkpoint import Checkpoint
 from cirilla_cli.engine.background import Background
+from cirilla_cli.engine.job import Job
+from cirilla_cli.engine.lock import FILE, check_same_run, read_lock
 from cirilla_cli.errors import CirillaError, ServiceError
-from cirilla_cli.mirror import Store, held_steps, put
+from cirilla_cli.mirror import MARK, Store, check_mirror, held_steps, put
 from cirilla_cli.progress import Progress
+
+
+def admit(store: Store, job: Job, *, restart: bool) -> None:
+    """Make a mirror ready for a run; nothing there is changed but what a killed copy left.
+
+    Raises:
+        CirillaError: the place holds something else than a mirror, or, unless the run starts over, of another run.
+    """
+    store.prepare()
+    there = store.names()
+    check_mirror(store, there)
+    if FILE in there:
+        with tempfile.TemporaryDirectory(prefix="cirilla-mirror-") as folder:
+            records = store.read(FILE, Path(folder)).parent
+            if not restart:
+                check_mirrored(store, job, records)
+            elif MARK not in there:
+                _read_lock(store, records)
+    store.tidy()
+
+
+def check_mirrored(store: Store, job: Job, records: Path) -> None:
+    """Raises: CirillaError: the mirror whose lock lies in ``records`` is not of the run in the job's `out`."""
+    # A run that has nothing to go on from becomes the one in its mirror.
+    here = check_same_run(job.out, job.resolved) if Checkpoint.all_of(job.out) else None
+    try:
+        there = check_same_run(records, job.resolved)
+    except CirillaError as error:
+        raise _of_another(store, f": {str(error).replace(str(records), store.where)}") from None
+    if here is not None and there is not None and here.get("run") != there.get("run"):
+        raise _of_another(store, f" of the same recipe: {store.where} is not the mirror of {job.out}")
+
+
+def _read_lock(store: Store, records: Path) -> None:
+    try:
+        read_lock(records / FILE)
+    except CirillaError as error:
+        raise _of_another(store, f": {str(error).replace(str(records), store.where)}") from None
+
+
+def _of_another(store: Store, what: str) -> CirillaError:
+    return CirillaError(
+        f"`checkpoint.mirror` holds another run{what}",
+        hint="checkpoint.mirror names another place; --fresh starts over and replaces what is there",
+    )
 
 
 @dataclass

@@ -11,12 +11,13 @@ from cirilla_cli.compat import compiling, is_lost_peer, pick_device, reproducibl
 from cirilla_cli.engine import auto
 from cirilla_cli.engine.build import Inputs, build, open_inputs
 from cirilla_cli.engine.config import FSDPConfig
-from cirilla_cli.engine.divergence import Diverged, way_back
+from cirilla_cli.engine.divergence import Diverged, NoWayBack, way_back
 from cirilla_cli.engine.forecast import Target, forecast, shape_of
 from cirilla_cli.engine.fresh import forget, start_over
+from cirilla_cli.engine.held import held
 from cirilla_cli.engine.job import Job, check_job
 from cirilla_cli.engine.lock import check_same_run
-from cirilla_cli.engine.mirroring import Mirroring
+from cirilla_cli.engine.mirroring import Mirroring, admit, check_mirrored
 from cirilla_cli.engine.parallel import Ranks, joined
 from cirilla_cli.engine.plan import Plan, check_resumable, plan
 from cirilla_cli.engine.report import TrainReport, report_of
@@ -26,12 +27,12 @@ from cirilla_cli.engine.trainer import Trainer
 from cirilla_cli.engine.verify import ResumeProof, verify_resume
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.fs import NO_ROOM, write_json
-from cirilla_cli.mirror import Store, fetch, open_store
+from cirilla_cli.mirror import Store, clear, fetch, open_store
 from cirilla_cli.progress import Progress
 
 __all__ = [
-    "Diverged", "Job", "Plan", "ResumeProof", "Target", "TrainReport", "forecast", "forget", "plan", "train",
-    "verify_resume",
+    "Diverged", "Job", "NoWayBack", "Plan", "ResumeProof", "Target", "TrainReport", "forecast", "forget", "plan",
+    "train", "verify_resume",
 ]  # fmt: skip
 
 _GRACE_S = 20.0
@@ -45,7 +46,8 @@ def train(job: Job, progress: Progress, *, restart: bool = False, insist: bool =
         insist: refuse to begin anew (`--resume`).
 
     Raises:
-        CirillaError: the recipe does not fit its data or the run that stands there, or the disk is full.
+        CirillaError: the recipe does not fit its data or the run that stands there, another process trains there, or
+            the disk is full.
         InterruptedRun: stopped by a signal, state saved.
     """
     check_job(job)
@@ -53,7 +55,9 @@ def train(job: Job, progress: Progress, *, restart: bool = False, insist: bool =
         sharded = isinstance(job.parallel, FSDPConfig)
         strict = reproducible(job.deterministic), compiling(job.compile)
         with strict[0], strict[1], joined(job.place, pick_device(job.device), sharded=sharded) as ranks:
-            return _train(job, ranks, progress, restart=restart, insist=insist)
+            # One process alone changes files.
+            with held(job.out) if ranks.leads else nullcontext():
+                return _train(job, ranks, progress, restart=restart, insist=insist)
     except OSError as error:
         if error.errno not in NO_ROOM:
             raise
@@ -70,12 +74,14 @@ def train(job: Job, progress: Progress, *, restart: bool = False, insist: bool =
 
 
 def _train(job: Job, ranks: Ranks, progress: Progress, *, restart: bool, insist: bool) -> TrainReport:
-    # One process alone changes files, and the others wait for what it found there.
-    begun = start_over(job, progress) if restart and ranks.leads else None
-    ranks.agreed(True)
     store = open_store(job.checkpoint.mirror) if job.checkpoint.mirror and ranks.leads else None
     if store is not None:
-        store.prepare()
+        admit(store, job, restart=restart)
+    # The other processes wait for what the first finds.
+    begun = start_over(job, progress) if restart and ranks.leads else None
+    if restart and store is not None:
+        clear(store)
+    ranks.agreed(True)
     newest = _newest(job, ranks, None if restart else store, progress)
     lock = check_same_run(job.out, job.resolved)
     if insist:
@@ -119,20 +125,9 @@ def _newest(job: Job, ranks: Ranks, store: Store | None, progress: Progress) -> 
     """The checkpoint that the run goes on from; where it has none, its mirror may."""
     found = newest_sound(job.out, progress) if ranks.leads else None
     if found is None and store is not None:
-        found = fetch(store, job.out, partial(_check_mirror, job, store), progress)
+        found = fetch(store, job.out, partial(check_mirrored, store, job), progress)
     step = ranks.told("" if found is None else str(found.step))
     return Checkpoint(int(step), job.out / "checkpoints" / f"step-{int(step):06d}") if step else None
-
-
-def _check_mirror(job: Job, store: Store, records: Path) -> None:
-    """Raises: CirillaError: the mirror holds a run of another recipe."""
-    try:
-        check_same_run(records, job.resolved)
-    except CirillaError as error:
-        raise CirillaError(
-            f"`checkpoint.mirror` holds another run: {str(error).replace(str(records), store.where)}",
-            hint="checkpoint.mirror names another place; --fresh starts over and replaces what is there",
-        ) from None
 
 
 def _opened(job: Job, newest: Checkpoint | None, begun: Inputs | None, ranks: Ranks, progress: Progress) -> Inputs:

@@ -1,7 +1,8 @@
 """Proves that a run can be continued exactly: from its checkpoint before the newest, to the newest again."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,6 +35,8 @@ class ResumeProof:
     tensors: int
     """Tensors of weights, their average and the optimizer, each equal in every bit."""
     seconds: float
+    damaged: list[str] = field(default_factory=list)
+    """Names of checkpoints that were passed over, because bytes of theirs are not those that were written."""
 
 
 def verify_resume(job: Job, progress: Progress) -> ResumeProof:
@@ -54,7 +57,15 @@ def _verify(job: Job, progress: Progress) -> ResumeProof:
     if job.place.size > 1:
         raise CirillaError("--verify-resume replays in one process", hint="leave --nproc out")
     lock = check_same_run(job.out, job.resolved)
-    sound = [checkpoint for checkpoint in Checkpoint.all_of(job.out) if not checkpoint.verify()]
+    sound, damaged = _judged(job.out)
+    for path, what in damaged.items():
+        progress.say(f"{path}: {what}; passed over")
+    if damaged and not sound:
+        lines = "\n".join(f"{path}: {what}" for path, what in damaged.items())
+        raise CirillaError(
+            f"{job.out}: every checkpoint is damaged, so that none can be verified:\n{lines}",
+            hint="leave --verify-resume out: training fetches a sound one from checkpoint.mirror, or begins again",
+        )
     if lock is None or not sound:
         raise CirillaError(f"{job.out}: no checkpoint to verify", hint="leave --verify-resume out to train")
     newest, before = sound[-1], sound[-2] if len(sound) > 1 else None
@@ -72,7 +83,19 @@ def _verify(job: Job, progress: Progress) -> ResumeProof:
             + "\n".join(wrong[:_SHOWN]) + more,
             hint="another machine, number of threads or version is said above; on a GPU, deterministic=true",
         )  # fmt: skip
-    return ResumeProof(str(job.out), begun, newest.step, count - len(_STATE), round(time.perf_counter() - started, 2))
+    seconds, names = round(time.perf_counter() - started, 2), [path.name for path in damaged]
+    return ResumeProof(str(job.out), begun, newest.step, count - len(_STATE), seconds, names)
+
+
+def _judged(out: Path) -> tuple[list[Checkpoint], dict[Path, str]]:
+    """The sound checkpoints of a run, oldest first, and what is wrong with the others, by their folders."""
+    whole = Checkpoint.all_of(out)
+    wrong = {checkpoint: checkpoint.verify() for checkpoint in whole}
+    damaged = {c.path: f"{', '.join(names)} is damaged" for c, names in wrong.items() if names}
+    for path in sorted((out / "checkpoints").glob("step-*")):
+        if path not in {checkpoint.path for checkpoint in whole}:
+            damaged[path] = "files are missing or cut short"
+    return [checkpoint for checkpoint in whole if not wrong[checkpoint]], damaged
 
 
 def _replay(trainer: Trainer, newest: Checkpoint) -> None:

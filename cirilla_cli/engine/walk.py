@@ -50,6 +50,10 @@ class Walked:
     pieces: list[Allocation] = field(default_factory=list)
     events: list[int] = field(default_factory=list)
     """The piece that was allocated (from 1 on), or its negative where it was freed, in order."""
+    again: int = 0
+    """The event with which the step begins that every later one repeats."""
+    turns: list[int] = field(default_factory=list)
+    """The events with which a backward pass begins or has ended."""
 
     def peak(self) -> tuple[int, int]:
         """The event at which most is held at once, and how much."""
@@ -59,6 +63,23 @@ class Walked:
             if held > most:
                 most, at = held, now
         return at, most
+
+    def highest(self, ends: Iterable[int]) -> list[dict[str, int]]:
+        """Bytes by what they are for, at the highest moment of each stretch of events; ``ends`` are their ends."""
+        sums: dict[str, int] = {}
+        found, now, total = [], 0, 0
+        for end in ends:
+            best, most = dict(sums), total
+            for event in self.events[now:end]:
+                piece = self.pieces[abs(event) - 1]
+                change = piece.nbytes if event > 0 else -piece.nbytes
+                sums[piece.kind] = sums.get(piece.kind, 0) + change
+                total += change
+                if total > most:
+                    best, most = dict(sums), total
+            found.append(best)
+            now = end
+        return found
 
     def held(self, at: int) -> dict[str, int]:
         """Bytes held just after an event, by what they are for."""
@@ -157,6 +178,8 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         backward = torch._C._current_graph_task_id() != -1
         if backward and not self._backward:
             self.label_rest({"temporary"}, "activations")
+        if backward != self._backward:
+            self.walked.turns.append(len(self.walked.events))
         self._backward = backward
 
     # What is computed, and what is hollow
@@ -182,7 +205,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """The result's shape."""
         if "device" in kwargs:
             kwargs = {**kwargs, "device": torch.device("meta")}
-        out = func(*_mapped(_bare, _places(func, args)), **_mapped(_bare, kwargs))
+        out = _shaped(func, _mapped(_bare, _places(func, args)), _mapped(_bare, kwargs))
         if func._schema.is_mutable:
             return _changed(func, args, kwargs)
         return _mapped(lambda bare: Hollow(bare, self._device), out)
@@ -248,6 +271,13 @@ def _bare(x: Tensor) -> Tensor:
     if isinstance(x, Hollow):
         return x.bare
     return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="meta")
+
+
+def _shaped(func: Any, args: Any, kwargs: Any) -> Any:
+    """What an operation gives on the device `meta`; of grouped products torch 2.13 knows that in bfloat16 alone."""
+    if func is not aten._grouped_mm.default:
+        return func(*args, **kwargs)
+    return func(args[0].bfloat16(), args[1].bfloat16(), *args[2:], **kwargs).to(args[0].dtype)
 
 
 def _changed(func: Any, args: Any, kwargs: Any) -> Any:

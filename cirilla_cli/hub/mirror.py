@@ -57,6 +57,9 @@ class HubStore:
         operations += [CommitOperationDelete(path_in_repo=name) for name in remove]
         self._call(lambda: self._api.create_commit(self.where, operations=operations, commit_message=message))
 
+    def tidy(self) -> None:
+        """Nothing: a commit is whole, or not there."""
+
     def _call(self, action: Callable[[], T]) -> T:
         try:
             with quiet_bars():

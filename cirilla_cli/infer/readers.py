@@ -41,7 +41,8 @@ class Judgement:
     @property
     def text(self) -> str:
         """What is shown of it."""
-        return self.label
+        # Older checkpoints may have labels of several lines, and each text is answered by one.
+        return "\\n".join(self.label.splitlines())
 
 
 @dataclass(frozen=True, slots=True)

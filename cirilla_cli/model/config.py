@@ -316,6 +316,8 @@ class BudgetConfig(Section):
             raise ValueError("give at least one of memory, time and tokens")
         if (self.time is None) != (self.rate is None):
             raise ValueError("time and rate go together: how long, and how fast the device is; `cirilla plan` measures")
+        if self.time is not None and self.rate is not None and self.time * self.rate > 1e30:
+            raise ValueError(f"time by rate is {self.time * self.rate:.3g} FLOPs, must be at most 1e30")
         return self
 
 

@@ -65,11 +65,12 @@ def _clashes(root: Node) -> list[Complaint]:
             found.append(Complaint(node.origin, text, dotted, node.value, "nothing beside a budget"))
     kind = root.at(("model", "kind"))
     if kind is not None and kind.value != "dial":
-        text = f"`model.kind` is {kind.value!r}, and `budget` picks a setting of the dial: leave the model out, or dial"
+        text = f"`model.kind` is {kind.value!r}, and `budget` picks a setting of the dial: leave it out, or write dial"
         found.append(Complaint(kind.origin, text, "model.kind", kind.value, "dial"))
     return found
 
 
 def _too_small(budget: Node) -> Complaint:
-    text = "`budget` is too small for even the smallest model, of depth 1; docs/model/dial.md says how it counts"
+    small = "too small for even the smallest model, of depth 1; docs/model/dial.md says how it counts"
+    text = f"`budget` is {budget.plain()}: {small}"
     return Complaint(budget.origin, text, "budget", budget.plain(), "more memory, time or tokens")

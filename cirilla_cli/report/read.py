@@ -1,6 +1,7 @@
 """A training run's folder as numbers and texts, whatever of it is there."""
 
 import math
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,7 +66,12 @@ class Run:
 
 def is_number(value: Any) -> bool:
     """Whether a value can be drawn."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def _whole(value: Any) -> int | None:
@@ -106,7 +112,7 @@ def _runs_near(paths: list[Path]) -> str:
         {lock.parent for path in folders for depth in ("*", "*/*") for lock in path.glob(f"{depth}/lock.json")}
     )
     runs = [str(run) for run in found if "checkpoints" not in run.parts]
-    return f"cirilla report {' '.join(runs[:8])}" if runs else "cirilla runs lists what there is"
+    return f"cirilla report {shlex.join(runs[:8])}" if runs else "cirilla runs lists what there is"
 
 
 def _read(path: Path, name: str) -> Run:

@@ -93,6 +93,18 @@ def test_a_checkpoint_is_planned_for_without_its_weights(lab: Path) -> None:
     assert weights.is_file()
 
 
+@pytest.mark.parametrize("change", [["optim.kind=adamw", "optim.lr=1e-3"], ["memory.checkpointing={kind: full}"]])
+def test_a_card_is_planned_for_with_any_optimizer_and_recomputed_blocks(change: list[str]) -> None:
+    usual, changed = figures(*TINY, "--device", "16GiB"), figures(*TINY, *change, "--device", "16GiB")
+    assert changed["fits"] is True
+    assert changed["peak_bytes"] < 2 * usual["peak_bytes"]
+
+
+def test_where_nothing_fits_a_card_no_change_is_proposed() -> None:
+    found = figures(*TINY, "--device", "1KiB", "--rate", "1")
+    assert (found["fits"], found["change"]) == (False, None)
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -102,6 +114,9 @@ def test_a_checkpoint_is_planned_for_without_its_weights(lab: Path) -> None:
         (["qwen3", "model.d_modle=3"], "did you mean `d_model`"),
         (["qwen3", "--device", "16XB"], "`--device` is '16XB'"),
         (["qwen3", "--device", "tpu:3GiB"], "a size, a name (cpu, cuda), or both"),
+        (["qwen3", "--device", "cpu:"], "`--device` is 'cpu:'"),
+        (["qwen3", "--rate", "nan"], "`--rate` is nan: must be a finite number"),
+        (["qwen3", "--rate", "inf"], "`--rate` is inf: must be a finite number"),
         (["qwen3", "--rate", "-1"], "`--rate` is -1: must be above 0"),
     ],
 )

@@ -1,10 +1,19 @@
 """`--nproc`: one run in several processes, started and ended as one."""
 
 import json
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 from program import call, good, spawn
+
+from cirilla_cli.cli.launch import _arguments
+from cirilla_cli.cli.options import Flags, takes
+
+REFUSED = {"verify_resume": ("--verify-resume", "--nproc", "2")}
+"""Flags that mean nothing to several processes, and the call that says so."""
 
 
 def test_two_processes_train_what_one_does_and_speak_once(lab: Path) -> None:
@@ -49,3 +58,33 @@ def test_processes_are_not_started_by_processes(lab: Path, monkeypatch: pytest.M
     done = call("pretrain", "tiny.yaml")
     assert done.code == 1
     assert "WORLD_SIZE is 'two', must be a whole number" in done.err
+
+
+def test_every_flag_of_training_is_passed_on_to_the_processes_or_refused(lab: Path) -> None:
+    """All flags there are, read again by the program that the processes run."""
+    kinds = {field.name: field.type for field in fields(Flags)}
+    heard: list[Flags] = []
+
+    def verb(*, flags: Flags) -> None:
+        heard.append(flags)
+
+    app = typer.Typer()
+    app.command()(takes(*kinds)(verb))
+    for name, kind in kinds.items():
+        if name == "nproc":
+            continue
+        given: dict[str, Any] = {name: "some where" if kind == str | None else True}
+        app(_arguments(Flags(**given, nproc=2)), standalone_mode=False)
+        assert heard[-1] == Flags(**given), name
+    for words in REFUSED.values():
+        before = sorted(path for path in lab.rglob("*"))
+        done = call("pretrain", "tiny.yaml", "train.steps=4", "--out", "runs/pre", *words)
+        assert done.code == 2, done
+        assert "one process" in done.err
+        assert sorted(path for path in lab.rglob("*")) == before
+
+
+def test_a_proof_and_a_dry_run_contradict_each_other(lab: Path) -> None:
+    done = call("pretrain", "tiny.yaml", "--out", "runs/pre", "--verify-resume", "--dry-run")
+    assert done.code == 2
+    assert "leave --dry-run out" in done.err

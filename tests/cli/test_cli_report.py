@@ -186,3 +186,15 @@ def test_a_long_curve_is_drawn_from_means_of_neighbours() -> None:
 @pytest.mark.parametrize("value", [True, "1", None, float("inf"), float("nan")])
 def test_what_is_no_number_is_not_drawn(value: Any) -> None:
     assert not is_number(value)
+
+
+@pytest.mark.parametrize("name", ["-", "x.pdf"])
+def test_a_page_is_called_html(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = call("report", ".", "--out", name)
+    assert (done.code, "must end in .html" in done.err) == (1, True), done
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_integer_beyond_all_floats_is_not_drawn() -> None:
+    assert (is_number(10**400), is_number(7)) == (False, True)

@@ -9,6 +9,7 @@ import pytest
 from program import call
 
 from cirilla_cli.cli.sweep import read_spaces, settings_of
+from cirilla_cli.errors import CirillaError
 
 WORDS = ["sweep", "tiny.yaml", "optim.lr=log(1e-4,1e-2)", "train.batch_tokens=of(128,256)", "-q"]
 
@@ -106,3 +107,23 @@ def test_optuna_proposes_within_the_ranges_and_says_how_to_install_it() -> None:
     assert found == settings_of(spaces, "optuna", 0, 0, ())
     assert 1e-4 <= found["a"] <= 1e-2
     assert (found["b"] in {"x", "y"}, found["c"] in {1, 2, 3}) == (True, True)
+
+
+def test_a_grid_is_counted_and_not_built() -> None:
+    spaces, _ = read_spaces(["train.steps=int(1,4000000000)", "optim.kind=of(adamw,muon)"])
+    assert settings_of(spaces, "grid", 0, 5, ()) == {"train.steps": 3, "optim.kind": "muon"}
+
+
+def test_a_key_is_varied_or_given() -> None:
+    with pytest.raises(CirillaError, match="is varied, and given one value too"):
+        read_spaces(["optim.lr=of(1e-3,1e-4)", "optim.lr=1e-3"])
+
+
+def test_a_run_that_finds_no_way_back_has_diverged(lab: Path) -> None:
+    words = ["tiny.yaml", "optim.lr=of(1e-3,1e30)", "train.steps=12", "train.divergence.action=rollback",
+             "checkpoint.every=2", "--by", "grid", "--json"]  # fmt: skip
+    done = call("sweep", *words)
+    assert done.code == 0, done
+    trials = json.loads(done.out)["trials"]
+    assert [trial["loss"] is None for trial in trials] == [False, True]
+    assert trials[1]["step"] > 0

@@ -1,5 +1,6 @@
 """Labelled texts: rows to shards to batches, every label beside its own document."""
 
+import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -145,3 +146,11 @@ def test_folders_are_read_too(write_lines: Write, tmp_path: Path) -> None:
     write_lines({"text": "b", "label": "y"}, name="two.jsonl")
     (tmp_path / "notes.txt").write_text("no rows")
     assert [row.text for row in read_labelled([tmp_path])] == ["a", "b"]
+
+
+@pytest.mark.parametrize("label", [" x ", "x\n", "one\ntwo"])
+def test_labels_are_one_line_without_space_around(label: str, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"text": "a", "label": "x"}) + "\n" + json.dumps({"text": "b", "label": label}) + "\n")
+    with pytest.raises(CirillaError, match="rows.jsonl:2"):
+        list(read_labelled([rows]))

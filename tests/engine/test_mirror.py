@@ -17,7 +17,7 @@ from cirilla_cli.engine.mirroring import Mirroring
 from cirilla_cli.engine.run import TrainReport, train
 from cirilla_cli.errors import CirillaError, InterruptedRun, ServiceError
 from cirilla_cli.loading import load_model
-from cirilla_cli.mirror import FolderStore
+from cirilla_cli.mirror import FolderStore, check_mirror, put
 from cirilla_cli.progress import Silent
 
 LASTING = TrainConfig(steps=8, batch_tokens=256, micro_batch_tokens=128)
@@ -102,6 +102,123 @@ def test_a_mirror_of_another_recipe_is_refused_before_anything_is_written(
     assert _files(mirror) == _files(out)
     go(other, optim=AdamWConfig(lr=1e-4), restart=True)
     assert _files(mirror) == _files(other)
+
+
+def test_the_mirror_of_another_run_is_refused_wherever_the_run_stands(
+    go: Callable[..., TrainReport], out: Path, memory: Path, mirror: Path, tiny: ModuleType
+) -> None:
+    """Of another recipe, or of the same one: an unfinished run with a checkpoint of its own asks no mirror for one."""
+    other, before = memory / "other", {}
+    go(out)
+    before = _all(mirror)
+    with pytest.raises(InterruptedRun):
+        go(other, tiny.interrupt_after(5), checkpoint=_checkpoint(None))
+    kept = _all(other)
+    with pytest.raises(CirillaError, match="`checkpoint.mirror` holds another run of the same recipe"):
+        go(other)
+    with pytest.raises(CirillaError, match=r"`checkpoint.mirror` holds another run"):
+        go(memory / "third", optim=AdamWConfig(lr=1e-4))
+    assert _all(mirror) == before
+    assert _all(other) == kept
+
+
+def _all(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+FOREIGN = {
+    "a project": {"recipe.yaml": "precious", "metrics.jsonl": "precious", "checkpoints/step-000900/a": "precious"},
+    "a tokenizer": {"tokenizer.model": "precious", "shards/text/index.json": "precious"},
+    "another's lock": {"lock.json": "{}", "checkpoints/step-000900/MANIFEST.json": "{}"},
+    "a run that has no checkpoint yet": {"lock.json": "{}", "metrics.jsonl": "precious"},
+    "a mark without a lock": {"mirror.json": "{}", "recipe.yaml": "precious"},
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_folder_that_is_no_mirror_is_refused_and_stays_as_it_is(
+    name: str, restart: bool, go: Callable[..., TrainReport], out: Path, mirror: Path
+) -> None:
+    for file, text in FOREIGN[name].items():
+        (mirror / file).parent.mkdir(parents=True, exist_ok=True)
+        (mirror / file).write_text(text)
+    before = _all(mirror)
+    with pytest.raises(CirillaError, match=r"`checkpoint.mirror`"):
+        go(out, restart=restart)
+    assert _all(mirror) == before
+    assert not (out / "lock.json").exists()
+
+
+def test_a_run_is_not_taken_for_a_mirror(go: Callable[..., TrainReport], out: Path, started: Path) -> None:
+    before = _all(started)
+    for restart in (False, True):
+        with pytest.raises(CirillaError, match=r"is a run's own folder, not a mirror"):
+            go(out, restart=restart, checkpoint=_checkpoint(started))
+    assert _all(started) == before
+
+
+def test_a_mirror_from_before_mirrors_said_so_is_one_and_strangers_in_one_stay(
+    go: Callable[..., TrainReport], out: Path, mirror: Path, tiny: ModuleType
+) -> None:
+    with pytest.raises(InterruptedRun):
+        go(out, tiny.interrupt_after(5))
+    (mirror / "mirror.json").unlink()
+    shutil.rmtree(out)
+    with pytest.raises(InterruptedRun):
+        go(out, tiny.interrupt_after(7))
+    assert (mirror / "mirror.json").is_file()
+    (mirror / "notes.txt").write_text("mine")
+    go(out, restart=True)
+    assert (mirror / "notes.txt").read_text() == "mine"
+    assert _files(mirror) == _files(out)
+
+
+def test_what_a_killed_copy_left_is_removed(go: Callable[..., TrainReport], out: Path, mirror: Path) -> None:
+    """`atomic_write` grows a file under a name that begins with a dot; a killed one leaves it."""
+    go(out)
+    left = [
+        mirror / ".lock.json.x1y_2z3a",
+        mirror / "checkpoints" / "step-000001" / ".model.safetensors.abcdefgh",
+        mirror / "checkpoints" / "step-000008" / ".optimizer.safetensors.12345678",
+    ]
+    mine = [mirror / ".notes.txt.abcdefgh", mirror / "checkpoints" / "step-000008" / ".keep"]
+    for path in (*left, *mine):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("half")
+    assert go(out).already_done
+    assert not any(path.exists() for path in left)
+    assert not left[1].parent.exists()
+    assert all(path.exists() for path in mine)
+
+
+def test_a_first_copy_that_ends_at_any_file_leaves_a_mirror(
+    go: Callable[..., TrainReport], out: Path, memory: Path, tiny: ModuleType
+) -> None:
+    """Or the run that was killed then could not go on."""
+    go(out, checkpoint=_checkpoint(None))
+    last = Checkpoint(8, tiny.saved(out)[8])
+    count = len(list(last.path.iterdir())) + 4  # lock, recipe, metrics, and what says that it is a mirror
+
+    class Cut(FolderStore):
+        def change(self, add: Mapping[str, Path], remove: Collection[str], message: str) -> None:
+            files = sorted(add.items(), key=lambda item: item[0].endswith("MANIFEST.json"))
+            super().change(dict(files[: int(self.folder.name)]), (), message)
+
+    for n in range(count + 1):
+        store = FolderStore(memory / str(n))
+        store.prepare()
+        put(Cut(store.folder), out, last, {8})
+        assert len(store.names()) == n
+        check_mirror(store, store.names())
+        put(store, out, last, {8})
+        assert len(store.names()) == count
+
+
+def test_a_mirror_that_is_a_file_is_called_one(go: Callable[..., TrainReport], out: Path, tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text("recipe: 1")
+    with pytest.raises(CirillaError, match=r"`checkpoint.mirror` is 'dir:.*tiny.yaml', which is a file"):
+        go(out, checkpoint=_checkpoint(tmp_path / "tiny.yaml"))
 
 
 @pytest.mark.parametrize("inside", ["{out}", "{out}/mirror", "{out}/.."])

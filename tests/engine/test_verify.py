@@ -95,6 +95,24 @@ def test_one_bit_of_one_number_is_a_difference(done: Any, out: Path, tiny: Modul
         verify_resume(done, Silent())
 
 
+def _flip(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(bytes(data))
+
+
+def test_damaged_checkpoints_are_passed_over_and_said(done: Any, out: Path, tiny: ModuleType) -> None:
+    listener, saved = tiny.Listener(), tiny.saved(out)
+    assert sorted(saved) == [6, 8]
+    _flip(saved[6] / "model.safetensors")
+    proof = verify_resume(done, listener)
+    assert (proof.begun, proof.step, proof.damaged) == (0, 8, ["step-000006"])
+    assert [text for text in listener.said if "step-000006: model.safetensors is damaged; passed over" in text]
+    (saved[8] / "MANIFEST.json").unlink()
+    with pytest.raises(CirillaError, match=r"(?s)every checkpoint is damaged.*step-000006: model.*step-000008: files"):
+        verify_resume(done, Silent())
+
+
 def test_a_run_without_a_checkpoint_has_nothing_to_prove(tiny: ModuleType, data: Path, out: Path) -> None:
     with pytest.raises(CirillaError, match="no checkpoint to verify"):
         verify_resume(tiny.job("pretrain", out, data, **CHANGES), Silent())

@@ -11,7 +11,7 @@ from cirilla_cli.checkpoint import Checkpoint, write_checkpoint
 from cirilla_cli.errors import CirillaError, ServiceError
 from cirilla_cli.hub.mirror import HubStore
 from cirilla_cli.loading import load_model
-from cirilla_cli.mirror import fetch, put
+from cirilla_cli.mirror import check_mirror, clear, fetch, put
 
 from .conftest import make_config, make_model
 from .server import TOKEN, Heard, Hub
@@ -52,6 +52,12 @@ def store(hub: Hub) -> HubStore:
     return made
 
 
+def _mirrored(hub: Hub) -> dict[str, bytes]:
+    """The files of the repository, but for the one that says that it is a mirror."""
+    assert json.loads(hub.files["mirror.json"]) == {"version": 1}
+    return {name: data for name, data in hub.files.items() if name != "mirror.json"}
+
+
 def _there(folder: Path) -> dict[str, bytes]:
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
@@ -63,10 +69,10 @@ def test_a_repository_holds_what_the_run_holds_in_one_commit_a_checkpoint(
     names = [f"checkpoints/step-00000{n}/{part}.safetensors" for n in (2, 4) for part in ("model", "optimizer")]
     hub.lfs = tuple(names) if lfs else ()
     put(store, run, save(2), {2})
-    assert hub.files == _there(run)
+    assert _mirrored(hub) == _there(run)
     (run / "metrics.jsonl").write_text("longer\n")
     put(store, run, save(4), {2, 4})
-    assert hub.files == _there(run)
+    assert _mirrored(hub) == _there(run)
     assert hub.messages == ["step 2", "step 4"]
     assert hub.created["visibility"] == "private"
     assert hub.tokens == ({f"Bearer {TOKEN}"} if not lfs else {f"Bearer {TOKEN}", None} & hub.tokens)
@@ -160,4 +166,21 @@ def test_a_token_that_may_write_but_not_create_is_enough(hub: Hub, run: Path, sa
     store = HubStore("me/witcher", endpoint=hub.url)
     store.prepare()
     put(store, run, save(2), {2})
-    assert hub.files == _there(run)
+    assert _mirrored(hub) == _there(run)
+
+
+@pytest.mark.parametrize("name", ["README.md", "model.safetensors", "checkpoints/index.json", "data/lock.json"])
+def test_a_repository_that_holds_something_else_is_not_a_mirror(hub: Hub, store: HubStore, name: str) -> None:
+    hub.files = {".gitattributes": b"", name: b"precious"}
+    with pytest.raises(CirillaError, match=r"`checkpoint.mirror`: me/witcher .*mirror.*nothing there was changed"):
+        check_mirror(store, store.names())
+
+
+def test_a_repository_is_cleared_of_a_run_in_one_commit(hub: Hub, store: HubStore, run: Path, save: Save) -> None:
+    hub.files = {".gitattributes": b""}
+    check_mirror(store, store.names())
+    put(store, run, save(2), {2})
+    check_mirror(store, store.names())
+    clear(store)
+    assert set(hub.files) == {".gitattributes", "mirror.json"}
+    assert hub.messages == ["step 2", "started over"]

@@ -106,3 +106,12 @@ def test_a_budget_that_contradicts_the_recipe_or_itself_is_refused_alone(
         resolve(recipe, override)
     assert says in str(refused.value)
     assert len(str(refused.value).splitlines()) == 1
+
+
+def test_a_budget_beyond_all_numbers_is_refused() -> None:
+    from pydantic import ValidationError
+
+    from cirilla_cli.model.config import BudgetConfig
+
+    with pytest.raises(ValidationError, match="must be at most 1e30"):
+        BudgetConfig(time=3e103, rate=1e300)

@@ -115,6 +115,26 @@ def test_all_that_a_fused_backward_pass_cannot_be_combined_with_is_named_at_once
     ).recipe.memory.fused_backward
 
 
+@pytest.mark.parametrize(
+    ("every", "length", "refused"),
+    [("10", "steps", True), ("100%", "steps", True), ("1.0", "tokens", True), ("0", "steps", True)]
+    + [("0%", "tokens", True), ("9", "steps", False), ("25%", "tokens", False), ("10", "tokens", False)],
+)
+def test_a_way_back_needs_checkpoints_before_the_end(
+    every: str, length: str, refused: bool, write: Write, good: str
+) -> None:
+    """A run of 10 steps, which is saved at its end in any case."""
+    train = f"{{divergence: {{action: rollback}}, {length}: {10 if length == 'steps' else '10Ki'}, "
+    recipe = write(good.replace("{steps: 10, ", train) + f"checkpoint: {{every: {every}, every_time: 1min}}\n")
+    if not refused:
+        load_recipe(recipe, "pretrain")
+        return
+    with pytest.raises(
+        CirillaError, match=r"`checkpoint.every` is .*, must be (shorter than the run|more than 0) with"
+    ):
+        load_recipe(recipe, "pretrain")
+
+
 def test_the_recipe_the_mistakes_are_made_in_has_none(write: Write, good: str) -> None:
     assert load_recipe(write(good), "pretrain").recipe.seed == 0
 

@@ -6,7 +6,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from cirilla_cli.recipe.tree import scalar
-from cirilla_cli.units import Span, span_steps
+from cirilla_cli.units import Span, show_bytes, show_count, span_steps
 
 SPAN: TypeAdapter[int | float] = TypeAdapter(Span)
 WRITTEN = [
@@ -34,3 +34,13 @@ def test_a_share_above_the_whole_and_anything_else_is_refused(text: str) -> None
     for written in spans(text):
         with pytest.raises(ValidationError):
             SPAN.validate_python(written, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("shown", "text"),
+    [(show_bytes(1023 << 20), "1023 MiB"), (show_bytes(1000 << 10), "1000 KiB"), (show_count(999_999), "1M"),
+     (show_bytes((1 << 30) - 1), "1 GiB"), (show_bytes(5e20), "454747351 TiB"), (show_count(12_345_678), "12.3M"),
+     (show_count(5e13), "50000B")],
+)  # fmt: skip
+def test_sizes_are_shown_without_exponents(shown: str, text: str) -> None:
+    assert shown == text

@@ -39,6 +39,7 @@ from cirilla_cli.engine.config import (
 from cirilla_cli.engine.savers import clip_misfits, saver_misfits
 from cirilla_cli.model.config import BudgetConfig, DecoderConfig, ModelSection, StackConfig
 from cirilla_cli.recipe.verbs.base import DeviceRecipe
+from cirilla_cli.units import span_steps
 
 
 class TrainRecipe(DeviceRecipe):
@@ -86,8 +87,26 @@ class TrainRecipe(DeviceRecipe):
         if isinstance(self.model, DecoderConfig):
             blind = {} if self.objective.kind == "classification" else blind_misfits(self.model)
             wrong = ahead_misfits(self.model, self.objective, fresh=True) | blind | wrong
-        Misfits.refuse(wrong)
+        Misfits.refuse(wrong | _rollback_misfits(self.train, self.checkpoint))
         return self
+
+
+def _rollback_misfits(train: TrainConfig, checkpoint: CheckpointingConfig) -> dict[str, str]:
+    """A way back that no checkpoint on schedule will ever open."""
+    if train.divergence is None or train.divergence.action != "rollback":
+        return {}
+    every, with_it = checkpoint.every, "with train.divergence.action rollback"
+    if not every:
+        return {
+            "checkpoint.every": f"is {every}, must be more than 0 {with_it}: after each step one is written, and the "
+            "two that are kept lie too near to the trouble to go back twice"
+        }
+    if train.steps is None:
+        late = isinstance(every, float) and every >= 1
+    else:
+        late = span_steps(every, train.steps) >= train.steps
+    said = f"is {every}, must be shorter than the run {with_it}, which goes back to checkpoints on schedule alone"
+    return {"checkpoint.every": said} if late else {}
 
 
 class PretrainRecipe(TrainRecipe):

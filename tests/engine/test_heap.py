@@ -1,0 +1,44 @@
+"""The heap of a plan, against addresses worked out by hand."""
+
+import pytest
+
+from cirilla_cli.engine import heap
+from cirilla_cli.engine.heap import Heap, height
+
+_HEADER = 16
+
+
+def test_a_request_gets_the_smallest_hole_that_takes_it() -> None:
+    """Holes of 50 and 30 bytes among pieces that stay: 20 bytes lie in the second, 40 in the first, 60 beyond all."""
+    mine = Heap()
+    first, _, second, _ = mine.take(50), mine.take(10), mine.take(30), mine.take(10)
+    mine.give(first, 50)
+    mine.give(second, 30)
+    assert (mine.take(20), mine.take(40), mine.take(60), mine.high) == (60, 0, 100, 160)
+
+
+@pytest.mark.parametrize(("apart", "grown"), [(1.0, 500), (0.0, 300)])
+def test_neighbours_that_stay_apart_do_not_hold_what_both_would(
+    apart: float, grown: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two freed pieces of 100 bytes below one that stays: 200 bytes fit into both together, and into neither."""
+    monkeypatch.setattr(heap, "APART", apart)
+    mine = Heap()
+    low, high, _ = mine.take(100), mine.take(100), mine.take(100)
+    mine.give(low, 100)
+    mine.give(high, 100)
+    mine.take(200)
+    assert mine.high == grown
+
+
+def test_what_ends_the_heap_goes_back_to_its_top() -> None:
+    mine = Heap()
+    mine.give(mine.take(70), 70)
+    assert (mine.top, mine.high, mine.take(90), mine.high) == (0, 70, 0, 90)
+
+
+def test_later_steps_lie_where_the_first_lay() -> None:
+    """A weight, then in each step a large piece and its half: as high after nine steps as after one."""
+    sizes, step = [1000, 600, 300], [2, 3, -2, -3]
+    expected = 1000 + 600 + 300 + 3 * _HEADER
+    assert height(sizes, [1, *step], 1, 1) == height(sizes, [1, *step], 1, 9) == expected
