@@ -276,9 +276,7 @@ def shallow(shape: Shape, recomputed: Checkpointing | None) -> tuple[int, int] |
     every = recomputed.every if isinstance(recomputed, SelectiveCheckpointingConfig) else 1
     period = math.lcm(len(base.pattern), every)
     head = base.mlp.dense_layers if isinstance(base.mlp, MoEConfig) and base.mlp.dense else 0
-    few = head + (base.n_layers - head) % period + period
-    while few < head + 2:
-        few += period
+    few = head + (base.n_layers - head) % period + 2 * period
     return (few, few + period) if 2 * few + period < base.n_layers else None
 
 

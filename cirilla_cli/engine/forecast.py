@@ -39,6 +39,9 @@ _LEAST_LOGITS = 16 << 20
 
 _PASS_TOKENS = 128
 
+_MOST_TOKENS = 1 << 28
+"""Of a forward pass, and rows of a step, that are looked at."""
+
 
 @dataclass(frozen=True)
 class Target:
@@ -100,6 +103,7 @@ def look(job: Job, vocab: int | None) -> Seen:
     prepared, why = _prepared(job)
     shape = shape_of(job, prepared, vocab)
     cut = cut_of(job, shape.context_length, 0 if prepared is None else prepared.tokenizer.pad_id)
+    _check_cut(job, cut)
     if prepared is not None:
         steps, source = source_of(job, prepared, cut, SILENT)
         return Seen(shape, cut, steps, source, ())
@@ -108,6 +112,16 @@ def look(job: Job, vocab: int | None) -> Seen:
     if not known:
         unknown.append("how many rows there are: neither steps nor time are known")
     return Seen(shape, cut, steps_of(job, 0, cut, SILENT) if known else None, None, tuple(unknown))
+
+
+def _check_cut(job: Job, cut: Cut) -> None:
+    """Raises: CirillaError: a step is larger than any memory."""
+    tokens = cut.rows_per_micro_batch * cut.context_length
+    if cut.rows_per_step > _MOST_TOKENS or tokens > _MOST_TOKENS:
+        raise CirillaError(
+            f"`train.batch_tokens` is {job.train.batch_tokens}: forward passes of {tokens} tokens fit into no memory",
+            hint="train.batch_tokens=32768, or a smaller train.micro_batch_tokens",
+        )
 
 
 def _prepared(job: Job) -> tuple[Prepared | None, str]:

@@ -117,6 +117,7 @@ def test_where_nothing_fits_a_card_no_change_is_proposed() -> None:
         (["qwen3", "--device", "cpu:"], "`--device` is 'cpu:'"),
         (["qwen3", "--rate", "nan"], "`--rate` is nan: must be a finite number"),
         (["qwen3", "--rate", "inf"], "`--rate` is inf: must be a finite number"),
+        (["qwen3", "--vocab", "500", "train.batch_tokens=1000000000000000"], "fit into no memory"),
         (["qwen3", "--rate", "-1"], "`--rate` is -1: must be above 0"),
     ],
 )

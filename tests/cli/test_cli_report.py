@@ -143,8 +143,10 @@ def test_a_run_without_a_step_or_a_lock_is_shown_too(tmp_path: Path) -> None:
 def test_what_is_no_run_is_refused_with_what_can_be_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     run(Path("runs/a"), steps(1.0))
-    Path("empty").mkdir()
-    Path("file").write_text("x", encoding="utf-8")
+    for folder in ("empty", "empty.html"):
+        Path(folder).mkdir()
+    for file in ("file", "text.html"):
+        Path(file).write_text("x", encoding="utf-8")
     mistakes = {
         ("missing",): "missing: no such folder",
         ("file",): "file: is a file, and the folder of a training run",
@@ -154,14 +156,14 @@ def test_what_is_no_run_is_refused_with_what_can_be_typed(tmp_path: Path, monkey
         ): "empty: is no training run: neither lock.json nor metrics.jsonl is there\nmissing: no such",
         ("runs",): "hint: cirilla report runs/a",
         ("runs/a", "runs/../runs/a"): "is named twice",
-        ("runs/a", "--out", "file"): "file: exists, and is no report",
-        ("runs/a", "--out", "empty"): "empty: is a folder",
+        ("runs/a", "--out", "text.html"): "text.html: exists, and is no report",
+        ("runs/a", "--out", "empty.html"): "empty.html: is a folder",
         ("runs/a", "--out", "file/x.html"): "file: is a file, and a folder is to be written there",
     }
     for words, says in mistakes.items():
         done = call("report", *words)
         assert (done.code, says in done.err) == (1, True), done
-    assert Path("file").read_text(encoding="utf-8") == "x"
+    assert Path("text.html").read_text(encoding="utf-8") == "x"
     assert call("report").code == 2
 
 

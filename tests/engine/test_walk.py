@@ -19,7 +19,7 @@ from cirilla_cli.engine.config import (
     SelectiveCheckpointingConfig,
     TrainConfig,
 )
-from cirilla_cli.engine.footprint import footprint
+from cirilla_cli.engine.footprint import Outline, footprint, outlined, shallow, whole
 from cirilla_cli.engine.job import Job
 from cirilla_cli.engine.trainer import Trainer
 from cirilla_cli.engine.walk import Ledger
@@ -155,3 +155,20 @@ def test_what_is_held_is_named(tiny: ModuleType, tmp_path: Any) -> None:
     assert found["optimizer"] == pytest.approx(8 * count + steps, abs=64)
     assert found["casts"] == 2 * count
     assert found["batch"] == 3 * 8 * 16 * 128
+
+
+@pytest.mark.parametrize("recomputed", [None, SelectiveCheckpointingConfig(every=2)], ids=str)
+@pytest.mark.parametrize("kind", ["dense", "experts", "hybrid"])
+def test_two_shallow_models_say_what_a_deep_one_holds(
+    kind: str, recomputed: Any, tiny: ModuleType, tmp_path: Any
+) -> None:
+    config, batches = shape(kind, n_layers=12), [batch(8, 128, 300, 128)] * 2
+    job = tiny.job("pretrain", tmp_path, tmp_path, model=config, memory=MemoryConfig(checkpointing=recomputed))
+    assert shallow(config, recomputed) is not None
+
+    def most(found: Outline) -> int:
+        return max(sum(window.values()) for window in found.windows)
+
+    said, truth = outlined(job, config, batches, "cpu"), whole(job, config, batches, "cpu")
+    assert most(said) == pytest.approx(most(truth), rel=0.01)
+    assert said.saved == pytest.approx(truth.saved, rel=0.01)
