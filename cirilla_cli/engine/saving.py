@@ -75,7 +75,8 @@ class SaveCheckpoints(Quiet):
             request.unlink(missing_ok=True)
         if ending:
             self._level()
-        if self.sitting.interrupts.requested is not None and step < trainer.steps:
+        # Whoever interrupts from here on is heard after the next step: this one may not be saved.
+        if told and step < trainer.steps:
             raise InterruptedRun(
                 f"{self.sitting.interrupts.requested}: stopped after step {step} of {trainer.steps}, "
                 f"state saved in {self.out}",

@@ -72,20 +72,20 @@ def test_the_most_rows_that_fit_are_taken(job: Any, shape: Any) -> None:
 
 def test_a_run_settles_it_once_and_keeps_it(job: Any, shape: Any, tiny: ModuleType, monkeypatch: Any) -> None:
     """Memory is what the machine says; a resumed run asks nobody."""
-    memory = int(1.1 * peak(job, shape, 4)) + 1
+    memory = int(1.1 * peak(job, shape, 6)) + 1
     monkeypatch.setattr(auto, "free_memory", lambda device: memory)
     listener = tiny.Listener()
-    expected = f"{4 * CONTEXT} tokens, 4 rows of 32"
+    expected = f"{6 * CONTEXT} tokens, 6 rows of 32"
     assert any(expected in line for line in plan(job, Silent()).lines())
     with pytest.raises(InterruptedRun):
         train(job, tiny.interrupt_after(2))
-    assert json.loads((job.out / "lock.json").read_text())["settled"] == {auto.KEY: 4 * CONTEXT}
+    assert json.loads((job.out / "lock.json").read_text())["settled"] == {auto.KEY: 6 * CONTEXT}
     monkeypatch.setattr(auto, "free_memory", lambda device: None)
-    assert any(f"{4 * CONTEXT} tokens, as the run found" in line for line in plan(job, Silent()).lines())
+    assert any(f"{6 * CONTEXT} tokens, as the run found" in line for line in plan(job, Silent()).lines())
     train(job, listener)
     assert not any(auto.KEY in text for text in listener.said)
     verify_resume(job, Silent())
-    given = LASTING.model_copy(update={"micro_batch_tokens": 4 * CONTEXT})
+    given = LASTING.model_copy(update={"micro_batch_tokens": 6 * CONTEXT})
     straight = tiny.job("pretrain", job.out.with_name("straight"), job.paths["wiki"], train=given)
     train(straight, Silent())
     assert tiny.final_bytes(job.out) == tiny.final_bytes(straight.out)

@@ -19,7 +19,7 @@ from cirilla_cli.engine.config import (
     SelectiveCheckpointingConfig,
     TrainConfig,
 )
-from cirilla_cli.engine.footprint import Outline, footprint, outlined, shallow, whole
+from cirilla_cli.engine.footprint import DeviceClass, Outline, footprint, outlined, shallow, whole
 from cirilla_cli.engine.job import Job
 from cirilla_cli.engine.trainer import Trainer
 from cirilla_cli.engine.walk import Ledger
@@ -169,6 +169,7 @@ def test_two_shallow_models_say_what_a_deep_one_holds(
     def most(found: Outline) -> int:
         return max(sum(window.values()) for window in found.windows)
 
-    said, truth = outlined(job, config, batches, "cpu"), whole(job, config, batches, "cpu")
+    device: DeviceClass = "cuda" if kind == "experts" else "cpu"
+    said, truth = outlined(job, config, batches, device), whole(job, config, batches, device)
     assert most(said) == pytest.approx(most(truth), rel=0.01)
     assert said.saved == pytest.approx(truth.saved, rel=0.01)
