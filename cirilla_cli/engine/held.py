@@ -49,14 +49,12 @@ def _locked(path: Path) -> int:
     """A handle of the file, with the only lock on it."""
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
+        with contextlib.ExitStack() as unless_held:
+            unless_held.callback(os.close, handle)
             _lock(handle, path)
             if path.exists() and os.path.samestat(path.stat(), os.fstat(handle)):
+                unless_held.pop_all()
                 return handle
-        except BaseException:
-            os.close(handle)
-            raise
-        os.close(handle)
 
 
 def _lock(handle: int, path: Path) -> None:
