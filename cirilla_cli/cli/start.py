@@ -12,4 +12,8 @@ def main() -> None:
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     from cirilla_cli.cli import app
 
-    app.main()
+    try:
+        app.main()
+    finally:
+        # The interpreter looks for garbage once more as it ends: an eighth of a short command, of no use.
+        gc.freeze()

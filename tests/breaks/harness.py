@@ -93,7 +93,20 @@ def run_tests(tests: Sequence[str], root: Path) -> tuple[int, str]:
         [sys.executable, "-c", where], cwd=root, env=environment, capture_output=True, text=True, check=True
     )
     assert Path(found.stdout).is_relative_to(root), f"the copy is not what is imported, but {found.stdout}"
-    call = [sys.executable, "-m", "pytest", "-q", "-x", "-W", "error", "-p", "no:cacheprovider", *tests]
+    # What differs is not shown, so it is not worked out: where CI is set, pytest would compare megabytes word by word.
+    call = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-x",
+        "-W",
+        "error",
+        "-p",
+        "no:cacheprovider",
+        "--assert=plain",
+        *tests,
+    ]
     done = subprocess.run(call, cwd=root, env=environment, capture_output=True, text=True, check=False)
     return done.returncode, done.stdout + done.stderr
 

@@ -183,7 +183,7 @@ def test_what_it_arrives_at_is_a_run_over_the_other_batches(
     monkeypatch.setattr(build, "source_of", reordered)
     train(_job(tiny, memory / "plain", poisoned, spike=None), Silent())
     assert tiny.curve(memory / "plain") == tiny.curve(out)
-    assert tiny.final_bytes(memory / "plain") == tiny.final_bytes(out)
+    assert tiny.final_digests(memory / "plain") == tiny.final_digests(out)
 
 
 @pytest.mark.parametrize("seed", [*range(3), None], ids=str)
@@ -197,7 +197,7 @@ def test_interrupting_a_run_that_goes_back_changes_none_of_its_bits(
         with pytest.raises(InterruptedRun):
             train(_job(tiny, out, poisoned), listener)
     train(_job(tiny, out, poisoned), Silent())
-    assert tiny.final_bytes(out) == tiny.final_bytes(straight[0])
+    assert tiny.final_digests(out) == tiny.final_digests(straight[0])
     last = [run / "checkpoints" / f"step-{STEPS:06d}" for run in (out, straight[0])]
     assert (last[0] / "ema.safetensors").read_bytes() == (last[1] / "ema.safetensors").read_bytes()
     assert tiny.curve(out) == tiny.curve(straight[0])
@@ -211,7 +211,7 @@ def test_a_run_that_is_to_stop_stops_with_the_reason_and_may_go_back_later(
         train(_job(tiny, out, poisoned, action="stop"), Silent())
     assert Checkpoint.newest(out) is not None
     train(_job(tiny, out, poisoned), Silent())
-    assert tiny.final_bytes(out) == tiny.final_bytes(straight[0])
+    assert tiny.final_digests(out) == tiny.final_digests(straight[0])
 
 
 def test_returns_are_counted_and_need_somewhere_to_go(

@@ -160,7 +160,7 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(
     with pytest.raises(InterruptedRun):
         masked(tiny.interrupt_after(3))
     assert masked().continued_from == 3
-    assert tiny.final_bytes(out) == tiny.final_bytes(whole)
+    assert tiny.final_digests(out) == tiny.final_digests(whole)
     assert tiny.curve(out) == tiny.curve(whole)
 
     first, second = memory / "first", memory / "second"
@@ -168,7 +168,7 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(
     with pytest.raises(InterruptedRun):
         labelled(out, tiny.interrupt_after(3), to=second)
     assert labelled(out, to=second).continued_from == 3
-    assert tiny.final_bytes(first) == tiny.final_bytes(second)
+    assert tiny.final_digests(first) == tiny.final_digests(second)
 
 
 def test_a_checkpoint_gives_back_the_model(masked: Run, out: Path, corpus: Path) -> None:

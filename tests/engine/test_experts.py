@@ -194,9 +194,9 @@ def test_a_run_of_experts_that_was_interrupted_ends_as_one_that_was_not(
     mlp = experts(router=SigmoidRouterConfig(bias_rate=0.01))
     keys = {"model": tiny.decoder(mlp=mlp), "optim": AdamWConfig(lr=3e-3)}
     run(**keys)
-    whole, lines = tiny.final_bytes(out), [line["moe/load_max"] for line in tiny.metrics(out)]
+    whole, lines = tiny.final_digests(out), [line["moe/load_max"] for line in tiny.metrics(out)]
     with pytest.raises(CirillaError, match="stopped after step 3 of"):
         run(tiny.interrupt_after(3), restart=True, **keys)
     run(**keys)
-    assert tiny.final_bytes(out) == whole
+    assert tiny.final_digests(out) == whole
     assert [line["moe/load_max"] for line in tiny.metrics(out)] == lines

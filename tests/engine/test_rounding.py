@@ -147,7 +147,7 @@ def test_a_resumed_run_ends_in_the_same_bits(optim: Any, tiny: ModuleType, data:
         with pytest.raises(InterruptedRun):
             train(again, tiny.interrupt_after(step))
     train(again, Silent())
-    assert tiny.final_bytes(memory / "again") == tiny.final_bytes(out)
+    assert tiny.final_digests(memory / "again") == tiny.final_digests(out)
     files = [tiny.saved(run)[6] / "ema.safetensors" for run in (out, memory / "again")]
     assert files[0].read_bytes() == files[1].read_bytes()
     assert {t.dtype for t in load_file(tiny.saved(out)[6] / "model.safetensors").values()} == {torch.bfloat16}
@@ -159,7 +159,7 @@ def test_within_the_backward_pass_the_same_is_drawn(tiny: ModuleType, data: Path
     whole = TrainConfig(steps=6, batch_tokens=128, max_grad_norm=None)
     for name, saver in (("after", MemoryConfig()), ("within", MemoryConfig(fused_backward=True))):
         train(job_of(tiny, memory / name, data, train=whole, memory=saver), Silent())
-    assert tiny.final_bytes(memory / "within") == tiny.final_bytes(memory / "after")
+    assert tiny.final_digests(memory / "within") == tiny.final_digests(memory / "after")
 
 
 def test_it_learns_what_float32_learns(tiny: ModuleType, data: Path, memory: Path) -> None:
@@ -172,7 +172,7 @@ def test_it_learns_what_float32_learns(tiny: ModuleType, data: Path, memory: Pat
     assert curves["narrow"] == pytest.approx(curves["wide"], rel=5e-3)
     assert curves["narrow"] != curves["wide"]
     train(job_of(tiny, memory / "other", data, precision=precision, seed=1), Silent())
-    assert tiny.final_bytes(memory / "other") != tiny.final_bytes(memory / "narrow")
+    assert tiny.final_digests(memory / "other") != tiny.final_digests(memory / "narrow")
 
 
 def test_such_a_run_is_read_and_published(tiny: ModuleType, data: Path, out: Path, tmp_path: Path) -> None:
@@ -206,7 +206,7 @@ def test_preferences_are_judged_against_the_weights_as_they_are_stored(
         train(job, Stop())
     (memory / "stopped" / "shards" / "reference.safetensors").unlink()
     train(job, Silent())
-    assert tiny.final_bytes(memory / "stopped") == tiny.final_bytes(memory / "straight")
+    assert tiny.final_digests(memory / "stopped") == tiny.final_digests(memory / "straight")
 
 
 @pytest.mark.parametrize(

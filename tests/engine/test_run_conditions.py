@@ -73,7 +73,7 @@ def test_a_disk_that_fills_up_stops_the_run_and_costs_nothing(
     assert train(job, Silent()).step == 40
     run(**changes)
     assert tiny.curve(small_disk / "run") == tiny.curve(out)
-    assert tiny.final_bytes(small_disk / "run") == tiny.final_bytes(out)
+    assert tiny.final_digests(small_disk / "run") == tiny.final_digests(out)
 
 
 # Precision

@@ -78,12 +78,12 @@ def test_a_run_with_a_checkpoint_of_its_own_needs_its_base_no_more(
     verb: str, go: Callable[..., TrainReport], tiny: ModuleType, base: Path, out: Path
 ) -> None:
     go(verb, base)
-    straight = tiny.final_bytes(out)
+    straight = tiny.final_digests(out)
     shutil.rmtree(out)
     stopped(go, verb, base)
     shutil.rmtree(base)
     assert go(verb, base).continued_from == 2
-    assert tiny.final_bytes(out) == straight
+    assert tiny.final_digests(out) == straight
 
 
 def test_the_hash_of_weights_covers_all_their_files_and_no_others(tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ class Result:
         self.validation = [line["val_loss"] for line in tiny.metrics(out) if "val_loss" in line]
         last = tiny.saved(out)[cells.STEPS]
         self.weights: dict[str, Tensor] = load_file(last / "model.safetensors")
-        self.bytes = tiny.final_bytes(out)
+        self.bytes = tiny.final_digests(out)
         self.steps = [line["step"] for line in tiny.metrics(out)]
         self.first = tiny.metrics(out)[0]
 

@@ -70,7 +70,7 @@ def test_a_run_one_process_of_which_is_killed_goes_on_to_the_same_bits(
     assert order(cell=cell, out=str(out), ranks=2, until=3, kill=1) == [1, -9]
     assert sorted(tiny.saved(out)) == [2]
     assert order(cell=cell, out=str(out), ranks=2, until=cells.STEPS) == [0, 0]
-    assert tiny.final_bytes(out) == result(cell).bytes
+    assert tiny.final_digests(out) == result(cell).bytes
 
 
 def test_processes_round_weights_alike(order: Callable[..., list[int]], memory: Path) -> None:

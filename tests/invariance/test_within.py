@@ -223,7 +223,7 @@ def test_a_run_and_its_resumption_end_in_the_same_bits(verb: str, compute: str, 
         with pytest.raises(InterruptedRun):
             train(job, StopAfter(verb, step))
     train(job, Silent())
-    assert tiny.final_bytes(place / "within") == tiny.final_bytes(place / "after")
+    assert tiny.final_digests(place / "within") == tiny.final_digests(place / "after")
     lines = [[(line["loss"], line["grad_norm"]) for line in tiny.metrics(place / n)] for n in ("within", "after")]
     assert lines[0] == lines[1]
 
@@ -261,7 +261,7 @@ def test_what_is_no_number_ends_the_run_with_its_last_good_checkpoint(
     assert all(bool(p.isfinite().all()) for p in newest.load_model().parameters())
     train(job, Silent())
     train(job_of(place / "straight", data), Silent())
-    assert tiny.final_bytes(place / "run") == tiny.final_bytes(place / "straight")
+    assert tiny.final_digests(place / "run") == tiny.final_digests(place / "straight")
 
 
 def test_a_run_that_goes_back_goes_on_as_without(data: Path, place: Path) -> None:
@@ -279,7 +279,7 @@ def test_a_run_that_goes_back_goes_on_as_without(data: Path, place: Path) -> Non
         (place / "run").rename(place / name)
     assert said[0] == said[1]
     assert curves[0] == curves[1]
-    assert tiny.final_bytes(place / "within") == tiny.final_bytes(place / "after")
+    assert tiny.final_digests(place / "within") == tiny.final_digests(place / "after")
 
 
 def test_what_it_cannot_be_combined_with_is_refused_all_at_once(data: Path, tmp_path: Path) -> None:

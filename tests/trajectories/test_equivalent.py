@@ -83,4 +83,4 @@ def test_watching_a_run_changes_none_of_its_bits(tiny: ModuleType, data: Path, t
     watched = EvaluationConfig(every=1, max_tokens=64, prompts=("moon",), sample_tokens=2)
     train(tiny.job("pretrain", tmp_path / "quiet", data), Silent())
     train(tiny.job("pretrain", tmp_path / "watched", data, eval=watched), Silent())
-    assert tiny.final_bytes(tmp_path / "quiet") == tiny.final_bytes(tmp_path / "watched")
+    assert tiny.final_digests(tmp_path / "quiet") == tiny.final_digests(tmp_path / "watched")
