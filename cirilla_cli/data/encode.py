@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from cirilla_cli.data.rows import Document, Message, Sample
+from cirilla_cli.data.segments import Block
 from cirilla_cli.data.shards import Encoded, Kind
 from cirilla_cli.data.tokenizer import Tokenizer
 
@@ -19,10 +20,21 @@ def split_key(record: Document | Sample) -> str:
     return record.id if isinstance(record, Document) else record.split_key
 
 
-def encode(record: Document | Sample, tokenizer: Tokenizer) -> list[Encoded]:
-    """A record's shard documents: one, or two for a preference (chosen, then rejected, sharing the prompt)."""
-    if isinstance(record, Document):
-        return [Encoded(tokenizer.document(tokenizer.encode(record.text)))]
+def encode_all(records: Sequence[Document | Sample], tokenizer: Tokenizer) -> list[Encoded]:
+    """The shard documents of records of one kind, in order."""
+    texts = [record.text for record in records if isinstance(record, Document)]
+    documents = [Encoded(ids) for ids in framed(tokenizer, texts).parts()]
+    return documents + [part for record in records if isinstance(record, Sample) for part in encode(record, tokenizer)]
+
+
+def framed(tokenizer: Tokenizer, texts: Sequence[str]) -> Block:
+    """Ids of texts as documents, with the begin and end tokens the model knows."""
+    begin = tokenizer.bos_ids
+    return tokenizer.encode_batch(texts).framed(begin, tokenizer.document([])[len(begin) :])
+
+
+def encode(record: Sample, tokenizer: Tokenizer) -> list[Encoded]:
+    """A sample's shard documents: one, or two for a preference (chosen, then rejected, sharing the prompt)."""
     if record.kind == "preference":
         return [answered(record.messages, answer or "", tokenizer) for answer in (record.chosen, record.rejected)]
     rendered = tokenizer.chat(record.conversation())

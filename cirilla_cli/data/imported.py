@@ -1,12 +1,13 @@
 """Tokenizers of downloaded models: `tokenizer.json` with the model's own chat template."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 from cirilla_cli.data.chat import CHAT_TEMPLATE, Rendered
 from cirilla_cli.data.rows import Message
+from cirilla_cli.data.segments import Block
 from cirilla_cli.data.tokenizer import MaskToken
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.fs import read_json
@@ -68,9 +69,9 @@ class ImportedTokenizer:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+    def encode_batch(self, texts: Iterable[str]) -> Block:
         """`encode` of each text."""
-        return [e.ids for e in self._tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+        return Block.of(e.ids for e in self._tokenizer.encode_batch(list(texts), add_special_tokens=False))
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids without control tokens."""

@@ -8,8 +8,10 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import ConfigDict, field_validator
 
+from cirilla_cli.data.encode import framed
 from cirilla_cli.data.jsonl import Complaints, read_rows, validate
 from cirilla_cli.data.rows import Record, content_hash, held_out
 from cirilla_cli.data.shards import Encoded, ShardIndex, ShardInfo, write_shard
@@ -131,9 +133,9 @@ def _write(
     numbers, infos = {label: number for number, label in enumerate(labels)}, []
     for shard, start in enumerate(range(0, len(rows), _PER_SHARD)):
         some = rows[start : start + _PER_SHARD]
-        encoded = tokenizer.encode_batch([row.text for row in some])
+        encoded = framed(tokenizer, [row.text for row in some])
         documents = [
-            Encoded([numbers[str(row.label)], *tokenizer.document(ids)]) for row, ids in zip(some, encoded, strict=True)
+            Encoded(np.insert(ids, 0, numbers[str(row.label)])) for row, ids in zip(some, encoded.parts(), strict=True)
         ]
         infos.append(write_shard(folder, f"{split}-{shard:05d}", documents, tokenizer.vocab_size))
     return infos

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from cirilla_cli.data.config import LoadTokenizerConfig, TokenizeConfig
-from cirilla_cli.data.encode import encode, kind_of, split_key, training_text
+from cirilla_cli.data.encode import encode_all, kind_of, split_key, training_text
 from cirilla_cli.data.inputs import read_inputs
 from cirilla_cli.data.jsonl import STDIO
 from cirilla_cli.data.rows import Document, Sample, content_hash, held_out
-from cirilla_cli.data.shards import Encoded, Kind, ShardIndex, ShardInfo, TokenShards, write_shard
+from cirilla_cli.data.shards import Kind, ShardIndex, ShardInfo, TokenShards, write_shard
 from cirilla_cli.data.tokenizer import Tokenizer, load_tokenizer
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.fs import atomic_write, hash_path, read_json, write_json
@@ -180,8 +180,7 @@ def encode_shard(folder: Path, name: str, records: list[Record], tokenizer: Toke
         done = read_json(marker)
         if done["made_from"] == made_from and (folder / f"{name}.bin").is_file():
             return ShardInfo(**done["info"])
-    documents: list[Encoded] = [part for record in records for part in encode(record, tokenizer)]
-    info = write_shard(folder, name, documents, tokenizer.vocab_size)
+    info = write_shard(folder, name, encode_all(records, tokenizer), tokenizer.vocab_size)
     write_json(marker, {"made_from": made_from, "info": asdict(info)})
     return info
 

@@ -1,5 +1,6 @@
 """Our own tokenizer: sentencepiece BPE that loses nothing and whose control tokens no text can produce."""
 
+import functools
 import hashlib
 import io
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,6 +12,7 @@ import sentencepiece as spm
 from cirilla_cli.data.chat import CHAT_TEMPLATE, Rendered, segments
 from cirilla_cli.data.config import SentencePieceConfig
 from cirilla_cli.data.rows import Message
+from cirilla_cli.data.segments import Block, SegmentEncoder, spanned_pairs
 from cirilla_cli.data.tokenizer import MaskToken
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.fs import write_json, write_text
@@ -126,9 +128,14 @@ class SentencePieceTokenizer:
         ids: list[int] = self._processor.encode(text.replace(MARK, "_"))
         return ids
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """`encode` of each text."""
-        return [self.encode(text) for text in texts]
+    def encode_batch(self, texts: Iterable[str]) -> Block:
+        """`encode` of each text, faster than one by one: what recurs is encoded once."""
+        return self._segments(text.replace(MARK, "_") for text in texts)
+
+    @functools.cached_property
+    def _segments(self) -> SegmentEncoder:
+        merged = (self.piece_bytes(i) for i in range(16, self.vocab_size) if not self._processor.is_byte(i))
+        return SegmentEncoder(self._processor.encode, spanned_pairs(merged), self._processor.piece_to_id("\n"))
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids; control tokens are left out, incomplete UTF-8 becomes U+FFFD."""

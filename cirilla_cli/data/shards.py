@@ -30,7 +30,7 @@ Kind = Literal["text", "chat", "preference", "labelled"]
 class Encoded:
     """A document's ids and which are trained on (None: all)."""
 
-    ids: list[int]
+    ids: Sequence[int] | NDArray[np.integer[Any]]
     trained: list[bool] | None = None
 
 

@@ -1,12 +1,13 @@
 """The tokenizer protocol and the door through which every tokenizer is loaded."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from cirilla_cli.data.chat import Rendered
 from cirilla_cli.data.rows import Message
+from cirilla_cli.data.segments import Block
 from cirilla_cli.errors import CirillaError
 
 
@@ -48,7 +49,7 @@ class Tokenizer(Protocol):
     def encode(self, text: str) -> list[int]:
         """Ids of plain text, no begin or end added."""
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+    def encode_batch(self, texts: Iterable[str]) -> Block:
         """`encode` of each text."""
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -69,7 +69,7 @@ class ModelSubject:
             counted = [i for i, trained in enumerate(encoded.trained or ()) if trained]
             if counted and counted[-1] <= self.context:
                 # Answers are one run of tokens, so that a beginning and an end describe them.
-                scored.append(Scored(encoded.ids[: counted[-1] + 1], counted[0]))
+                scored.append(Scored(list(encoded.ids)[: counted[-1] + 1], counted[0]))
                 places.append(place)
         for place, value in zip(places, self._logps(scored), strict=True):
             values[place] = value
@@ -82,7 +82,7 @@ class ModelSubject:
         one that separates documents (their padding or end of text) stands there, so that every byte counts.
         """
         begin = self.tokenizer.bos_ids or [self.tokenizer.pad_id]
-        encoded = self.tokenizer.encode_batch(texts)
+        encoded = self.tokenizer.encode_batch(texts).lists()
         windows = [list(_windows([*begin, *ids], len(begin), self.context)) for ids in encoded]
         logps = iter(self._logps([window for some in windows for window in some]))
         return [Surprise(-sum(next(logps) for _ in some), len(ids)) for some, ids in zip(windows, encoded, strict=True)]

@@ -63,7 +63,7 @@ def test_text_survives_a_round_trip_and_bytes_are_known(folder: Callable[..., Pa
         ids = tokenizer.encode(text)
         assert tokenizer.decode(ids) == text
         assert b"".join(tokenizer.piece_bytes(i) for i in ids) == text.encode()
-    assert tokenizer.encode_batch(["a", "b c"]) == [tokenizer.encode("a"), tokenizer.encode("b c")]
+    assert tokenizer.encode_batch(["a", "b c"]).lists() == [tokenizer.encode("a"), tokenizer.encode("b c")]
 
 
 @pytest.mark.parametrize("special", SPECIALS)

@@ -9,6 +9,7 @@ import torch
 
 from cirilla_cli.checkpoint import Loaded
 from cirilla_cli.data.chat import Rendered, segments
+from cirilla_cli.data.segments import Block
 from cirilla_cli.data.tokenizer import Tokenizer
 from cirilla_cli.model.config import DecoderConfig
 from cirilla_cli.model.decoder import Decoder
@@ -31,8 +32,8 @@ class Bytes:
     def encode(self, text: str) -> list[int]:
         return [FIRST + byte for byte in text.encode()]
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        return [self.encode(text) for text in texts]
+    def encode_batch(self, texts: Sequence[str]) -> Block:
+        return Block.of(map(self.encode, texts))
 
     def decode(self, ids: Sequence[int]) -> str:
         return b"".join(self.piece_bytes(i) for i in ids).decode("utf-8", "replace")
