@@ -3,9 +3,9 @@
 import random
 from typing import Any
 
+from cirilla_cli.curate.config import DuplicatesConfig
+from cirilla_cli.curate.duplicates import Deduper
 from cirilla_cli.data.rows import Message, Origin, Sample
-from cirilla_cli.synth.config import DedupeConfig
-from cirilla_cli.synth.dedupe import Deduper
 
 WORDS = ["river", "stone", "lantern", "bridge", "winter", "market", "sorrow", "copper", "meadow", "hollow", "anchor"]
 
@@ -45,7 +45,7 @@ def five_grams(text: str) -> set[str]:
 
 def test_near_duplicates_are_those_of_brute_force() -> None:
     """Keep-first by exact Jaccard over all pairs; the turns have neither numbers, names nor punctuation inside."""
-    samples, deduper = free_text(300), Deduper(DedupeConfig(bands=64))
+    samples, deduper = free_text(300), Deduper(DuplicatesConfig())
     kept: list[tuple[str, set[str]]] = []
     for sample in samples:
         grams = five_grams(f"user what about it assistant {sample.messages[1].content}")
@@ -61,7 +61,7 @@ def test_near_duplicates_are_those_of_brute_force() -> None:
 
 
 def test_equal_rows_and_rows_equal_up_to_punctuation_go() -> None:
-    deduper = Deduper(DedupeConfig())
+    deduper = Deduper(DuplicatesConfig())
     assert deduper.check(chat(1, "Who is Odo?", "A smith.", None)) is None
     exact, loose = (
         deduper.check(chat(2, "Who is Odo?", "A smith.", None)),
@@ -74,19 +74,19 @@ def test_equal_rows_and_rows_equal_up_to_punctuation_go() -> None:
 
 
 def test_one_question_with_two_answers_is_two_rows() -> None:
-    deduper = Deduper(DedupeConfig())
+    deduper = Deduper(DuplicatesConfig())
     assert deduper.check(chat(1, "Who is Odo?", "A smith.", None)) is None
     assert deduper.check(chat(2, "Who is Odo?", "A baker.", None)) is None
 
 
 def test_rows_of_one_template_stay() -> None:
-    deduper, long = Deduper(DedupeConfig()), "according to everything that is known about the people of the valley"
+    deduper, long = Deduper(DuplicatesConfig()), "according to everything that is known about the people of the valley"
     assert deduper.check(chat(1, f"What is the occupation of Odo {long}?", "Smith", None)) is None
     assert deduper.check(chat(2, f"What is the occupation of Ada {long}?", "Smith", None)) is None
 
 
 def test_tasks_that_differ_in_a_sign_stay() -> None:
-    deduper = Deduper(DedupeConfig())
+    deduper = Deduper(DuplicatesConfig())
     assert deduper.check(task(1, "What is 3 - 3?", "0")) is None
     assert deduper.check(task(2, "What is 3 / 3?", "0")) is None
     assert deduper.check(task(3, "What is  3 - 3?", "0")) is not None
@@ -94,7 +94,7 @@ def test_tasks_that_differ_in_a_sign_stay() -> None:
 
 def test_free_text_that_differs_in_a_number_or_a_name_stays() -> None:
     text = "a long description of how the {} of the valley came down the road in the year {} with all that they owned"
-    deduper = Deduper(DedupeConfig())
+    deduper = Deduper(DuplicatesConfig())
     assert deduper.check(chat(1, "Q?", text.format("Odos", 1204))) is None
     assert deduper.check(chat(2, "Q?", text.format("Odos", 1205))) is None
     assert deduper.check(chat(3, "Q?", text.format("Adas", 1204))) is None
@@ -104,6 +104,6 @@ def test_free_text_that_differs_in_a_number_or_a_name_stays() -> None:
 
 
 def test_near_duplicates_stay_when_they_are_not_looked_for() -> None:
-    deduper, long = Deduper(DedupeConfig(near=False)), "a long description of how they came down the road "
+    deduper, long = Deduper(DuplicatesConfig(match="normalised")), "a long description of how they came down the road "
     assert deduper.check(chat(1, "Q?", long + "then")) is None
     assert deduper.check(chat(2, "Q?", long + "them")) is None
