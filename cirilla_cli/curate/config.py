@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from cirilla_cli.config import ByKind, FilePath, Misfits, Section
+from cirilla_cli.data.config import FormatName
 from cirilla_cli.units import Fraction, PartialShare, PositiveCount
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ class SourceConfig(Section):
 
     path: FilePath
     """A file, a folder, or - for standard input."""
+    format: FormatName | None = None
+    """What the rows are, where they should not be told by their content; null tells each by itself."""
     weight: PositiveFloat | None = None
     """Its part of the mixture, relative to the other weights; null in all sources takes every row once."""
 
@@ -181,6 +184,15 @@ class DuplicatesConfig(Section):
     """Least Jaccard similarity of a near-duplicate, verified on each candidate."""
     same_facts: bool = True
     """Rows that differ in a number, or in a capitalised word inside a sentence, are not near-duplicates."""
+
+
+class ContaminationConfig(Section):
+    """How rows are compared with the evaluation sets; texts marked `seen: true` there are exempt, and counted."""
+
+    span: Annotated[int, Field(ge=8)] = 30
+    """Words in a row that make a leak; a shorter text must stand in the row whole."""
+    resemblance: Annotated[Fraction, Field(gt=0)] = 0.7
+    """Share of a text's words, by their rarity, that make a line of a row resemble it; reported, and nothing more."""
 
 
 # end of duplicates and contamination
