@@ -10,7 +10,7 @@ def card(report: CurateReport) -> str:
     """The report as Markdown."""
     parts = [
         f"# {report.rows:,} {report.kind}", "", _summary(report), "",
-        *_sides(report), *_lengths(report), *_sources(report),
+        *_sides(report), *_lengths(report), *_sources(report), *_evaluation(report),
         *_counts("Kinds", "rows", _of(report, "kinds")), *_counts("Strategies", "rows", _of(report, "strategies")),
         *_counts("Licences", "rows", _of(report, "licences")),
         *_counts("Refused", "rows", report.rejected), *_counts("Repetitions dropped", "rows", report.duplicates),
@@ -48,6 +48,16 @@ def _sources(report: CurateReport) -> list[str]:
     shown = [column for column in _COLUMNS if any(column in source for source in report.sources.values())]
     rows = [[name, *(_number(source.get(key, 0)) for key in shown)] for name, source in report.sources.items()]
     return _table("Sources", ["source", *shown], rows)
+
+
+_COMPARED = ("texts", "seen", "leaked", "leaked_share", "resembled", "resembled_share", "rows")
+
+
+def _evaluation(report: CurateReport) -> list[str]:
+    """Texts of each set, those exempt, those found word for word, those that a row resembles, and rows that went."""
+    rows = [[name, *(_number(found[key]) for key in _COMPARED)] for name, found in report.evaluation.items()]
+    head = ["set", *(key.replace("_", " ") for key in _COMPARED[:-1]), "rows dropped"]
+    return _table("Evaluation sets", head, rows) if rows else []
 
 
 def _of(report: CurateReport, what: str) -> Mapping[str, int]:

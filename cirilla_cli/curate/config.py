@@ -75,6 +75,8 @@ class RepetitionConfig(Section):
     """Largest share of paragraphs (between empty lines) that stand earlier in the text."""
     paragraph_chars: Fraction = 0.20
     """The same, as a share of the characters in paragraphs."""
+    min_words: PositiveInt = 50
+    """Fewer words say nothing by their n-grams, which then are not measured (Gopher takes no shorter documents)."""
     top_grams: Limits3 = (0.20, 0.18, 0.16)
     """Largest share of characters in all occurrences of the commonest 2-, 3- and 4-gram of words, if it repeats."""
     repeated_grams: Limits6 = (0.15, 0.14, 0.13, 0.12, 0.11, 0.10)
@@ -235,6 +237,8 @@ class CurateConfig(Section):
     """Removal of repeated rows; null keeps them."""
     evaluation: dict[str, FilePath] = {}
     """Question sets and texts that models will be measured on, by name; rows that hold them go."""
+    contamination: ContaminationConfig = ContaminationConfig()
+    """How rows are compared with them."""
     mixture: MixtureConfig = MixtureConfig()
     """How much of each source is taken; of meaning where sources have weights."""
     split: SplitConfig = SplitConfig()
@@ -251,6 +255,8 @@ class CurateConfig(Section):
             wrong = {f"sources.{name}.weight": said for name, weight in weights.items() if weight is None}
         elif self.mixture != MixtureConfig():
             wrong["mixture"] = "is given, but no source has a weight: give each of them one"
+        if not self.evaluation and self.contamination != ContaminationConfig():
+            wrong["contamination"] = "is given, but `evaluation` names no set to compare rows with"
         names = [name for name, source in self.sources.items() if str(source.path) == "-"]
         if names and any(rule.kind == "boilerplate" for rule in self.filters.values()):
             said = "is -, which can be read once, but a filter of kind boilerplate reads its sources twice"

@@ -68,6 +68,10 @@ class Outputs:
         """Count in a file that somebody else wrote at its `partial`."""
         self._adopted.add(name)
 
+    def sides(self) -> dict[str, Path]:
+        """The files of the split's sides that have rows."""
+        return {name: self.path(name) for name in ("train", "validation", "test") if name in self._open}
+
     def commit(self) -> None:
         """Put every file in its place, and remove those of an earlier run that this one has no rows for."""
         kept = {self.path(name) for name in {*self._open, *self._adopted}}

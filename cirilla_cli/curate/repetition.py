@@ -34,6 +34,8 @@ class Repetition(TextFilter):
         yield "repeated paragraphs", paragraphs, own.paragraphs
         yield "characters in repeated paragraphs", paragraph_chars, own.paragraph_chars
         words = text.split()
+        if len(words) < own.min_words:
+            return
         for n, limit in zip(_TOP, own.top_grams, strict=True):
             yield f"commonest {n}-gram", top_share(words, n), limit
         for n, limit in zip(_REPEATED, own.repeated_grams, strict=True):

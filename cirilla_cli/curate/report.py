@@ -34,6 +34,8 @@ class CurateReport:
     """Rows that could not be read, by reason."""
     notes: dict[str, int] = field(default_factory=dict)
     """What was left out of rows that could be read."""
+    export: str | None = None
+    """The folder of Parquet files."""
     version: int = VERSION
     made_from: str | None = None
     """Hash of the recipe's section, its inputs and the program's version; None where a source was a stream."""

@@ -4,12 +4,14 @@ sources --read--> rows --filters--> --evaluation sets--> --duplicates--> --split
                                                                               \\--mixture--> train
 """
 
+import shutil
 import time
 from pathlib import Path
 
 from cirilla_cli import __version__
 from cirilla_cli.curate.card import card
 from cirilla_cli.curate.config import CurateConfig
+from cirilla_cli.curate.export import FOLDERS, export
 from cirilla_cli.curate.outputs import Outputs
 from cirilla_cli.curate.report import CurateReport
 from cirilla_cli.curate.sift import Sifter
@@ -48,6 +50,10 @@ def curate(config: CurateConfig, out: Path, progress: Progress, *, seed: int = 0
     report = _curated(config, outputs, progress, seed)
     report.made_from = made_from
     if outputs.side is not None:
+        for folder in FOLDERS.values():
+            shutil.rmtree(outputs.side / folder, ignore_errors=True)
+        if config.export is not None:
+            report.export = str(export(config.export, report, outputs.sides(), outputs.side))
         write_text(outputs.side / "report.md", card(report))
         write_json(outputs.side / "report.json", report.as_dict())
     report.seconds = round(time.monotonic() - started, 3)
@@ -83,6 +89,7 @@ def _done(outputs: Outputs, made_from: str | None, out: Path) -> CurateReport | 
         Path(split["file"]).is_file() and hash_file(Path(split["file"])) == split["sha256"]
         for split in report.splits.values()
     )
+    whole &= report.export is None or Path(report.export).is_dir()
     report.already_done = True
     return report if report.made_from == made_from and report.out == str(out) and whole else None
 

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from cirilla_cli.curate.base import Filter, Refused, Row, size_of
 from cirilla_cli.curate.config import CurateConfig
+from cirilla_cli.curate.decontaminate import Decontaminator, read_eval_sets
 from cirilla_cli.curate.duplicates import Deduper
 from cirilla_cli.curate.mixture import Mixer, reorder
 from cirilla_cli.curate.outputs import Outputs
@@ -38,6 +39,7 @@ class Sifter:
         self._kind: Kind | None = None
         self._first = ""
         self._intake = Intake()
+        self._evaluation: dict[str, dict[str, Any]] = {}
         self._epochs: dict[str, float] = {}
 
     def look(self) -> None:
@@ -50,7 +52,7 @@ class Sifter:
 
     def sift(self) -> None:
         """Read every source, in order, and decide about each row."""
-        rows = self._filtered(self._counted(self._read()))
+        rows = self._clean(self._filtered(self._counted(self._read())))
         for name, row in self._unique(rows):
             sides = sides_of(row, self.config.split)
             if len(sides) > 1:
@@ -103,6 +105,22 @@ class Sifter:
             row = judged
         return row
 
+    def _clean(self, rows: Rows) -> Rows:
+        """The rows that hold nothing of the evaluation sets.
+
+        Before duplicates, so that no clean row goes for the sake of one that goes itself.
+        """
+        if not self.config.evaluation:
+            yield from rows
+            return
+        finder = Decontaminator(self.config.contamination, read_eval_sets(self.config.evaluation))
+        for name, row, leak in finder.checked(rows):
+            if leak is None:
+                yield name, row
+            else:
+                self._reject(name, row, leak.reason, leak.row())
+        self._evaluation = {name: dict(found) for name, found in finder.report().items()}
+
     def _unique(self, rows: Rows) -> Rows:
         """The rows that repeat none before them."""
         if self.config.duplicates is None:
@@ -146,7 +164,7 @@ class Sifter:
         return CurateReport(
             out=str(self.outputs.out), kind=self._kind, rows=train.rows, sources=self._sources(), splits=self._splits(),
             rejected=ordered(self.account.rejected), duplicates=ordered(self.account.duplicates),
-            quarantined=ordered(self._intake.rejected), notes=ordered(self._intake.notes),
+            evaluation=self._compared(), quarantined=ordered(self._intake.rejected), notes=ordered(self._intake.notes),
         )  # fmt: skip
 
     def _refuse_empty(self) -> None:
@@ -180,6 +198,13 @@ class Sifter:
             if source.weight is not None:
                 found[name] |= {"weight": source.weight, "epochs": self._epochs[name]}
         return found
+
+    def _compared(self) -> dict[str, dict[str, Any]]:
+        paths = self.config.evaluation
+        return {
+            name: {"path": str(paths[name]), "sha256": hash_path(paths[name]), **found}
+            for name, found in self._evaluation.items()
+        }
 
     def _splits(self) -> dict[str, dict[str, Any]]:
         found = {}
