@@ -1,6 +1,5 @@
 """Training rows that hold what models will be measured on."""
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice

@@ -96,7 +96,8 @@ def _hashes(ids_W: I64, length: int) -> U64:
     sums = np.full(count, length, dtype=np.uint64)
     for number in range(length):
         sums += ids[number : count + number] * _ODD[number]
-    return (sums ^ (sums >> np.uint64(32))) * _ODD[0]
+    mixed: U64 = (sums ^ (sums >> np.uint64(32))) * _ODD[0]
+    return mixed
 
 
 def _slots(hashes: U64) -> I64:
