@@ -26,9 +26,9 @@ _REFUSED = NO_ROOM | {errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.E
 
 _PANELS = {
     "Start": ["run", "init", "runs"],
-    "Data": ["scrape", "synth", "tokenize"],
+    "Data": ["scrape", "synth", "curate", "tokenize"],
     "Train": ["pretrain", "sft", "dpo", "sweep"],
-    "Use": ["report", "eval", "generate", "push"],
+    "Use": ["report", "eval", "generate", "push", "trace", "why"],
     "Recipes": ["plan", "recipe"],
 }
 
@@ -73,9 +73,11 @@ def cirilla(
 
 
 _VERBS = {
-    "run": "project", "init": "project", "runs": "project", "scrape": "data", "synth": "data", "tokenize": "data",
+    "run": "project", "init": "project", "runs": "project", "scrape": "data", "synth": "data", "curate": "data",
+    "tokenize": "data",
     "pretrain": "train", "sft": "train", "dpo": "train", "eval": "use", "generate": "use", "push": "use",
     "sweep": "sweep", "plan": "counting", "report": "reporting", "recipe": "recipes",
+    "trace": "tracing", "why": "tracing",
 }  # fmt: skip
 """The module that each verb stands in, in `COMMANDS` or, with verbs of its own, as `app`."""
 

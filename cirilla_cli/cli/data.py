@@ -1,4 +1,4 @@
-"""`cirilla scrape`, `synth`, `tokenize`: data in, rows or shards out."""
+"""`cirilla scrape`, `synth`, `curate`, `tokenize`: data in, rows or shards out."""
 
 from dataclasses import dataclass
 
@@ -51,6 +51,17 @@ def synth(words: Words = None, *, maker: Maker, flags: Flags) -> None:
 
 
 @takes("out", "fresh")
+def curate(words: Words = None, *, flags: Flags) -> None:
+    """Make one set of several: drop bad, repeated and contaminated rows, mix, and hold some out.
+
+    Examples: cirilla curate wiki.jsonl web.jsonl curate.split.test=1%; cirilla curate mine.yaml --out curated
+    """
+    from cirilla_cli.cli.verbs import curate_verb
+
+    curate_verb(words or [], flags)
+
+
+@takes("out", "fresh")
 def tokenize(words: Words = None, *, flags: Flags) -> None:
     """Train or load a tokenizer and write token shards.
 
@@ -61,4 +72,4 @@ def tokenize(words: Words = None, *, flags: Flags) -> None:
     tokenize_verb(words or [], flags)
 
 
-COMMANDS = {"scrape": scrape, "synth": synth, "tokenize": tokenize}
+COMMANDS = {"scrape": scrape, "synth": synth, "curate": curate, "tokenize": tokenize}

@@ -68,6 +68,14 @@ def synth(resolved: Resolved, progress: Progress, control: Control) -> Any:
     return synthesize(config, Path(resolved.out), progress)
 
 
+def curate(resolved: Resolved, progress: Progress, control: Control) -> Any:
+    """A curated set to the recipe's `out`."""
+    from cirilla_cli.curate.run import curate as area
+
+    recipe: Any = resolved.recipe
+    return area(recipe.curate, Path(resolved.out), progress, seed=recipe.seed, fresh=control.fresh)
+
+
 def tokenize(resolved: Resolved, progress: Progress, control: Control) -> Any:
     """A tokenizer and shards in the recipe's `out`."""
     from cirilla_cli.data.run import tokenize as area
@@ -274,8 +282,8 @@ def push(
 
 
 RUNNERS: Mapping[str, Any] = {
-    "scrape": scrape, "synth": synth, "tokenize": tokenize, "pretrain": train, "sft": train, "dpo": train,
-    "eval": evaluate, "generate": generate, "push": push,
+    "scrape": scrape, "synth": synth, "curate": curate, "tokenize": tokenize, "pretrain": train, "sft": train,
+    "dpo": train, "eval": evaluate, "generate": generate, "push": push,
 }  # fmt: skip
 """The function behind each verb."""
 

@@ -195,8 +195,9 @@ def _mark(path: Path) -> dict[str, Any]:
 def _figures(verb: str, result: Any) -> dict[str, Any]:
     """A few numbers of a stage's own report."""
     names = {
-        "scrape": ("documents",), "synth": ("samples",), "pretrain": ("step", "loss", "val_loss", "parameters"),
-        "sft": ("step", "loss", "val_loss"), "dpo": ("step", "loss", "first_validation", "last_validation"),
+        "scrape": ("documents",), "synth": ("samples",), "curate": ("rows",),
+        "pretrain": ("step", "loss", "val_loss", "parameters"), "sft": ("step", "loss", "val_loss"),
+        "dpo": ("step", "loss", "first_validation", "last_validation"),
     }  # fmt: skip
     return {name: getattr(result, name) for name in names.get(verb, ())}
 

@@ -8,8 +8,13 @@ from typing import Any
 from cirilla_cli.errors import CirillaError, Where
 from cirilla_cli.recipe.load import Resolved
 
-_ROWS = ("scrape", "synth")
+_ROWS = ("scrape", "synth", "curate")
 """Verbs whose `out` may also be `-` or FILE.jsonl."""
+_LEFT = {
+    "scrape": ("documents.jsonl",), "synth": ("samples.jsonl",),
+    "curate": ("documents.jsonl", "samples.jsonl", "validation.jsonl", "test.jsonl"),
+}  # fmt: skip
+"""Rows that verbs leave in a folder."""
 
 
 def check_out(resolved: Resolved) -> None:
@@ -23,12 +28,14 @@ def check_out(resolved: Resolved) -> None:
     path = Path(out)
     if verb not in _ROWS or path.suffix != ".jsonl":
         check_place(path, "out")
-        path = path / {"scrape": "documents.jsonl", "synth": "samples.jsonl"}.get(verb, "report.json")
+        targets = [path / name for name in _LEFT.get(verb, ("report.json",))]
     else:
         check_place(path.parent, "out")
         if path.is_dir():
             raise _wrong("out", out, f"{out}: is a folder, and a file is to be written", "a file")
-    _keep_inputs(path, _inputs(resolved))
+        targets = [path]
+    for target in targets:
+        _keep_inputs(target, _inputs(resolved))
 
 
 def check_place(folder: Path, key: str) -> None:
@@ -58,6 +65,9 @@ def _inputs(resolved: Resolved) -> Iterable[Path]:
             return [Path(path)] if path else []
         case "synth":
             return list(recipe.synth.inputs)
+        case "curate":
+            paths = [*(source.path for source in recipe.curate.sources.values()), *recipe.curate.evaluation.values()]
+            return [*paths, *(path / name for path in paths for name in ("documents.jsonl", "samples.jsonl"))]
     return []
 
 

@@ -170,6 +170,19 @@ def _bundled_documents() -> Path:
     return Path(resolved.out) / "documents.jsonl"
 
 
+def curate_verb(words: Sequence[str], flags: Flags) -> None:
+    """`cirilla curate`."""
+    reading = read_words(words, "curate")
+    names = _distinct([_stem(path) for path in reading.inputs])
+    extra = {f"curate.sources.{name}.path": path for name, path in zip(names, reading.inputs, strict=True)}
+    resolved = _resolve("curate", reading, "default", extra, flags)
+    if flags.dry_run:
+        _shown(resolved, flags)
+        return
+    report = _run(resolved, flags)
+    _finish(resolved, report, flags, f"{report.summary()} in {resolved.out} ({show_seconds(report.seconds)})")
+
+
 def tokenize_verb(words: Sequence[str], flags: Flags) -> None:
     """`cirilla tokenize`."""
     reading = read_words(words, "tokenize")
@@ -249,10 +262,19 @@ def _names(reading: Reading) -> list[str]:
 
     The built-in recipe's one source is called wiki: without a recipe, a call's first input takes its place.
     """
+    names = [_stem(path) for path in reading.inputs]
+    return _distinct(names if reading.recipe else ["wiki", *names[1:]][: len(names)])
+
+
+def _stem(path: str) -> str:
+    """A source's name, from its path."""
+    return "".join(c if c.isalnum() or c in "_-" else "_" for c in Path(path).stem) or "text"
+
+
+def _distinct(wanted: Sequence[str]) -> list[str]:
+    """The same names, numbered on where one comes again."""
     names: list[str] = []
-    for path in reading.inputs:
-        own = "".join(c if c.isalnum() or c in "_-" else "_" for c in Path(path).stem) or "text"
-        name = own if reading.recipe or names else "wiki"
+    for name in wanted:
         more = (f"{name}_{i}" for i in count(2))
         names.append(next(free for free in chain([name], more) if free not in names))
     return names

@@ -45,6 +45,12 @@ class LoadTokenizerConfig(Section):
         return load_tokenizer(self.path)
 
 
+FormatName = Literal[
+    "data-type", "messages", "preference", "completions", "alpaca", "dolly", "prompt-completion", "question-answer",
+    "text", "rows", "conversation", "lines", "summaries",
+]  # fmt: skip
+"""What rows may be said to be, where it cannot be seen in them; docs/formats.md says what each is."""
+
 TokenizerSection = Annotated[SentencePieceConfig | LoadTokenizerConfig, ByKind()]
 
 

@@ -6,15 +6,17 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+import msgspec
 from pydantic import BaseModel, ValidationError
 
+from cirilla_cli.data.fits import keys_in
 from cirilla_cli.data.rows import Record
 from cirilla_cli.errors import CirillaError, Where
 
@@ -23,8 +25,15 @@ R = TypeVar("R", bound=Record)
 STDIO = Path("-")
 """Stands for standard input or output wherever a file is named."""
 
-_MOST_COMPLAINTS = 20
+_SHOWN = 20
+"""Complaints that are printed in full; of the others, file and line."""
+_KEPT = 10_000
+"""Complaints of which file and line are kept; of those beyond, the number."""
 _LONE_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+_SPACED = re.compile(rb'"[ \t\r]+:')
+_BOM = b"\xef\xbb\xbf"
+
+_decode = msgspec.json.Decoder().decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,30 +57,51 @@ class Complaints:
         self.wheres: list[Where] = []
         self.count = 0
 
-    def add(self, file: str, line: int | None, expected: str, *, key: str | None = None, value: Any = None) -> None:
-        """Count one complaint, and keep what it says while there are few."""
+    def add(
+        self, file: str, line: int | None, expected: str, *, key: str | None = None, value: Any = None, row: Any = None
+    ) -> None:
+        """Count one complaint, and keep what it says while there are few; ``row`` is what it is about."""
         self.count += 1
-        if len(self.wheres) < _MOST_COMPLAINTS:
+        if len(self.wheres) < _KEPT:
             self.wheres.append(Where(file, line, key, value, expected))
 
     def raise_if_any(self) -> None:
-        """Raises: CirillaError: naming file and line of every complaint (the first 20)."""
+        """Raises: CirillaError: naming file and line of every complaint, the first 20 in full."""
         if not self.count:
             return
-        lines = [_render(where) for where in self.wheres]
+        lines = [_render(where) for where in self.wheres[:_SHOWN]]
         if self.count > len(lines):
-            lines.append(f"... and {self.count - len(lines)} more")
+            lines.append(f"... and {self.count - len(lines)} more: {_places(self.wheres[_SHOWN:])}")
+        if self.count > len(self.wheres):
+            lines.append(f"... of which {self.count - len(self.wheres)} are not listed")
         raise CirillaError("\n".join(lines), hint="fix or remove these lines; nothing was changed", where=self.wheres)
+
+
+def _places(wheres: Sequence[Where]) -> str:
+    """`a.jsonl line 3, 7-9; b.jsonl line 2`."""
+    files: dict[str, list[list[int]]] = {}
+    for where in wheres:
+        runs, line = files.setdefault(where.file or "", []), where.line
+        if line is not None and runs and runs[-1][1] in (line, line - 1):
+            runs[-1][1] = line
+        elif line is not None:
+            runs.append([line, line])
+    return "; ".join(f"{file} line {_runs(runs)}" if runs else file for file, runs in files.items())
+
+
+def _runs(runs: Sequence[Sequence[int]]) -> str:
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
 
 
 def _render(where: Where) -> str:
     at = where.file if where.line is None else f"{where.file}:{where.line}"
     if where.key is None:
         return f"{at}: {where.expected}"
-    return f"{at}: `{where.key}` is {_shown(where.value)}: {where.expected}"
+    return f"{at}: `{where.key}` is {shown(where.value)}: {where.expected}"
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value as complaints show it."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
@@ -88,7 +118,7 @@ def read_rows(path: Path, complaints: Complaints) -> Iterator[Row]:
     with _open(path, name) as file:
         for number, raw in enumerate(file, 1):
             if raw.strip():
-                data = _parse(raw, name, number, complaints)
+                data = parse(raw, name, number, complaints)
                 if data is not None:
                     yield Row(name, number, data)
 
@@ -109,25 +139,92 @@ def _open(path: Path, name: str) -> Iterator[Iterable[bytes]]:
         raise CirillaError(f"{name}: cannot be read: permission denied") from None
 
 
-def _parse(raw: bytes, name: str, number: int, complaints: Complaints) -> dict[str, Any] | None:
+def parse(raw: bytes, name: str, number: int, complaints: Complaints) -> dict[str, Any] | None:
+    """The object in a line, or None after a complaint.
+
+    msgspec decodes what is right, and counting colons tells whether a key was overwritten by its like; all else is
+    read again by `json`, which says what is wrong, or takes what msgspec does not (NaN, numbers beyond its range).
+    """
     try:
-        data = json.loads(raw)
+        data = _decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return _parse_slowly(raw, name, number, complaints)
+    if type(data) is dict and not _is_suspect(raw, keys_in(data)):
+        return data
+    return _parse_slowly(raw, name, number, complaints)
+
+
+def _is_suspect(raw: bytes, keys: int) -> bool:
+    """Whether ``raw`` may hold more keys than the ``keys`` that were decoded.
+
+    A key's colon follows its closing quote; within text a quote has a backslash before it.
+    """
+    colons = raw.count(b'":')
+    if colons != keys and colons - raw.count(b'\\":') != keys:
+        return True
+    return (b" :" in raw or b"\t" in raw or b"\r:" in raw) and _SPACED.search(raw) is not None
+
+
+def _parse_slowly(raw: bytes, name: str, number: int, complaints: Complaints) -> dict[str, Any] | None:
+    twice: list[str] = []
+    try:
+        text = (raw.removeprefix(_BOM) if number == 1 else raw).decode()
+        data = json.loads(text, object_pairs_hook=lambda pairs: _once(pairs, twice))
     except UnicodeDecodeError:
-        complaints.add(name, number, "not UTF-8")
+        complaints.add(name, number, "not UTF-8", row=raw)
         return None
     except (json.JSONDecodeError, RecursionError) as error:
         torn = not raw.endswith(b"\n")
         why = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
         said = "half-written: the file ends inside this row" if torn else f"not JSON: {why}"
-        complaints.add(name, number, said)
+        complaints.add(name, number, said, row=raw)
         return None
-    if not isinstance(data, dict):
-        complaints.add(name, number, f"a JSON object is expected, not {type(data).__name__}")
+    problem = _problem(raw, data, twice)
+    if problem is not None:
+        complaints.add(name, number, problem, row=raw)
         return None
-    if _LONE_SURROGATE.search(raw) and _has_lone_surrogate(data):
-        complaints.add(name, number, "holds half of a surrogate pair (\\ud800-\\udfff), which is not text")
+    return dict(data)
+
+
+def parse_whole(path: Path, complaints: Complaints) -> Any:
+    """The one JSON value of a file, or None after a complaint."""
+    with _open(path, str(path)) as file:
+        raw = b"".join(file)
+    twice: list[str] = []
+    try:
+        data = json.loads(raw.removeprefix(_BOM).decode(), object_pairs_hook=lambda pairs: _once(pairs, twice))
+        json.dumps(data, ensure_ascii=False).encode()
+    except json.JSONDecodeError as error:
+        complaints.add(str(path), error.lineno, f"not JSON: {error.msg}")
+        return None
+    except RecursionError:
+        complaints.add(str(path), None, "not JSON: nested too deeply")
+        return None
+    except UnicodeError:
+        complaints.add(str(path), None, "not UTF-8, or half of a surrogate pair in it")
+        return None
+    if twice:
+        complaints.add(str(path), None, f"`{twice[0]}` stands twice in one object, and only one value can count")
         return None
     return data
+
+
+def _once(pairs: list[tuple[str, Any]], twice: list[str]) -> dict[str, Any]:
+    data = dict(pairs)
+    if len(data) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice += [name for name in data if names.count(name) > 1]
+    return data
+
+
+def _problem(raw: bytes, data: Any, twice: Sequence[str]) -> str | None:
+    if not isinstance(data, dict):
+        return f"a JSON object is expected, not {type(data).__name__}"
+    if twice:
+        return f"`{twice[0]}` stands twice in one object, and only one value can count"
+    if _LONE_SURROGATE.search(raw) and _has_lone_surrogate(data):
+        return "holds half of a surrogate pair (\\ud800-\\udfff), which is not text"
+    return None
 
 
 def _has_lone_surrogate(data: Any) -> bool:
@@ -144,7 +241,7 @@ def validate(row: Row, model: type[R], complaints: Complaints) -> R | None:
         return model.model_validate(row.data)
     except ValidationError as error:
         for misfit in error.errors():
-            complaints.add(row.file, row.line, **_misfit(misfit, model))
+            complaints.add(row.file, row.line, **_misfit(misfit, model), row=row.data)
         return None
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -13,6 +14,11 @@ class Record(BaseModel):
     """A frozen row: strict types, unknown keys refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    @classmethod
+    def incomplete(cls, data: Mapping[str, Any]) -> str | None:
+        """What is missing of fields that depend on one another, in data whose fields each fit; None: nothing."""
+        return None
 
     def line(self) -> str:
         """The row as one line of JSON, without a line end; keys in the fields' order, so equal rows are equal text."""
@@ -116,17 +122,26 @@ class Sample(Record):
     parents: Annotated[tuple[str, ...], Many] = ()
     generator: Origin
 
+    @classmethod
+    def incomplete(cls, data: Mapping[str, Any]) -> str | None:
+        """Whether what this kind of sample needs is there, and who has the last word."""
+        kind, last = data["kind"], data["messages"][-1]["role"]
+        if kind == "preference" and (data.get("chosen") is None or data.get("rejected") is None):
+            return "a preference needs `chosen` and `rejected`"
+        if kind == "task" and data.get("answer") is None:
+            return "a task needs `answer`"
+        if kind == "chat" and last != "assistant":
+            return f"a chat must end with the assistant's turn, not {last!r}"
+        if kind != "chat" and last != "user":
+            return f"the prompt of a {kind} must end with the user's turn, not {last!r}"
+        return None
+
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        if self.kind == "preference" and (self.chosen is None or self.rejected is None):
-            raise ValueError("a preference needs `chosen` and `rejected`")
-        if self.kind == "task" and self.answer is None:
-            raise ValueError("a task needs `answer`")
-        last = self.messages[-1].role
-        if self.kind == "chat" and last != "assistant":
-            raise ValueError(f"a chat must end with the assistant's turn, not {last!r}")
-        if self.kind != "chat" and last != "user":
-            raise ValueError(f"the prompt of a {self.kind} must end with the user's turn, not {last!r}")
+        last = {"role": self.messages[-1].role}
+        parts = {"kind": self.kind, "chosen": self.chosen, "rejected": self.rejected, "answer": self.answer}
+        if said := self.incomplete({**parts, "messages": [last]}):
+            raise ValueError(said)
         return self
 
     def conversation(self) -> tuple[Message, ...]:

@@ -6,7 +6,7 @@ inputs --read--> records --group by kind and split, fill to a shard's size--> ta
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from cirilla_cli.data.config import LoadTokenizerConfig, TokenizeConfig
 from cirilla_cli.data.encode import encode_all, kind_of, split_key, training_text
 from cirilla_cli.data.inputs import read_inputs
 from cirilla_cli.data.jsonl import STDIO
+from cirilla_cli.data.origins import write_origins
 from cirilla_cli.data.rows import Document, Sample, content_hash, held_out
 from cirilla_cli.data.shards import Kind, ShardIndex, ShardInfo, TokenShards, write_shard
 from cirilla_cli.data.tokenizer import Tokenizer, load_tokenizer
@@ -178,9 +179,11 @@ def encode_shard(folder: Path, name: str, records: list[Record], tokenizer: Toke
     marker = folder / f"{name}.json"
     if marker.is_file():
         done = read_json(marker)
-        if done["made_from"] == made_from and (folder / f"{name}.bin").is_file():
-            return ShardInfo(**done["info"])
+        info = ShardInfo(**done["info"])
+        if done["made_from"] == made_from and all((folder / file).is_file() for file in (info.file, info.rows)):
+            return info
     info = write_shard(folder, name, encode_all(records, tokenizer), tokenizer.vocab_size)
+    info = replace(info, rows_sha256=write_origins(folder / info.rows, records))
     write_json(marker, {"made_from": made_from, "info": asdict(info)})
     return info
 

@@ -3,6 +3,7 @@
 rows --encode--> {split}-00000.bin   little-endian ids, header-less
                  {split}-00000.idx.npy   uint64 document ends
                  {split}-00000.mask   one byte a token, for chats and preferences
+                 {split}-00000.rows.jsonl   a line for each row: which page or sample it is (`data/origins.py`)
                  index.json   written last: its existence means the rest is whole
 
 Every file is hashed once, when it is written, and `index.json` keeps the hashes. Opening shards compares sizes alone:
@@ -48,6 +49,8 @@ class ShardInfo:
     """Of the document ends; None in indexes that were written before these were recorded."""
     mask_sha256: str | None = None
     """Of the mask; None where every token is trained on."""
+    rows_sha256: str | None = None
+    """Of the list of rows; None where none was written."""
 
     @property
     def ends(self) -> str:
@@ -59,8 +62,17 @@ class ShardInfo:
         """The file that says which tokens are trained on, where there is one."""
         return f"{self.file[:-4]}.mask"
 
+    @property
+    def rows(self) -> str:
+        """The file that says which row each document was made from."""
+        return f"{self.file[:-4]}.rows.jsonl"
+
+    def content(self) -> dict[str, Any]:
+        """What training reads, not which rows it came from."""
+        return {key: value for key, value in asdict(self).items() if key != "rows_sha256"}
+
     def hashes(self) -> Iterator[tuple[str, str]]:
-        """Each file that was hashed, and its SHA-256."""
+        """Each file that training reads and that was hashed, and its SHA-256."""
         recorded = (self.file, self.sha256), (self.ends, self.ends_sha256), (self.mask, self.mask_sha256)
         return ((name, digest) for name, digest in recorded if digest is not None)
 
@@ -111,7 +123,7 @@ class ShardIndex:
 
     def fingerprint(self) -> str:
         """SHA-256 of what the shards hold: their hashes and the tokenizer's, not where the rows came from."""
-        splits = {name: [asdict(info) for info in infos] for name, infos in self.splits.items()}
+        splits = {name: [info.content() for info in infos] for name, infos in self.splits.items()}
         return hash_json([self.kind, self.dtype, self.vocab_size, self.tokenizer_hash, splits])
 
     def stamps(self, folder: Path) -> dict[str, list[int]]:

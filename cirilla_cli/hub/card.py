@@ -14,8 +14,10 @@ from cirilla_cli.errors import CirillaError
 from cirilla_cli.hub.config import PushConfig
 from cirilla_cli.hub.families import architecture_of, family_of, trunk_of
 from cirilla_cli.hub.families.blocks import windows_of
-from cirilla_cli.hub.lineage import Data, Lineage, Stage
 from cirilla_cli.hub.read import Published
+from cirilla_cli.lineage.data import Data
+from cirilla_cli.lineage.gather import Lineage
+from cirilla_cli.lineage.stages import Stage
 from cirilla_cli.model.config import ClassifierConfig, DecoderConfig, EncoderConfig
 from cirilla_cli.model.count import parameters
 from cirilla_cli.units import show_count

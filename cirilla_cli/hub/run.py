@@ -25,10 +25,10 @@ from cirilla_cli.hub.check import MOST_TEXTS, TEXTS, Check, check, failures
 from cirilla_cli.hub.config import PushConfig
 from cirilla_cli.hub.download import HUB_FAILURES, hub_error
 from cirilla_cli.hub.families import architecture_of, family_of
-from cirilla_cli.hub.lineage import sample_lines, trace
 from cirilla_cli.hub.names import is_hub_name
 from cirilla_cli.hub.read import LINEAGE, Published
 from cirilla_cli.hub.write import Written, plan_folder, write_folder
+from cirilla_cli.lineage.gather import gather, sample_lines
 from cirilla_cli.progress import Progress
 from cirilla_cli.units import show_bytes
 
@@ -85,8 +85,7 @@ def push(
         progress.say(f"{architecture}, {len(files)} files, {show_bytes(sum(f.bytes for f in files))}; checking")
         if loaded.tokenizer is None:
             progress.say("the model has no tokenizer, so none is exported: ids in, ids out")
-        lines = [*TEXTS, *sample_lines(trace(loaded), MOST_TEXTS - len(TEXTS))] if texts is None else texts
-        checks = check(building, loaded, lines)
+        checks = check(building, loaded, _compared(loaded) if texts is None else texts)
         _refuse_failed(checks)
         if folder is not None:
             replace_folder(building, folder)
@@ -95,6 +94,12 @@ def push(
             to = _upload(config, building, token, endpoint, progress)
     size, seconds = sum(f.bytes for f in files), round(time.monotonic() - started, 3)
     return PushReport(to, architecture, config.dtype, files, size, checks, seconds)
+
+
+def _compared(loaded: Published) -> list[str]:
+    """Lines on which the tokenizers are compared."""
+    lineage = gather(loaded.path, loaded.run, loaded.step, loaded.verb)
+    return [*TEXTS, *sample_lines(lineage, MOST_TEXTS - len(TEXTS))]
 
 
 def plan_files(config: PushConfig, loaded: Published, *, scores: Path | None = None) -> PushReport:

@@ -21,8 +21,8 @@ from cirilla_cli.hub.card import CardFacts, find_scores, last_metrics, render_ca
 from cirilla_cli.hub.config import PushConfig
 from cirilla_cli.hub.families import family_of, plan_of, to_disk, to_hf
 from cirilla_cli.hub.framing import document_ids, frame_documents
-from cirilla_cli.hub.lineage import Lineage, trace
 from cirilla_cli.hub.read import INDEX, LINEAGE, Published
+from cirilla_cli.lineage.gather import PAGES, Lineage, gather
 from cirilla_cli.model.decoder import Decoder
 
 WEIGHTS = "model.safetensors"
@@ -112,7 +112,7 @@ def _write_texts(loaded: Published, folder: Path, config: PushConfig, scores: Pa
     """Everything but the weights and the record of lineage."""
     shape = to_hf(loaded.config)
     measured = find_scores(loaded, scores)
-    lineage = trace(loaded)
+    lineage = gather(loaded.path, loaded.run, loaded.step, loaded.verb)
     folder.mkdir(parents=True)
     writes = isinstance(loaded.model, Decoder)
     ids = _special_ids(loaded.tokenizer) if writes else document_ids(loaded.tokenizer)
@@ -124,6 +124,8 @@ def _write_texts(loaded: Published, folder: Path, config: PushConfig, scores: Pa
         loaded.tokenizer.save(folder)
         frame_documents(loaded.tokenizer, folder, loaded.config.context_length)
     pages = _write_attribution(lineage, folder / "ATTRIBUTION.md")
+    if known := lineage.pages():
+        write_text(folder / PAGES, "".join(f"{page.line()}\n" for page in known))
     _write_license(config, lineage, folder)
     facts = CardFacts(loaded, config, lineage, pages, ours, measured, last_metrics(loaded))
     write_text(folder / "README.md", render_card(facts))

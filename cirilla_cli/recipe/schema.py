@@ -9,6 +9,7 @@ from cirilla_cli.recipe.verbs.base import Recipe
 _CLASSES = {
     "scrape": "scrape:ScrapeRecipe",
     "synth": "synth:SynthRecipe",
+    "curate": "curate:CurateRecipe",
     "tokenize": "tokenize:TokenizeRecipe",
     "pretrain": "train:PretrainRecipe",
     "sft": "train:SftRecipe",
@@ -47,7 +48,7 @@ def verb_of(data: Mapping[str, Any]) -> str | None:
     section = data.get("data")
     if isinstance(section, Mapping) and section.get("kind") in _VERB_OF_DATA:
         return _VERB_OF_DATA[section["kind"]]
-    for verb in ("scrape", "synth", "tokenize", "generate", "push"):
+    for verb in ("scrape", "synth", "curate", "tokenize", "generate", "push"):
         if verb in data:
             return verb
     training = {"model", "data", "objective", "train", "optim", "schedule"} & set(data)

@@ -1,13 +1,14 @@
 """Sections for making samples; torch-free."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from cirilla_cli.config import ByKind, FilePath, Paths, Section
+from cirilla_cli.curate.config import DuplicatesConfig
 from cirilla_cli.teachers.config import OllamaConfig, TeacherSection
-from cirilla_cli.units import Fraction, PositiveCount
+from cirilla_cli.units import PositiveCount
 
 if TYPE_CHECKING:
     from cirilla_cli.synth.base import Synthesizer
@@ -115,30 +116,6 @@ class TeacherQAConfig(Section):
 SynthSection = Annotated[FandomConfig | ReasoningGymConfig | TeacherQAConfig, ByKind()]
 
 
-class DedupeConfig(Section):
-    """Removal of repeated rows; the first one in order stays.
-
-    Equal rows, also up to case, spacing and punctuation, always go. Near-duplicates (Jaccard similarity of character
-    5-grams) are looked for among free text from teachers alone: rows made from templates differ by a name or a number
-    and would be thrown out with them.
-    """
-
-    near: bool = True
-    """Look for near-duplicates in free text."""
-    threshold: Annotated[Fraction, Field(gt=0)] = 0.8
-    """Least similarity that counts as a near-duplicate, verified exactly on each candidate."""
-    permutations: PositiveInt = 128
-    """Length of a MinHash signature (Broder 1997); candidates share one band of it."""
-    bands: PositiveInt = 16
-    """Bands the signature is cut into; more find more candidates."""
-
-    @model_validator(mode="after")
-    def _divides(self) -> Self:
-        if self.permutations % self.bands:
-            raise ValueError(f"bands must divide permutations ({self.permutations})")
-        return self
-
-
 class SynthConfig(Section):
     """What `cirilla synth` does."""
 
@@ -146,5 +123,5 @@ class SynthConfig(Section):
     """Where samples come from: fandom, reasoning-gym or teacher."""
     inputs: Paths = ()
     """Documents (.jsonl, a folder that holds documents.jsonl, or - for standard input); also as positionals."""
-    dedupe: DedupeConfig = DedupeConfig()
+    dedupe: DuplicatesConfig = DuplicatesConfig()
     """Removal of repeated rows."""

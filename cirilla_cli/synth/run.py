@@ -8,14 +8,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cirilla_cli.curate.duplicates import Deduper
 from cirilla_cli.data.jsonl import STDIO, JsonlWriter, read_records
 from cirilla_cli.data.rows import Document, Question, Record, Sample
 from cirilla_cli.errors import CirillaError
-from cirilla_cli.fs import write_json
+from cirilla_cli.fs import hash_path, write_json
 from cirilla_cli.progress import Progress
 from cirilla_cli.synth.base import Rejected, Synthesizer
 from cirilla_cli.synth.config import SynthConfig
-from cirilla_cli.synth.dedupe import Deduper
 from cirilla_cli.verify.match import normalise
 
 
@@ -35,6 +35,10 @@ class SynthReport:
     """Rejects by reason."""
     duplicates: dict[str, int] = field(default_factory=dict)
     """Dropped repetitions by method."""
+    inputs: list[dict[str, str]] = field(default_factory=list)
+    """Path and SHA-256 of each file of documents that was read; standard input leaves nothing to compare with."""
+    source: dict[str, Any] = field(default_factory=dict)
+    """What made the samples: the recipe's section."""
     seconds: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
@@ -64,6 +68,9 @@ def synthesize(config: SynthConfig, out: Path, progress: Progress) -> SynthRepor
         for made in source.make(documents, progress):
             sink.take(made)
         sink.finish(config, progress)
+    files = [path for path in map(_rows, config.inputs) if path != STDIO]
+    sink.report.inputs = [{"path": str(path), "sha256": hash_path(path)} for path in files]
+    sink.report.source = config.source.model_dump(mode="json")
     sink.report.seconds = round(time.monotonic() - started, 3)
     if side is not None:
         write_json(side / "report.json", sink.report.as_dict())
@@ -95,8 +102,12 @@ def _documents(config: SynthConfig, source: Synthesizer) -> Iterator[Document]:
 def _read(inputs: Iterable[Path]) -> Iterator[Document]:
     """The documents of all inputs in order; complaints about rows come at the end of each file."""
     for path in inputs:
-        inside = path / "documents.jsonl"
-        yield from read_records(inside if path != STDIO and path.is_dir() else path, Document)
+        yield from read_records(_rows(path), Document)
+
+
+def _rows(path: Path) -> Path:
+    """The file of documents that an input means."""
+    return path / "documents.jsonl" if path != STDIO and path.is_dir() else path
 
 
 class _Sink:

@@ -122,8 +122,8 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no turns": ({"messages": []}, "must be a list of turns"),
     "nobody answers": ({"messages": [Q]}, "no assistant's turn to learn from"),
     "an unknown data type": (
-        {"text": "x", "data type": "bert"},
-        "`data type` is 'bert', must be 'plain text' or 'conv'",
+        {"text": "x", "data type": "berd"},
+        "`data type` is 'berd', must be 'plain text' or 'conv'",
     ),
     "plain text that is none": ({"text": 3, "data type": "plain text"}, "`text` must be a string"),
     "a preference without a prompt": ({"prompt": 3, "chosen": "a", "rejected": "b"}, "`prompt` must be a string"),
@@ -132,7 +132,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         {"prompt": [Q, A], "chosen": "a", "rejected": "b"},
         "must end with the user's turn",
     ),
-    "a nested pair with a number": ({"data type": "conv", "text": [["a", 3]]}, "turn 2 has no text"),
+    "a nested pair with a number": ({"data type": "conv", "text": [["a", 3]]}, "pair 1: `answer` must be a string"),
 }
 
 

@@ -103,8 +103,10 @@ def test_all_complaints_come_at_once_and_the_good_rows_are_intact(write_lines: C
 def test_a_flood_of_complaints_is_counted_after_the_first_twenty(write_lines: Callable[..., Path]) -> None:
     _, error = read(write_lines(*["nonsense"] * 50), Document)
     assert error is not None
-    assert len(error.where) == 20
+    assert [where.line for where in error.where] == list(range(1, 51))
     assert "... and 30 more" in str(error)
+    assert "rows.jsonl line 21-50" in str(error)
+    assert str(error).count("not JSON") == 20
 
 
 def test_a_torn_last_line_is_called_half_written(write_lines: Callable[..., Path]) -> None:

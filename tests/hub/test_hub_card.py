@@ -17,9 +17,9 @@ from cirilla_cli.errors import CirillaError
 from cirilla_cli.fs import hash_json, write_json
 from cirilla_cli.hub.card import find_scores, last_metrics
 from cirilla_cli.hub.config import PushConfig
-from cirilla_cli.hub.lineage import sample_lines, trace
 from cirilla_cli.hub.read import read_folder
 from cirilla_cli.hub.run import push
+from cirilla_cli.lineage.gather import Lineage, gather, sample_lines
 from cirilla_cli.progress import Silent
 from cirilla_cli.scrape.config import DumpConfig, LicenseConfig, ScrapeConfig
 from cirilla_cli.scrape.run import scrape
@@ -76,6 +76,10 @@ def loaded(workshop: Path, step: int = 4) -> Loaded:
     checkpoint = Checkpoint.at(workshop / "runs" / "sft" / "checkpoints" / f"step-{step:06d}")
     assert checkpoint is not None
     return load_checkpoint(checkpoint)
+
+
+def lineage_of(model: Loaded) -> Lineage:
+    return gather(model.path, model.run, model.step, model.verb)
 
 
 @pytest.fixture(scope="module")
@@ -227,7 +231,7 @@ def test_a_model_that_names_itself_as_parent_does_not_hang(workshop: Path, tmp_p
     write_run(run, "sft", recipe, (1,), workshop / "tokens" / "tokenizer")
     checkpoint = Checkpoint.newest(run)
     assert checkpoint is not None
-    assert 1 < len(trace(load_checkpoint(checkpoint)).stages) < 20
+    assert 1 < len(lineage_of(load_checkpoint(checkpoint)).stages) < 20
 
 
 @pytest.mark.parametrize("verb", ["pretrain", "sft"])
@@ -247,7 +251,7 @@ def test_the_python_in_the_card_runs(
 
 
 def test_lines_of_the_training_data_are_found_for_the_comparison_of_tokenizers(workshop: Path) -> None:
-    lines = sample_lines(trace(loaded(workshop)), 20)
+    lines = sample_lines(lineage_of(loaded(workshop)), 20)
     text = (workshop / "wiki" / "documents.jsonl").read_text()
     assert len(lines) == 10, "two files, one of which holds no text"
     assert all(json.dumps(line, ensure_ascii=False)[1:-1] in text for line in lines)

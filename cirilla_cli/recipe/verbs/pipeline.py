@@ -7,7 +7,9 @@ from pydantic import Field, PositiveFloat
 from cirilla_cli.config import Section, Texts
 from cirilla_cli.recipe.verbs.base import Recipe
 
-StageVerb = Literal["scrape", "synth", "tokenize", "pretrain", "sft", "dpo", "eval", "generate", "push"]
+StageVerb = Literal[
+    "scrape", "synth", "curate", "tokenize", "pretrain", "sft", "dpo", "eval", "generate", "push"
+]  # fmt: skip
 
 
 class StageConfig(Section):

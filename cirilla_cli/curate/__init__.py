@@ -1,0 +1,1 @@
+"""One clean set out of several sources: filters, decontamination, duplicates, mixture, split, report."""

@@ -1,0 +1,107 @@
+"""`cirilla curate`: several sources in, one set out.
+
+sources --read--> rows --filters--> --evaluation sets--> --duplicates--> --split--> validation, test
+                                                                              \\--mixture--> train
+"""
+
+import shutil
+import time
+from pathlib import Path
+
+from cirilla_cli import __version__
+from cirilla_cli.curate.card import card
+from cirilla_cli.curate.config import CurateConfig
+from cirilla_cli.curate.export import FOLDERS, export
+from cirilla_cli.curate.outputs import Outputs
+from cirilla_cli.curate.report import CurateReport
+from cirilla_cli.curate.sift import Sifter
+from cirilla_cli.data.jsonl import STDIO
+from cirilla_cli.errors import CirillaError
+from cirilla_cli.fs import hash_file, hash_json, hash_path, read_json, write_json, write_text
+from cirilla_cli.progress import Progress
+
+
+def curate(config: CurateConfig, out: Path, progress: Progress, *, seed: int = 0, fresh: bool = False) -> CurateReport:
+    """Read the sources and write what is worth learning from, once, on the right side of the split.
+
+    Args:
+        config: sources, filters, and the rest.
+        out: a folder, a file FILE.jsonl (the other files go to the folder FILE.curate beside it), or - for rows on
+            standard output and nothing else.
+        progress: who watches.
+        seed: of the mixture's choice and order of rows.
+        fresh: work even where the same was done before.
+
+    Raises:
+        CirillaError: no sources, unreadable ones, documents and samples mixed, or no row left.
+    """
+    started = time.monotonic()
+    if not config.sources:
+        raise CirillaError("nothing to curate", hint="name files or folders: cirilla curate documents.jsonl")
+    outputs = Outputs(out)
+    made_from = _fingerprint(config, seed)
+    done = None if fresh else _done(outputs, made_from, out)
+    if done is not None:
+        progress.say(f"{out}: done already (--fresh starts over)")
+        return done
+    # A report vouches for the rows beside it; those are about to change.
+    if outputs.side is not None:
+        (outputs.side / "report.json").unlink(missing_ok=True)
+    report = _curated(config, outputs, progress, seed)
+    report.made_from = made_from
+    if outputs.side is not None:
+        for folder in FOLDERS.values():
+            shutil.rmtree(outputs.side / folder, ignore_errors=True)
+        if config.export is not None:
+            report.export = str(export(config.export, report, outputs.sides(), outputs.side))
+        write_text(outputs.side / "report.md", card(report))
+        write_json(outputs.side / "report.json", report.as_dict())
+    report.seconds = round(time.monotonic() - started, 3)
+    return report
+
+
+def _fingerprint(config: CurateConfig, seed: int) -> str | None:
+    """Hash of everything the result follows from; None where a source is a stream."""
+    paths = [*(source.path for source in config.sources.values()), *config.evaluation.values()]
+    if STDIO in paths:
+        return None
+    hashes = [_hash(path) for path in paths]
+    return hash_json([config.model_dump(mode="json"), seed, hashes, __version__])
+
+
+def _hash(path: Path) -> str | None:
+    if path == STDIO:
+        return None
+    if not path.exists():
+        raise CirillaError(f"{path}: no such file or folder")
+    return hash_path(path)
+
+
+def _done(outputs: Outputs, made_from: str | None, out: Path) -> CurateReport | None:
+    """The report of an earlier run of the same on the same, whose files are still as it left them."""
+    if outputs.side is None or made_from is None or not (outputs.side / "report.json").is_file():
+        return None
+    try:
+        report = CurateReport(**read_json(outputs.side / "report.json"))
+    except (ValueError, TypeError):
+        return None
+    whole = all(
+        Path(split["file"]).is_file() and hash_file(Path(split["file"])) == split["sha256"]
+        for split in report.splits.values()
+    )
+    whole &= report.export is None or Path(report.export).is_dir()
+    report.already_done = True
+    return report if report.made_from == made_from and report.out == str(out) and whole else None
+
+
+def _curated(config: CurateConfig, outputs: Outputs, progress: Progress, seed: int) -> CurateReport:
+    sifter = Sifter(config, outputs, seed, progress)
+    try:
+        sifter.look()
+        sifter.sift()
+        report = sifter.finish()
+        outputs.commit()
+    except BaseException:
+        outputs.abort()
+        raise
+    return report

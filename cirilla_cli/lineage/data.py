@@ -1,0 +1,144 @@
+"""The rows behind a run, and what those were made from, as the files beside them tell it."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cirilla_cli.data.jsonl import Complaints, read_rows
+from cirilla_cli.data.origins import RowOrigin
+from cirilla_cli.data.rows import Document
+from cirilla_cli.lineage.stages import Stage, locate, read_note, shard_folders
+
+_RECORDED = ("name", "used_by", "sha256", "licenses", "rows", "site", "hub")
+
+
+@dataclass
+class Data:
+    """One source of training data, as far as its files still stand where the recipe names them."""
+
+    name: str
+    used_by: str
+    sha256: str | None = None
+    """What was recorded when it was read."""
+    licenses: Counter[str] = field(default_factory=Counter)
+    """Documents by the name of their licence."""
+    rows: int | None = None
+    site: str | None = None
+    hub: str | None = None
+    """Name of the data set, if it came from the Hub."""
+    attribution: Path | None = None
+    """An ATTRIBUTION.md that lists its pages."""
+    documents: Path | None = None
+    """Its file of rows."""
+    path: Path | None = None
+
+    def record(self) -> dict[str, Any]:
+        """What `cirilla.json` keeps of it; no paths of this machine."""
+        return {key: getattr(self, key) for key in _RECORDED} | {"licenses": dict(self.licenses)}
+
+    @classmethod
+    def recorded(cls, entry: Mapping[str, Any]) -> "Data":
+        """What a published model tells of one."""
+        known = {key: entry[key] for key in _RECORDED if key in entry}
+        return cls(**{**known, "licenses": Counter(known.get("licenses") or {})})
+
+
+def data_of(stage: Stage) -> Iterator[Data]:
+    """The data of a run, each followed by what it was made from; nothing twice."""
+    seen: set[str] = set()
+    for name, path in stage.sources().items():
+        for data in _sources(name, path, stage):
+            for one in (data, *behind(data)):
+                key = f"{one.name} {one.sha256}"
+                if key not in seen:
+                    seen.add(key)
+                    yield one
+
+
+def behind(data: Data) -> Iterator[Data]:
+    """What the verb that made some rows had read, and so on, as its report says."""
+    if data.documents is None:
+        return
+    for entry in inputs_of(data.documents):
+        made_from = described(locate(Path(str(entry.get("path"))), data.documents), "synth", entry.get("sha256"))
+        yield made_from
+        yield from behind(made_from)
+
+
+def inputs_of(rows: Path) -> list[dict[str, Any]]:
+    """Path and hash of each file that was read for a file of rows, as the report beside it says."""
+    for report in (rows.parent / "report.json", rows.with_name(f"{rows.stem}.synth") / "report.json"):
+        note = read_note(report)
+        if isinstance(note.get("inputs"), list) and Path(str(note.get("out"))).name in (rows.name, rows.parent.name):
+            return [entry for entry in note["inputs"] if isinstance(entry, dict)]
+    return []
+
+
+def _sources(name: str, path: Path, stage: Stage) -> list[Data]:
+    """The files behind one path of a recipe: those its shards were made from, or the path itself."""
+    verb = stage.verb or "training"
+    own = [stage.folder / "shards" / name] if stage.folder is not None else []
+    found: dict[str, Data] = {}
+    for folder in (below for place in (path, *own) for below in shard_folders(place)):
+        index = read_note(folder / "index.json")
+        made_from = [(locate(Path(str(e.get("path"))), folder), e.get("sha256")) for e in index.get("sources", [])]
+        read = [described(source, verb, sha256) for source, sha256 in made_from]
+        if read and index.get("licenses") and not any(data.licenses for data in read):
+            read[0].licenses = Counter(index["licenses"])
+        # Shards of text, chats and preferences made in one go name the same sources.
+        found.update({f"{data.name} {data.sha256}": data for data in read})
+    return list(found.values()) or [described(path, verb, None)]
+
+
+def described(path: Path, used_by: str, sha256: str | None) -> Data:
+    """What stands beside a file of rows: the journal of its scrape, the list of its pages."""
+    data = Data(name=_short(path), used_by=used_by, sha256=sha256, path=path)
+    data.documents = rows_file(path)
+    documents = data.documents or path
+    side = side_of(documents)
+    if (side / "ATTRIBUTION.md").is_file():
+        data.attribution = side / "ATTRIBUTION.md"
+    journal = last_scrape(side / "journal.jsonl")
+    report, source = journal.get("report") or {}, (journal.get("config") or {}).get("source") or {}
+    data.rows, data.site = report.get("documents"), report.get("site")
+    if report.get("license") and data.rows:
+        data.licenses = Counter({str(report["license"]): int(data.rows)})
+    if source.get("kind") == "hub" and not Path(str(source.get("path"))).exists():
+        data.hub = source.get("path")
+    return data
+
+
+def rows_file(path: Path) -> Path | None:
+    """The file of rows that a path means: itself, or `documents.jsonl` or `samples.jsonl` in it."""
+    places = [path / "documents.jsonl", path / "samples.jsonl"] if path.is_dir() else [path]
+    return next((file for file in places if file.is_file() and file.suffix == ".jsonl"), None)
+
+
+def side_of(rows: Path) -> Path:
+    """The folder where a scrape leaves what stands beside its rows."""
+    return rows.parent if rows.name in ("documents.jsonl", "samples.jsonl") else rows.with_name(f"{rows.stem}.scrape")
+
+
+def last_scrape(journal: Path) -> dict[str, Any]:
+    """The newest account of a whole run in a scrape's journal."""
+    if not journal.is_file():
+        return {}
+    runs = [row.data for row in read_rows(journal, Complaints()) if row.data.get("kind") == "run"]
+    return runs[-1] if runs else {}
+
+
+def pages_in(rows: Path) -> Iterator[RowOrigin]:
+    """The pages in a file of rows; none for samples, which are no pages."""
+    for row in read_rows(rows, Complaints()):
+        if {"id", "title", "text"} <= row.data.keys():
+            try:
+                yield RowOrigin.of(Document.model_validate(row.data))
+            except ValueError:
+                continue  # not a row of ours; who reads it as data complains
+
+
+def _short(path: Path) -> str:
+    """The last two parts of a path: enough to know a file by, without telling where this machine keeps it."""
+    return "/".join(part for part in path.parts[-2:] if part not in ("/", "..", "."))

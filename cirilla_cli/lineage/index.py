@@ -1,0 +1,79 @@
+"""The suffix arrays of a model's shards: made once, kept beside each shard under its hash, mapped from then on."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cirilla_cli.data.origins import RowOrigin, read_origins, row_of
+from cirilla_cli.data.shards import Kind, ShardIndex, ShardInfo
+from cirilla_cli.errors import CirillaError
+from cirilla_cli.fs import atomic_write
+from cirilla_cli.lineage.suffixes import Suffixes, suffix_array
+from cirilla_cli.progress import Progress
+
+
+@dataclass(frozen=True)
+class IndexedShard:
+    """One shard of training data that can be searched."""
+
+    kind: Kind
+    folder: Path
+    info: ShardInfo
+    suffixes: Suffixes
+
+    def origins(self, documents: set[int]) -> dict[int, RowOrigin]:
+        """The rows that some of its documents were made from; none where no list of rows was written."""
+        if self.info.rows_sha256 is None:
+            return {}
+        rows = {document: row_of(self.kind, document) for document in documents}
+        found = read_origins(self.folder / self.info.rows, set(rows.values()))
+        return {document: found[row] for document, row in rows.items() if row in found}
+
+
+def open_shards(folder: Path, index: ShardIndex, progress: Progress) -> Iterator[IndexedShard]:
+    """The training shards of a folder; what has no index yet gets one, which is said.
+
+    Raises:
+        CirillaError: files are missing or of another size than recorded.
+    """
+    for info in index.splits.get("train", []):
+        if info.tokens:
+            ids_N, ends_D = _ids(folder, info, index.dtype), np.load(folder / info.ends).astype(np.int64)
+            order_N = _order(folder, info, ids_N, ends_D, progress)
+            yield IndexedShard(index.kind, folder, info, Suffixes(ids_N, ends_D, order_N))
+
+
+def _ids(folder: Path, info: ShardInfo, dtype: str) -> NDArray[np.integer[Any]]:
+    path = folder / info.file
+    size = path.stat().st_size if path.is_file() else -1
+    if size != info.tokens * np.dtype(dtype).itemsize:
+        raise CirillaError(f"{path}: missing or damaged", hint="cirilla trace MODEL says what has changed")
+    return np.asarray(np.memmap(path, dtype=dtype, mode="r"))
+
+
+def _order(
+    folder: Path, info: ShardInfo, ids_N: NDArray[np.integer[Any]], ends_D: NDArray[np.int64], progress: Progress
+) -> NDArray[np.int32]:
+    """The shard's suffix array: from the file named by the shard's hash, else made and, where that can be, kept."""
+    path = folder / f"{info.file[:-4]}.suffixes-{info.sha256[:16]}.npy"
+    if path.is_file() and path.stat().st_size >= 4 * info.tokens:
+        kept: NDArray[np.int32] = np.load(path, mmap_mode="r")
+        if kept.shape == (info.tokens,) and kept.dtype == np.int32:
+            return np.asarray(kept)
+    progress.say(f"indexing {info.tokens:,} tokens of {folder}; done once")
+    order_N = suffix_array(ids_N, ends_D)
+    for stale in folder.glob(f"{info.file[:-4]}.suffixes-*.npy"):
+        with contextlib.suppress(OSError):
+            stale.unlink()
+    if os.access(folder, os.W_OK):
+        with atomic_write(path) as file:
+            np.save(file, order_N)
+    else:
+        progress.say(f"{folder}: cannot be written, so the index is not kept")
+    return order_N

@@ -1,0 +1,326 @@
+"""`cirilla trace`: from any artefact up to the pages, teachers, prompts and filters behind it, checked by hash.
+
+model folder -> runs -> shards -> samples -> documents -> what was scraped
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from cirilla_cli.data.jsonl import Complaints, read_records, read_rows
+from cirilla_cli.data.origins import RowOrigin
+from cirilla_cli.data.shards import ShardIndex
+from cirilla_cli.errors import CirillaError
+from cirilla_cli.fs import hash_file, hash_json, hash_path
+from cirilla_cli.lineage.data import Data, inputs_of, last_scrape, pages_in, rows_file, side_of
+from cirilla_cli.lineage.gather import PAGES
+from cirilla_cli.lineage.stages import MOST_PARENTS, Stage, locate, read_note, run_of, shard_folders, stage_at
+
+State = Literal["same", "changed", "missing", "unrecorded"]
+"""What comparing with the recorded hash showed; `unrecorded` where there was none to compare with."""
+
+
+@dataclass
+class Node:
+    """One artefact, and what it was made from."""
+
+    kind: Literal["model", "run", "shards", "samples", "documents", "source"]
+    path: str
+    state: State = "unrecorded"
+    sha256: str | None = None
+    """As recorded by what was made from it."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    parents: list["Node"] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What does not agree with what was recorded."""
+
+
+@dataclass
+class Trace:
+    """All that is known of where something comes from; `--json` prints it."""
+
+    root: Node
+    pages: list[RowOrigin]
+    """Each page behind it, once."""
+    licenses: dict[str, int]
+    """Pages by licence; `not stated` where none is known."""
+    problems: list[str]
+    """Parents that are missing or not what they were."""
+
+    def as_dict(self, *, pages: bool) -> dict[str, Any]:
+        """The trace as JSON can hold it; each node once, its parents by path."""
+        nodes = {node.path: node for node in _walk(self.root)}
+        shown = [{**vars(node), "parents": [parent.path for parent in node.parents]} for node in nodes.values()]
+        listed = {"pages": [page.model_dump(mode="json") for page in self.pages]} if pages else {}
+        counts = {"n_pages": len(self.pages), "with_revision": sum(p.revision is not None for p in self.pages)}
+        return {"nodes": shown, **counts, "licenses": self.licenses, "problems": self.problems, **listed}
+
+
+def trace(path: Path) -> Trace:
+    """Follow an artefact up to where it began.
+
+    Raises:
+        CirillaError: nothing is there, or nothing that can be followed.
+    """
+    if not path.exists():
+        raise CirillaError(f"{path}: no such file or folder", hint="cirilla runs lists what lies under runs/")
+    tracer = _Tracer()
+    root = tracer.node(path)
+    licenses = Counter(page.license or "not stated" for page in tracer.pages.values())
+    problems = [f"{node.path}: {note}" for node in _walk(root) for note in node.notes]
+    return Trace(root, list(tracer.pages.values()), dict(licenses.most_common()), list(dict.fromkeys(problems)))
+
+
+def _walk(root: Node) -> Iterator[Node]:
+    """Every node, each once."""
+    seen, todo = set[int](), [root]
+    while todo:
+        node = todo.pop(0)
+        if id(node) not in seen:
+            seen.add(id(node))
+            yield node
+            todo += node.parents
+
+
+class _Tracer:
+    """Remembers what was looked at, so that a file that several runs read is read once."""
+
+    def __init__(self) -> None:
+        self.pages: dict[tuple[str | None, str, int | None], RowOrigin] = {}
+        self._nodes: dict[Path, Node] = {}
+
+    def node(self, path: Path) -> Node:
+        """The node of whatever lies at ``path``."""
+        stage = stage_at(path)
+        if (path / "cirilla.json").is_file():
+            return self._model(path)
+        if stage is not None or (path / "lock.json").is_file():
+            return self._run(stage or Stage(None, path.name, None, None, folder=path), path)
+        folders = list(shard_folders(path)) if path.is_dir() else []
+        if len(folders) == 1:
+            return self._shards(folders[0])
+        if folders:
+            return Node("shards", str(path), parents=[self._shards(folder) for folder in folders])
+        rows = rows_file(path)
+        if rows is None:
+            raise _untraceable(path)
+        return self._rows(rows)
+
+    def _known(self, path: Path, node: Node) -> tuple[Node, bool]:
+        """The node of a path, and whether it is new."""
+        key = path.resolve()
+        new = key not in self._nodes
+        return self._nodes.setdefault(key, node), new
+
+    # A published model
+
+    def _model(self, path: Path) -> Node:
+        record = read_note(path / "cirilla.json")
+        node = Node("model", str(path), facts={key: record.get(key) for key in ("verb", "name", "step", "base_model")})
+        self._check_files(path, record.get("files"), node)
+        if (path / PAGES).is_file():
+            self._take(read_records(path / PAGES, RowOrigin))
+        run = run_of(record, path)
+        if run is None:
+            node.facts["carried"] = "its run is not here; what the folder itself records is shown"
+            node.parents = [
+                Node("source", data.name, sha256=data.sha256, facts={"used_by": data.used_by, "rows": data.rows})
+                for data in map(Data.recorded, record.get("data") or [])
+            ]
+            return node
+        at = run / "checkpoints" / f"step-{record.get('step') or 0:06d}"
+        node.parents = [self.node(at if at.is_dir() else run)]
+        return node
+
+    def _check_files(self, folder: Path, files: Any, node: Node) -> None:
+        """Compare files with the hashes that were recorded of them."""
+        recorded = files if isinstance(files, Mapping) else {}
+        for name, known in recorded.items():
+            file = folder / Path(str(name)).name
+            if not file.is_file():
+                node.notes.append(f"{file.name} is missing")
+            elif hash_file(file) != known.get("sha256"):
+                node.notes.append(f"{file.name} is not as it was published")
+        node.state = "changed" if node.notes else "same" if recorded else "unrecorded"
+
+    # Runs
+
+    def _run(self, stage: Stage, path: Path) -> Node:
+        recipe = {"recipe_sha256": stage.recipe_sha256}
+        node, new = self._known(path, Node("run", _short(path)))
+        if not new:
+            return node
+        node.facts = {"verb": stage.verb, "name": stage.name, "step": stage.step, **recipe}
+        lock = stage.lock
+        recorded = _object(lock.get("data"))
+        found = {name: (folder, index) for name, folder, index in stage.shards()}
+        for name, source in stage.sources().items():
+            if name in found:
+                folder, index = found[name]
+                shards = self._shards(folder)
+                node.parents.append(shards)
+                altered = _altered(folder, index, _object(_object(lock.get("files")).get(name)))
+                shards.state = "changed" if altered else "same"
+                node.notes += altered
+            else:
+                lost = "is gone" if name in recorded else "is recorded nowhere"
+                node.notes.append(f"what was tokenized of `{name}` ({source}) {lost}")
+        self._start(stage, lock.get("base"), node)
+        node.state = "changed" if node.notes else "same" if recorded else "unrecorded"
+        return node
+
+    def _start(self, stage: Stage, base: Any, node: Node) -> None:
+        """The model that a run began from: the checkpoint whose weights it recorded, if that is still there."""
+        named = stage.parent()
+        if named is None or len(self._nodes) > 16 * MOST_PARENTS:
+            return
+        path = stage.locate(Path(named))
+        if not path.is_dir():
+            node.parents.append(Node("source", named, "missing", base))
+            node.notes.append(f"the model it started from, {named}, is not there")
+            return
+        begun = _checkpoint_of(path, base)
+        parent = self.node(begun or path) if stage_at(path) or (path / "cirilla.json").is_file() else None
+        node.parents.append(parent or Node("source", str(path), sha256=base, facts={"what": "an imported model"}))
+        if stage_at(path) is not None and base is not None and begun is None:
+            node.notes.append(f"no checkpoint in {path} holds the weights it started from")
+
+    # Shards and rows
+
+    def _shards(self, folder: Path) -> Node:
+        index = ShardIndex.read(folder)
+        node, new = self._known(folder, Node("shards", _short(folder), sha256=index.fingerprint()))
+        if not new:
+            return node
+        infos = [info for split in index.splits.values() for info in split]
+        splits = {name: sum(info.documents for info in split) for name, split in index.splits.items()}
+        node.facts = {"kind": index.kind, "documents": splits, "tokens": sum(info.tokens for info in infos)}
+        for name, digest in ((info.rows, info.rows_sha256) for info in infos if info.rows_sha256):
+            if not (folder / name).is_file() or hash_file(folder / name) != digest:
+                node.notes.append(f"{name} is missing or not as it was written")
+        node.parents = [self._made_from(entry, folder, node) for entry in index.sources]
+        return node
+
+    def _made_from(self, entry: Mapping[str, Any], beside: Path, child: Node) -> Node:
+        """A file or folder that something was made from, compared with the hash recorded then."""
+        named, recorded = str(entry.get("path")), entry.get("sha256")
+        path = locate(Path(named), beside)
+        if not path.exists():
+            child.notes.append(f"{named}, which it was made from, is not there")
+            return Node("source", named, "missing", recorded)
+        rows = rows_file(path)
+        node = self._rows(rows) if rows is not None else self._folder(path)
+        now = hash_path(path)
+        node.sha256, node.state = recorded, "unrecorded" if recorded is None else "same"
+        if recorded is not None and now != recorded:
+            node.state = "changed"
+            child.notes.append(f"{named} has changed since it was read")
+        return node
+
+    def _folder(self, path: Path) -> Node:
+        """Text files, each of them a page."""
+        node, _ = self._known(path, Node("source", _short(path)))
+        return node
+
+    def _rows(self, rows: Path) -> Node:
+        node, new = self._known(rows, Node("samples", _short(rows)))
+        if not new:
+            return node
+        node.facts, is_samples = _count_rows(rows)
+        node.kind = "samples" if is_samples else "documents"
+        if not is_samples:
+            self._take(pages_in(rows))
+        self._scraped(rows, node)
+        report = read_note(rows.parent / "report.json")
+        made_from = inputs_of(rows)
+        if made_from or is_samples:
+            node.facts |= {key: report[key] for key in ("rejected", "duplicates") if report.get(key)}
+        node.parents += [self._made_from(entry, rows, node) for entry in made_from]
+        return node
+
+    def _scraped(self, rows: Path, node: Node) -> None:
+        """What a scrape noted of where its documents came from."""
+        journal = last_scrape(side_of(rows) / "journal.jsonl")
+        source = (journal.get("config") or {}).get("source")
+        if not isinstance(source, Mapping):
+            return
+        report = journal.get("report") or {}
+        node.facts |= {"site": report.get("site"), "rejected": report.get("rejected") or {}}
+        named = str(source.get("path") or source.get("api"))
+        parent = Node("source", named, sha256=journal.get("sha256"), facts={"source": source.get("kind")})
+        node.parents.append(parent)
+        path = locate(Path(named), rows)
+        if journal.get("sha256") is not None:
+            parent.state = "missing" if not path.exists() else "same"
+            if path.exists() and hash_path(path) != journal["sha256"]:
+                parent.state = "changed"
+            if parent.state != "same":
+                node.notes.append(f"{named}, which it was read from, {_SAID[parent.state]}")
+
+    def _take(self, pages: Iterator[RowOrigin]) -> None:
+        for page in pages:
+            self.pages.setdefault((page.site, page.id, page.revision), page)
+
+
+def _short(path: Path) -> str:
+    """A path as it is named from here."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+_SAID = {"missing": "is not there", "changed": "has changed since"}
+
+
+def _untraceable(path: Path) -> CirillaError:
+    return CirillaError(
+        f"{path}: nothing here that leads further: no model, run, checkpoint, shards, samples or documents",
+        hint="cirilla trace runs/quickstart/push/model; cirilla trace samples.jsonl",
+    )
+
+
+def _altered(folder: Path, index: ShardIndex, stamps: Mapping[str, Any]) -> list[str]:
+    """What training read and is not what it was; only files whose stamp differs are read."""
+    try:
+        return [f"{path.name} in {folder} is not as it was tokenized" for path in index.altered(folder, stamps)]
+    except CirillaError as error:
+        return [str(error)]
+
+
+def _checkpoint_of(path: Path, base: Any) -> Path | None:
+    """The checkpoint at or below ``path`` whose weights have the hash that a run recorded of them."""
+    found = sorted(path.glob("checkpoints/step-*")) if (path / "checkpoints").is_dir() else [path]
+    return next((folder for folder in reversed(found) if base is not None and _weights(folder) == base), None)
+
+
+def _weights(checkpoint: Path) -> str:
+    """Hash of a checkpoint's weights from its manifest, as a run's lock records it."""
+    files = read_note(checkpoint / "MANIFEST.json").get("files")
+    names = sorted(files) if isinstance(files, dict) else []
+    taken = [name for name in names if name.endswith(".safetensors") and name != "optimizer.safetensors"]
+    return hash_json([[name, files[name].get("sha256")] for name in taken] if isinstance(files, dict) else [])
+
+
+def _count_rows(rows: Path) -> tuple[dict[str, Any], bool]:
+    """Counts of what stands in a file of rows, and whether those are samples."""
+    counts = {key: Counter[str]() for key in ("kinds", "strategies", "teachers", "prompts", "licenses")}
+    total, revisions = 0, 0
+    for row in read_rows(rows, Complaints()):
+        total += 1
+        revisions += row.data.get("revision") is not None
+        made, terms = (_object(row.data.get(key)) for key in ("generator", "license"))
+        found = {
+            "kinds": row.data.get("kind"), "strategies": made.get("strategy"), "teachers": made.get("teacher"),
+            "prompts": made.get("prompt_sha"), "licenses": terms.get("name"),
+        }  # fmt: skip
+        for key, value in found.items():
+            if value is not None:
+                counts[key][str(value)] += 1
+    facts = {"rows": total, **{key: dict(count.most_common()) for key, count in counts.items() if count}}
+    is_samples = bool(counts["kinds"] or counts["strategies"])
+    return facts if is_samples else {**facts, "with_revision": revisions}, is_samples
+
+
+def _object(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
