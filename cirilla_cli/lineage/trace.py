@@ -14,7 +14,7 @@ from cirilla_cli.data.origins import RowOrigin
 from cirilla_cli.data.shards import ShardIndex
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.fs import hash_file, hash_json, hash_path
-from cirilla_cli.lineage.data import Data, inputs_of, last_scrape, pages_in, rows_file, side_of
+from cirilla_cli.lineage.data import Data, inputs_of, last_scrape, pages_in, report_of, rows_file, side_of
 from cirilla_cli.lineage.gather import PAGES
 from cirilla_cli.lineage.stages import MOST_PARENTS, Stage, locate, read_note, run_of, shard_folders, stage_at
 
@@ -233,10 +233,8 @@ class _Tracer:
         if not is_samples:
             self._take(pages_in(rows))
         self._scraped(rows, node)
-        report = read_note(rows.parent / "report.json")
-        made_from = inputs_of(rows)
-        if made_from or is_samples:
-            node.facts |= {key: report[key] for key in ("rejected", "duplicates") if report.get(key)}
+        report, made_from = report_of(rows), inputs_of(rows)
+        node.facts |= {key: report[key] for key in ("rejected", "duplicates") if report.get(key)}
         node.parents += [self._made_from(entry, rows, node) for entry in made_from]
         return node
 
