@@ -1,5 +1,6 @@
 """What `why` finds against `str.find` over every document, and whose page it says that is."""
 
+import hashlib
 import json
 import random
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 from cirilla_cli.data.tokenizer import load_tokenizer
 from cirilla_cli.errors import CirillaError
+from cirilla_cli.fs import hash_path
 from cirilla_cli.lineage.why import Searched, Why, open_model, why
 from cirilla_cli.progress import Silent
 
@@ -91,13 +93,22 @@ def test_the_index_is_made_once_and_named_by_its_shard(workshop: Path, searched:
         def say(self, text: str) -> None:
             self.said.append(text)
 
-    kept = sorted(workshop.glob("*/shards/*/*.suffixes-*.npy"))
+    kept = sorted(workshop.glob("*/shards/*/.cirilla-cache/*.suffixes-*.npy"))
     stamps = [path.stat().st_mtime_ns for path in kept]
     open_model(workshop / "runs" / "sft", Told())
     assert Told.said == []
     assert stamps == [path.stat().st_mtime_ns for path in kept]
     marks = {shard.info.sha256[:16] for shard in searched.shards}
     assert {path.stem.rpartition("-")[2] for path in kept} == marks
+
+
+def test_an_index_changes_no_hash_of_the_shards_it_belongs_to(workshop: Path, searched: Searched) -> None:
+    """A pipeline that reads the folder stays up to date."""
+    folder = searched.shards[0].folder
+    own = sorted(path for path in folder.iterdir() if path.is_file())
+    lines = [f"{path.name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n" for path in own]
+    assert any((folder / ".cirilla-cache").iterdir())
+    assert hash_path(folder) == hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def test_a_folder_without_runs_is_refused_with_a_remedy(tmp_path: Path) -> None:
