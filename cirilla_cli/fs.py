@@ -16,6 +16,9 @@ from cirilla_cli.errors import CirillaError
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """What a write fails with where there is no room: a full disk, a used-up quota, a limit on a file's size."""
 
+CACHE = ".cirilla-cache"
+"""Folder of what can be made again from the files beside it: no part of what they are."""
+
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[IO[bytes]]:
@@ -95,11 +98,11 @@ def hash_file(path: Path) -> str:
 
 
 def hash_path(path: Path) -> str:
-    """SHA-256 of a file, or of the names and contents of all files below a folder."""
+    """SHA-256 of a file, or of the names and contents of all files below a folder but those in a `CACHE`."""
     if path.is_file():
         return hash_file(path)
     digest = hashlib.sha256()
-    for file in sorted(p for p in path.rglob("*") if p.is_file()):
+    for file in sorted(p for p in path.rglob("*") if p.is_file() and CACHE not in p.relative_to(path).parts):
         digest.update(os.fsencode(f"{file.relative_to(path).as_posix()}\0{hash_file(file)}\n"))
     return digest.hexdigest()
 

@@ -191,7 +191,7 @@ def files_of(name: str) -> list[Path]:
     return [f for f in found if f.is_file()]
 
 
-TORCH_FREE = ("scrape", "synth", "teachers", "verify", "recipe", "cli")
+TORCH_FREE = ("scrape", "synth", "teachers", "verify", "recipe", "lineage", "cli")
 
 
 @pytest.mark.parametrize("path", [p for p in FILES if area(p) in TORCH_FREE], ids=lambda p: f"{area(p)}/{p.name}")

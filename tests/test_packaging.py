@@ -34,6 +34,7 @@ VERBS = {
     "report",
     "scrape",
     "synth",
+    "curate",
     "tokenize",
     "pretrain",
     "sft",

@@ -27,6 +27,7 @@ VERBS = [
     "runs",
     "scrape",
     "synth",
+    "curate",
     "tokenize",
     "pretrain",
     "sft",

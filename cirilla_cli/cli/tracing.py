@@ -79,6 +79,8 @@ def why(
         print(f"{span.tokens} tokens: {' '.join(span.text.split())}")
         for source in span.sources:
             print(f"    {_source(source)}")
+        if not span.sources:
+            print("    of rows that were tokenized before shards listed them; `cirilla tokenize` again lists them")
     if not found.spans:
         print(f"no {min_tokens} tokens in a row stand in the {found.searched_tokens:,} tokens of training data")
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from cirilla_cli.curate.config import MixtureConfig
 from cirilla_cli.errors import CirillaError, Where
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_GOLDEN = 0x9E3779B97F4A7C15
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Mixer:
             epochs[name] = round(sum(int(sizes_R[copy].sum()) for copy in copies) / int(sizes_R[own].sum()), 4)
             for copy, part in enumerate(copies):
                 taken.append(part)
-                order.append(_scrambled(keys_R[part] + np.uint64(copy) * _GOLDEN))
+                order.append(_scrambled(keys_R[part] + np.uint64(copy * _GOLDEN % 2**64)))
         first = np.argsort(np.concatenate(order), kind="stable")
         rows_R = np.concatenate(taken)[first]
         return Plan(rows_R, np.bincount(rows_R, minlength=len(self._sizes)), epochs)
@@ -85,7 +85,8 @@ class Mixer:
         size = self.config.size if self.config.size is not None else min(most.values())
         beyond = {name: limit for name, limit in most.items() if size > limit * (1 + 1e-9)}
         if beyond:
-            said = f"a mixture of {size:,.0f} {self.config.unit} takes it {{:.3g}} times; at most max_epochs"
+            said = f"a mixture of {size:,.0f} {self.config.unit} takes it {{:.3g}} times, and max_epochs is "
+            said += f"{self.config.max_epochs:g}"
             raise _wrong(
                 {
                     name: (self.weights[name], said.format(size / limit * self.config.max_epochs))

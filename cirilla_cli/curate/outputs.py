@@ -30,6 +30,7 @@ class Outputs:
         self._train: Path | None = STDIO if out == STDIO else None
         self._open: dict[str, JsonlWriter] = {}
         self._adopted: set[str] = set()
+        self._closed = False
         for path in self._all():
             _partial(path).unlink(missing_ok=True)
 
@@ -61,8 +62,10 @@ class Outputs:
 
     def close(self) -> None:
         """Bring all rows onto the disk."""
-        for writer in self._open.values():
-            writer.close()
+        if not self._closed:
+            self._closed = True
+            for writer in self._open.values():
+                writer.close()
 
     def adopt(self, name: str) -> None:
         """Count in a file that somebody else wrote at its `partial`."""
@@ -85,8 +88,7 @@ class Outputs:
 
     def abort(self) -> None:
         """Leave everything as it was."""
-        for writer in self._open.values():
-            writer.close()
+        self.close()
         for path in self._all():
             _partial(path).unlink(missing_ok=True)
 

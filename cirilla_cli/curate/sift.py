@@ -184,7 +184,7 @@ class Sifter:
         plan = mixer.plan()
         self._epochs = plan.epochs
         path, tally = self.outputs.partial("train"), self.account.tally("train")
-        rows = read_records(path, Document) if self._kind == "documents" else read_records(path, Sample)
+        rows: Iterator[Row] = read_records(path, Document) if self._kind == "documents" else read_records(path, Sample)
         for number, row in enumerate(rows):
             tally.add(row, mixer.source(number), int(plan.times[number]))
         reorder(path, plan.rows)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from cirilla_cli.data.config import FormatName
-from cirilla_cli.data.fits import fitting
+from cirilla_cli.data.fits import Sieve
 from cirilla_cli.data.formats.drafts import Draft
 from cirilla_cli.data.formats.files import found_in
 from cirilla_cli.data.formats.grpo import UNANSWERED, Prompts
@@ -60,22 +60,23 @@ def check_inputs(paths: Iterable[Path], *, format: FormatName | None = None) -> 
     Raises:
         CirillaError: naming every line that `read_inputs` would refuse.
     """
-    intake, rows = Intake(), 0
-    fits = {name: fitting(model) for name, model in _OWN.items()}
-    for row, name, draft in _found([path for path in paths if path != STDIO], format, intake):
+    intake, sieve, rows = Intake(), Sieve(Document, Sample), 0
+    for row, name, draft in _found([path for path in paths if path != STDIO], format, intake, sieve):
         rows += 1
-        if draft is None and not fits[name](row.data):
+        if draft is None:
             validate(row, _OWN[name], intake)
     intake.raise_if_any()
-    return rows
+    return rows + sieve.taken
 
 
-def _found(paths: Iterable[Path], format: FormatName | None, intake: Intake) -> Iterator[tuple[Row, str, Draft | None]]:
+def _found(
+    paths: Iterable[Path], format: FormatName | None, intake: Intake, sieve: Sieve | None = None
+) -> Iterator[tuple[Row, str, Draft | None]]:
     """Each row, its format, and what it says (None: it is one of ours, which validation reads)."""
     prompts = Prompts()
     for path in paths:
         for file in input_files(path, intake):
-            yield from found_in(file, format, prompts, intake)
+            yield from found_in(file, format, prompts, intake, sieve)
     for file_name, line, data in prompts.unanswered():
         intake.add(file_name, line, UNANSWERED, row=data)
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -16,7 +17,7 @@ from typing import Any, Self, TypeVar
 import msgspec
 from pydantic import BaseModel, ValidationError
 
-from cirilla_cli.data.fits import keys_in
+from cirilla_cli.data.fits import Sieve, is_whole
 from cirilla_cli.data.rows import Record
 from cirilla_cli.errors import CirillaError, Where
 
@@ -29,8 +30,9 @@ _SHOWN = 20
 """Complaints that are printed in full; of the others, file and line."""
 _KEPT = 10_000
 """Complaints of which file and line are kept; of those beyond, the number."""
+_AT_ONCE = 64
+"""Lines that are checked together; where one is wrong, all of them are looked at one by one."""
 _LONE_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
-_SPACED = re.compile(rb'"[ \t\r]+:')
 _BOM = b"\xef\xbb\xbf"
 
 _decode = msgspec.json.Decoder().decode
@@ -116,11 +118,27 @@ def read_rows(path: Path, complaints: Complaints) -> Iterator[Row]:
     """
     name = "<stdin>" if path == STDIO else str(path)
     with _open(path, name) as file:
-        for number, raw in enumerate(file, 1):
-            if raw.strip():
-                data = parse(raw, name, number, complaints)
-                if data is not None:
-                    yield Row(name, number, data)
+        yield from parsed(file, name, 1, complaints)
+
+
+def parsed(lines: Iterable[bytes], name: str, first: int, complaints: Complaints) -> Iterator[Row]:
+    """The objects in lines of which the first has the number ``first``."""
+    for number, raw in enumerate(lines, first):
+        if raw.strip():
+            data = parse(raw, name, number, complaints)
+            if data is not None:
+                yield Row(name, number, data)
+
+
+def doubtful_rows(path: Path, sieve: Sieve, complaints: Complaints) -> Iterator[Row]:
+    """`read_rows` without the stretches of lines that ``sieve`` takes, and counts, as they are."""
+    name, number = str(path), 1
+    with _open(path, name) as file:
+        several = iter(file)
+        while lines := list(islice(several, _AT_ONCE)):
+            if not sieve.takes(lines):
+                yield from parsed(lines, name, number, complaints)
+            number += len(lines)
 
 
 @contextlib.contextmanager
@@ -142,27 +160,20 @@ def _open(path: Path, name: str) -> Iterator[Iterable[bytes]]:
 def parse(raw: bytes, name: str, number: int, complaints: Complaints) -> dict[str, Any] | None:
     """The object in a line, or None after a complaint.
 
-    msgspec decodes what is right, and counting colons tells whether a key was overwritten by its like; all else is
-    read again by `json`, which says what is wrong, or takes what msgspec does not (NaN, numbers beyond its range).
+    What is not `sound` is read again by `json`, which says what is wrong, or takes what msgspec does not (NaN, numbers
+    beyond its range).
     """
+    data = sound(raw)
+    return data if data is not None else _parse_slowly(raw, name, number, complaints)
+
+
+def sound(raw: bytes) -> dict[str, Any] | None:
+    """The object in a line that is certainly right; None for others, which may yet be right."""
     try:
         data = _decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return _parse_slowly(raw, name, number, complaints)
-    if type(data) is dict and not _is_suspect(raw, keys_in(data)):
-        return data
-    return _parse_slowly(raw, name, number, complaints)
-
-
-def _is_suspect(raw: bytes, keys: int) -> bool:
-    """Whether ``raw`` may hold more keys than the ``keys`` that were decoded.
-
-    A key's colon follows its closing quote; within text a quote has a backslash before it.
-    """
-    colons = raw.count(b'":')
-    if colons != keys and colons - raw.count(b'\\":') != keys:
-        return True
-    return (b" :" in raw or b"\t" in raw or b"\r:" in raw) and _SPACED.search(raw) is not None
+        return None
+    return data if type(data) is dict and is_whole(raw, data) else None
 
 
 def _parse_slowly(raw: bytes, name: str, number: int, complaints: Complaints) -> dict[str, Any] | None:

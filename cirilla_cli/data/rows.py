@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -16,8 +15,8 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     @classmethod
-    def incomplete(cls, data: Mapping[str, Any]) -> str | None:
-        """What is missing of fields that depend on one another, in data whose fields each fit; None: nothing."""
+    def incomplete(cls, row: Any) -> str | None:
+        """What is missing of fields that depend on one another, in something with fields that fit; None: nothing."""
         return None
 
     def line(self) -> str:
@@ -123,12 +122,12 @@ class Sample(Record):
     generator: Origin
 
     @classmethod
-    def incomplete(cls, data: Mapping[str, Any]) -> str | None:
+    def incomplete(cls, row: Any) -> str | None:
         """Whether what this kind of sample needs is there, and who has the last word."""
-        kind, last = data["kind"], data["messages"][-1]["role"]
-        if kind == "preference" and (data.get("chosen") is None or data.get("rejected") is None):
+        kind, last = row.kind, row.messages[-1].role
+        if kind == "preference" and not (isinstance(row.chosen, str) and isinstance(row.rejected, str)):
             return "a preference needs `chosen` and `rejected`"
-        if kind == "task" and data.get("answer") is None:
+        if kind == "task" and not isinstance(row.answer, str):
             return "a task needs `answer`"
         if kind == "chat" and last != "assistant":
             return f"a chat must end with the assistant's turn, not {last!r}"
@@ -138,9 +137,7 @@ class Sample(Record):
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        last = {"role": self.messages[-1].role}
-        parts = {"kind": self.kind, "chosen": self.chosen, "rejected": self.rejected, "answer": self.answer}
-        if said := self.incomplete({**parts, "messages": [last]}):
+        if said := self.incomplete(self):
             raise ValueError(said)
         return self
 

@@ -69,11 +69,20 @@ def behind(data: Data) -> Iterator[Data]:
 
 def inputs_of(rows: Path) -> list[dict[str, Any]]:
     """Path and hash of each file that was read for a file of rows, as the report beside it says."""
-    for report in (rows.parent / "report.json", rows.with_name(f"{rows.stem}.synth") / "report.json"):
+    note = report_of(rows)
+    read = note.get("inputs", note.get("sources"))
+    entries = list(read.values()) if isinstance(read, dict) else read if isinstance(read, list) else []
+    return [entry for entry in entries if isinstance(entry, dict) and entry.get("path")]
+
+
+def report_of(rows: Path) -> dict[str, Any]:
+    """The account of the verb that made a file of rows; empty where it left none."""
+    beside = [rows.with_name(f"{rows.stem}.{verb}") / "report.json" for verb in ("synth", "curate")]
+    for report in (rows.parent / "report.json", *beside):
         note = read_note(report)
-        if isinstance(note.get("inputs"), list) and Path(str(note.get("out"))).name in (rows.name, rows.parent.name):
-            return [entry for entry in note["inputs"] if isinstance(entry, dict)]
-    return []
+        if Path(str(note.get("out"))).name in (rows.name, rows.parent.resolve().name):
+            return note
+    return {}
 
 
 def _sources(name: str, path: Path, stage: Stage) -> list[Data]:

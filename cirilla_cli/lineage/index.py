@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cirilla_cli.data.origins import RowOrigin, read_origins, row_of
 from cirilla_cli.data.shards import Kind, ShardIndex, ShardInfo
 from cirilla_cli.errors import CirillaError
-from cirilla_cli.fs import atomic_write
+from cirilla_cli.fs import CACHE, atomic_write
 from cirilla_cli.lineage.suffixes import Suffixes, suffix_array
 from cirilla_cli.progress import Progress
 
@@ -61,14 +61,14 @@ def _order(
     folder: Path, info: ShardInfo, ids_N: NDArray[np.integer[Any]], ends_D: NDArray[np.int64], progress: Progress
 ) -> NDArray[np.int32]:
     """The shard's suffix array: from the file named by the shard's hash, else made and, where that can be, kept."""
-    path = folder / f"{info.file[:-4]}.suffixes-{info.sha256[:16]}.npy"
+    path = folder / CACHE / f"{info.file[:-4]}.suffixes-{info.sha256[:16]}.npy"
     if path.is_file() and path.stat().st_size >= 4 * info.tokens:
         kept: NDArray[np.int32] = np.load(path, mmap_mode="r")
         if kept.shape == (info.tokens,) and kept.dtype == np.int32:
             return np.asarray(kept)
     progress.say(f"indexing {info.tokens:,} tokens of {folder}; done once")
     order_N = suffix_array(ids_N, ends_D)
-    for stale in folder.glob(f"{info.file[:-4]}.suffixes-*.npy"):
+    for stale in path.parent.glob(f"{info.file[:-4]}.suffixes-*.npy"):
         with contextlib.suppress(OSError):
             stale.unlink()
     if os.access(folder, os.W_OK):

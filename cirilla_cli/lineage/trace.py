@@ -14,9 +14,9 @@ from cirilla_cli.data.origins import RowOrigin
 from cirilla_cli.data.shards import ShardIndex
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.fs import hash_file, hash_json, hash_path
-from cirilla_cli.lineage.data import Data, inputs_of, last_scrape, pages_in, rows_file, side_of
+from cirilla_cli.lineage.data import Data, inputs_of, last_scrape, pages_in, report_of, rows_file, side_of
 from cirilla_cli.lineage.gather import PAGES
-from cirilla_cli.lineage.stages import MOST_PARENTS, Stage, locate, read_note, run_of, shard_folders, stage_at
+from cirilla_cli.lineage.stages import Stage, locate, read_note, run_of, shard_folders, stage_at, stage_of
 
 State = Literal["same", "changed", "missing", "unrecorded"]
 """What comparing with the recorded hash showed; `unrecorded` where there was none to compare with."""
@@ -93,11 +93,11 @@ class _Tracer:
 
     def node(self, path: Path) -> Node:
         """The node of whatever lies at ``path``."""
-        stage = stage_at(path)
         if (path / "cirilla.json").is_file():
             return self._model(path)
-        if stage is not None or (path / "lock.json").is_file():
-            return self._run(stage or Stage(None, path.name, None, None, folder=path), path)
+        stage = stage_at(path) or stage_of(path, path if (path / "lock.json").is_file() else None, None, None)
+        if stage is not None:
+            return self._run(stage, path)
         folders = list(shard_folders(path)) if path.is_dir() else []
         if len(folders) == 1:
             return self._shards(folders[0])
@@ -174,7 +174,7 @@ class _Tracer:
     def _start(self, stage: Stage, base: Any, node: Node) -> None:
         """The model that a run began from: the checkpoint whose weights it recorded, if that is still there."""
         named = stage.parent()
-        if named is None or len(self._nodes) > 16 * MOST_PARENTS:
+        if named is None:
             return
         path = stage.locate(Path(named))
         if not path.is_dir():
@@ -233,10 +233,8 @@ class _Tracer:
         if not is_samples:
             self._take(pages_in(rows))
         self._scraped(rows, node)
-        report = read_note(rows.parent / "report.json")
-        made_from = inputs_of(rows)
-        if made_from or is_samples:
-            node.facts |= {key: report[key] for key in ("rejected", "duplicates") if report.get(key)}
+        report, made_from = report_of(rows), inputs_of(rows)
+        node.facts |= {key: report[key] for key in ("rejected", "duplicates") if report.get(key)}
         node.parents += [self._made_from(entry, rows, node) for entry in made_from]
         return node
 

@@ -86,7 +86,9 @@ def open_model(model: Path, progress: Progress) -> Searched:
         CirillaError: there is no such model, its run is not here, or its shards are gone.
     """
     stages = [stage for stage, _ in stages_from(_last_stage(model))]
-    folders = {folder: index for stage in stages for _, folder, index in stage.shards() if index.kind != "labelled"}
+    folders = {folder: index for stage in stages for _, folder, index in stage.shards()}
+    if any(index.kind == "labelled" for index in folders.values()):
+        raise CirillaError(f"{model}: a classifier, which writes no answers", hint=f"cirilla trace {model}")
     if not folders:
         raise CirillaError(
             f"{model}: the shards it was trained on are not there, or have changed", hint=f"cirilla trace {model}"

@@ -1,7 +1,7 @@
 """What pages say together: other names, whose value something is, shared values, statements, gaps, preferences."""
 
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -99,11 +99,16 @@ def _derived(page: Document, rule: str, question: str, answer: str, what: str, p
 
 def _aliases(corpus: Corpus, config: FandomConfig) -> Iterator[Made]:
     """Redirects: which page another name leads to, where it leads to one only and is no page's own title."""
-    names = Counter(normalise(name) for page in corpus.pages.values() for name in {*page.aliases, page.title})
+    bearers: dict[str, list[str]] = defaultdict(list)
+    for page in corpus.pages.values():
+        for name in {normalise(name) for name in (*page.aliases, page.title)}:
+            bearers[name].append(page.id)
     for page in corpus.pages.values():
         for alias in dict.fromkeys(page.aliases):
-            if names[normalise(alias)] > 1 or normalise(alias) == normalise(page.title):
-                yield Rejected(page.id, "the other name is not of this page alone", {"alias": alias})
+            others = [id_ for id_ in bearers[normalise(alias)] if id_ != page.id]
+            if others or normalise(alias) == normalise(page.title):
+                why = "the other name is not of this page alone"
+                yield Rejected(page.id, why, {"alias": alias, "pages": others})
                 continue
             templates = _ALIAS_WHO if is_person(page) else _ALIAS_WHAT
             for template in ranked(templates, page.id, alias)[: config.phrasings]:
@@ -150,27 +155,31 @@ def _claims(corpus: Corpus, config: FandomConfig) -> Iterator[Made]:
     for fact in corpus.facts:
         wrong = _wrong_values(fact, groups[fact.group.key], corpus)
         true = not wrong or short_id(fact.key, "claim") < "8"
-        value = fact.values[0] if true else wrong[0]
+        value, pages = (fact.values[0], [fact.page]) if true else (wrong[0].answer, [fact.page, wrong[0].page])
         page, claim = corpus.pages[fact.page], f"{fact.label}: {value}"
         template = ranked(_CLAIM, fact.key)[0]
         question = fill(template, fact.subject, claim, many=False)
-        yield _derived(page, "true_false", question, "True" if true else "False", claim, (page.id,))
+        yield _derived(page, "true_false", question, "True" if true else "False", claim, pages)
 
 
 def _gaps(corpus: Corpus, config: FandomConfig) -> Iterator[Made]:
     """One label a page: given on a page of the same make-up, absent from this one and its text."""
     groups, labels = corpus.by_group(), {id_: _labels(page) for id_, page in corpus.pages.items()}
     for page in corpus.pages.values():
-        alike = {label for other in labels.values() if len(other & labels[page.id]) >= 3 for label in other}
-        text = normalise(page.text)
-        absent = [key for key in ranked(sorted(groups), page.id) if key in alike - labels[page.id] and key not in text]
+        own, text = labels[page.id], normalise(page.text)
         known = {fact.group.key for fact in corpus.facts if fact.page == page.id}
-        absent = [key for key in absent if key not in known]
-        if absent:
-            fact = groups[absent[0]][0]
+        absent = (key for key in ranked(sorted(groups), page.id) if key not in own | known and key not in text)
+        alike = ((fact for fact in groups[key] if _is_alike(key, own, labels[fact.page])) for key in absent)
+        fact = next((fact for facts in alike for fact in facts), None)
+        if fact is not None:
             template = ranked(fact.group.templates, page.id, fact.group.key)[0]
             question = fill(template, subject_of(page), plain_label(fact.label), many=False)
-            yield _derived(page, "unanswerable", question, ABSENT, fact.label, (page.id,))
+            yield _derived(page, "unanswerable", question, ABSENT, fact.label, (page.id, fact.page))
+
+
+def _is_alike(key: str, own: set[str], other: set[str]) -> bool:
+    """Whether a page has a label and otherwise the make-up of the one that lacks it."""
+    return key in other and len(own & other) >= 3
 
 
 def _labels(page: Document) -> set[str]:
@@ -184,31 +193,35 @@ def _preferences(corpus: Corpus, config: FandomConfig) -> Iterator[Made]:
         wrong = _wrong_values(fact, groups[fact.group.key], corpus)
         if not wrong:
             yield Rejected(fact.page, "no wrong value of similar length for a preference", {"label": fact.label})
-        questions = corpus.trained[fact.key]
-        for number, value in enumerate(wrong[: config.pairs_per_fact]):
-            yield _preference(corpus.pages[fact.page], fact, questions[number % len(questions)], value)
+        for other in wrong[: config.pairs_per_fact]:
+            # By hash: a further pair, or one that goes, does not move the others.
+            question = ranked(corpus.trained[fact.key], fact.key, other.answer)[0]
+            yield _preference(corpus.pages[fact.page], fact, question, other)
 
 
-def _wrong_values(fact: InfoFact, others: Sequence[InfoFact], corpus: Corpus) -> list[str]:
-    """Answers of other pages to the same question, none of them true here, in an order by hash."""
+def _wrong_values(fact: InfoFact, others: Sequence[InfoFact], corpus: Corpus) -> list[InfoFact]:
+    """Answers of other pages to the same question, none of them true here, each once, in an order by hash."""
     page = corpus.pages[fact.page]
     here = normalise("\n".join([page.title, page.text, *(value for row in page.infobox for value in row.values)]))
     alike = [o for o in others if o.page != fact.page and 0.5 <= len(o.answer) / len(fact.answer) <= 2]
-    wrong = dict.fromkeys(o.answer for o in alike if not any(normalise(value) in here for value in o.values))
-    return ranked(list(wrong), fact.key, "wrong")
+    wrong: dict[str, InfoFact] = {}
+    for other in alike:
+        if not any(normalise(value) in here for value in other.values):
+            wrong.setdefault(other.answer, other)
+    return [wrong[answer] for answer in ranked(list(wrong), fact.key, "wrong")]
 
 
-def _preference(page: Document, fact: InfoFact, question: str, wrong: str) -> Sample:
+def _preference(page: Document, fact: InfoFact, question: str, wrong: InfoFact) -> Sample:
     strategy = "fandom/preference/not-a-value-of-this-page"
     return Sample(
         kind="preference",
-        id=short_id(strategy, fact.key, question, wrong),
+        id=short_id(strategy, fact.key, question, wrong.answer),
         messages=(Message(role="user", content=question),),
         chosen=fact.answer,
-        rejected=wrong,
+        rejected=wrong.answer,
         split_key=fact.key,
         evidence=fact.values,
         source=origin_of(page),
-        parents=(page.id,),
+        parents=(page.id, wrong.page),
         generator=Origin(strategy=strategy),
     )

@@ -65,7 +65,7 @@ class Fandom:
 
     def make(self, documents: Iterable[Document], progress: Progress) -> Iterator[Made]:
         """Rows of each page as it is read, then those that need all pages."""
-        answers: dict[str, str] = {}
+        answers: dict[str, Sample] = {}
         corpus = Corpus()
         for done, document in enumerate(documents, 1):
             if document.id in corpus.pages:
@@ -144,17 +144,22 @@ def extracted(document: Document, rule: str, question: str, answer: str, evidenc
     return sample if why is None else Rejected(sample.id, "not literally supported", {"why": why, "question": question})
 
 
-def _unambiguous(rows: Iterable[Made], answers: dict[str, str]) -> Iterator[Made]:
-    """``rows`` without chats whose question already has another answer (pages of one title); fills ``answers``."""
+def _unambiguous(rows: Iterable[Made], answers: dict[str, Sample]) -> Iterator[Made]:
+    """``rows`` without chats whose question already has another answer (pages of one title).
+
+    Args:
+        answers: the first chat of each question, filled here.
+    """
     refused: set[str] = set()
     for row in rows:
         if isinstance(row, Question) and normalise(row.question) in refused:
             continue
         if isinstance(row, Sample) and row.kind == "chat":
             question, answer = row.messages[0].content, row.messages[-1].content
-            first = answers.setdefault(normalise(question), answer)
-            if normalise(first) != normalise(answer):
+            first = answers.setdefault(normalise(question), row)
+            if normalise(first.messages[-1].content) != normalise(answer):
                 refused.add(normalise(question))
-                yield Rejected(row.id, "the question already has another answer", {"question": question})
+                named = {"question": question, "pages": list(dict.fromkeys((*row.parents, *first.parents)))}
+                yield Rejected(row.id, "the question already has another answer", named)
                 continue
         yield row

@@ -117,7 +117,7 @@ class _Sink:
         self.report = SynthReport(str(main))
         self._deduper = Deduper(config.dedupe)
         self._side = side
-        self._trained: set[str] = set()
+        self._trained: dict[str, tuple[str, ...]] = {}
         self._questions: list[Question] = []
         self._parents: set[str] = set()
         self._strategies, self._kinds = Counter[str](), Counter[str]()
@@ -158,7 +158,9 @@ class _Sink:
             self._methods[duplicate.method] += 1
             self._write("duplicates", duplicate.row())
             return
-        self._trained.update(normalise(m.content) for m in sample.messages if m.role == "user")
+        for message in sample.messages:
+            if message.role == "user":
+                self._trained.setdefault(normalise(message.content), sample.parents)
         self._strategies[sample.generator.strategy] += 1
         self._kinds[sample.kind] += 1
         self._parents.update(sample.parents)
@@ -185,10 +187,13 @@ class _Sink:
         progress.say(_summary(self.report))
 
     def _question(self, question: Question) -> None:
-        stands = normalise(question.question) in self._trained
-        if stands != question.seen:
-            reason = "question stands in the samples" if stands else "question's sample was dropped"
-            self.take(Rejected(question.split_key, reason, {"question": question.question}))
+        trained = self._trained.get(normalise(question.question))
+        if (trained is not None) != question.seen:
+            reason = "question's sample was dropped" if trained is None else "question stands in the samples"
+            # Whose samples ask it: the row is to name every page that it depends on.
+            self.take(
+                Rejected(question.split_key, reason, {"question": question.question, "pages": list(trained or ())})
+            )
             return
         self.report.questions_seen += question.seen
         self.report.questions_unseen += not question.seen

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from cirilla_cli.data.config import FormatName
+from cirilla_cli.data.fits import Sieve
 from cirilla_cli.data.formats import known
 from cirilla_cli.data.formats.bins import bin_documents
 from cirilla_cli.data.formats.drafts import Chat, Draft, NotThat, Text
@@ -13,7 +14,7 @@ from cirilla_cli.data.formats.sniff import container, holds_rows
 from cirilla_cli.data.formats.tables import arrow_rows, parquet_rows
 from cirilla_cli.data.formats.whole import Item, items, teacher_of
 from cirilla_cli.data.intake import Intake
-from cirilla_cli.data.jsonl import STDIO, Row, parse_whole, read_rows
+from cirilla_cli.data.jsonl import STDIO, Row, doubtful_rows, parse_whole, read_rows
 from cirilla_cli.errors import CirillaError
 
 Found = tuple[Row, str, Draft | None]
@@ -27,10 +28,15 @@ _OF_TEXT = ("text", "lines", "summaries")
 """Formats of running text."""
 
 
-def found_in(file: Path, format: FormatName | None, prompts: Prompts, intake: Intake) -> Iterator[Found]:
-    """What one file (or standard input) holds; what is wrong with it goes to ``intake``."""
+def found_in(
+    file: Path, format: FormatName | None, prompts: Prompts, intake: Intake, sieve: Sieve | None
+) -> Iterator[Found]:
+    """What one file (or standard input) holds; what is wrong with it goes to ``intake``.
+
+    With a ``sieve``, lines of our own rows that it takes are not among them.
+    """
     try:
-        for row, item in _items(file, format, intake):
+        for row, item in _items(file, format, intake, sieve):
             try:
                 found = _read(row, item, format, prompts)
             except NotThat as error:
@@ -82,7 +88,7 @@ def _note(found: Found, intake: Intake) -> None:
             intake.notes[f"key `{key}` left out"] += 1
 
 
-def _items(file: Path, format: FormatName | None, intake: Intake) -> Iterator[tuple[Row, Item]]:
+def _items(file: Path, format: FormatName | None, intake: Intake, sieve: Sieve | None) -> Iterator[tuple[Row, Item]]:
     if file == STDIO:
         yield from _lines(file, intake)
         return
@@ -91,6 +97,8 @@ def _items(file: Path, format: FormatName | None, intake: Intake) -> Iterator[tu
         raise CirillaError(f"{file}: `format` is {format}, and this is no text file ({kind})")
     if kind in ("text", "unknown"):
         yield from _of_text(file, kind, format, intake)
+    elif kind == "lines" and sieve is not None and format is None:
+        yield from ((row, row.data) for row in doubtful_rows(file, sieve, intake))
     elif kind == "lines":
         yield from _lines(file, intake)
     elif kind == "packed":
@@ -173,8 +181,6 @@ def _summary(file: Path, text: str) -> Item:
     if not said:
         return NotThat("the summary is empty")
     if len(text) == _FAILED_SUMMARY and said[-1] not in ".!?\"')":
-        return NotThat(
-            f"{_FAILED_SUMMARY} characters that break off: a piece of the page, kept where a teacher failed"
-        )
+        return NotThat(f"{_FAILED_SUMMARY} characters that break off: a piece of the page, kept where a teacher failed")
     turns = [{"role": "user", "content": f"Tell me about {subject}."}, {"role": "assistant", "content": said}]
     return Chat(turns, subject, "summary", teacher_of(file))

@@ -1,0 +1,84 @@
+"""A trace goes up to every page, and says what is no longer what it was."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cirilla_cli.errors import CirillaError
+from cirilla_cli.lineage.trace import trace
+
+from .conftest import PAGES
+
+
+def kinds(path: Path) -> set[str]:
+    return {node["kind"] for node in trace(path).as_dict(pages=False)["nodes"]}
+
+
+@pytest.mark.parametrize(
+    "artefact",
+    [
+        "runs/sft", "runs/sft/checkpoints/step-000002", "runs/pre", "tokens", "chats/shards/chat", "pages",
+        "pages/samples.jsonl", "wiki", "wiki/documents.jsonl",
+    ],
+)  # fmt: skip
+def test_every_artefact_leads_to_every_page_with_revision_and_licence(workshop: Path, artefact: str) -> None:
+    found = trace(workshop / artefact)
+    rows = [json.loads(line) for line in (workshop / "wiki" / "documents.jsonl").read_text().splitlines()]
+    assert {(page.title, page.revision, page.license) for page in found.pages} == {
+        (row["title"], row["revision"], row["license"]["name"]) for row in rows
+    }
+    assert len(found.pages) == PAGES
+    assert found.problems == []
+    assert "source" in kinds(workshop / artefact)
+
+
+def test_a_run_names_its_parent_its_samples_and_what_made_them(workshop: Path) -> None:
+    nodes = trace(workshop / "runs" / "sft").as_dict(pages=False)["nodes"]
+    by_kind = {kind: [node for node in nodes if node["kind"] == kind] for kind in ("run", "shards", "samples")}
+    assert [node["facts"]["verb"] for node in by_kind["run"]] == ["sft", "pretrain"]
+    assert by_kind["run"][1]["path"].endswith("pre/checkpoints/step-000002")  # the one whose weights it began from
+    lines = [json.loads(line) for line in (workshop / "pages" / "samples.jsonl").read_text().splitlines()]
+    made = by_kind["samples"][0]["facts"]["strategies"]
+    assert sum(made.values()) == len(lines)
+    assert made["fandom/lead"] == sum(line["generator"]["strategy"] == "fandom/lead" for line in lines)
+    assert {node["state"] for node in nodes} == {"same"}
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def add_line(path: Path) -> None:
+    path.write_text(path.read_text(encoding="utf-8") + "\n", encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("file", "harm", "said"),
+    [
+        ("wiki/documents.jsonl", add_line, "has changed since it was read"),
+        ("pages/samples.jsonl", add_line, "has changed since it was read"),
+        ("pages/samples.jsonl", Path.unlink, "is not there"),
+        ("chats/shards/chat/train-00000.bin", cut, "is not as it was tokenized"),
+        ("chats/shards/chat/train-00000.rows.jsonl", cut, "is missing or not as it was written"),
+        ("tokens/shards/text/index.json", Path.unlink, "is gone"),
+        ("runs/pre/checkpoints/step-000002/MANIFEST.json", Path.unlink, "no checkpoint in"),
+    ],
+)
+def test_a_parent_that_changed_or_is_missing_is_named(
+    workshop: Path, tmp_path: Path, file: str, harm: Callable[[Path], None], said: str
+) -> None:
+    shutil.copytree(workshop, tmp_path / "copy")
+    for lock in (tmp_path / "copy").glob("**/*.json"):
+        lock.write_text(lock.read_text().replace(str(workshop), str(tmp_path / "copy")))
+    harm(tmp_path / "copy" / file)
+    problems = trace(tmp_path / "copy" / "runs" / "sft").problems
+    assert any(said in problem for problem in problems), problems
+
+
+def test_a_place_that_leads_nowhere_is_refused(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "none"):
+        with pytest.raises(CirillaError):
+            trace(path)
