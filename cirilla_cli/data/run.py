@@ -4,6 +4,7 @@ inputs --read--> records --group by kind and split, fill to a shard's size--> ta
                                         tasks --encode, in processes--> shards --last--> index.json
 """
 
+import functools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
@@ -150,7 +151,9 @@ class _Sharder:
         self._count[place] = number + 1
         records, self._open[place], self._size[place] = self._open[place], [], 0
         if records:
-            task = (self.folder / kind, f"{split}-{number:05d}", records, self.tokenizer)
+            # The tokenizer by its place: a process that has it already keeps what it learned of the words.
+            known_as = self.folder.parent / "tokenizer", self.tokenizer.hash
+            task = (self.folder / kind, f"{split}-{number:05d}", records, *known_as)
             future = self._pool.submit(encode_shard, *task) if self._pool else encode_shard(*task)
             self._running.append((kind, split, future))
             self._collect(2 * self.config.workers)
@@ -173,19 +176,26 @@ class _Sharder:
             write_json(self.folder / kind / "index.json", index.to_json())
 
 
-def encode_shard(folder: Path, name: str, records: list[Record], tokenizer: Tokenizer) -> ShardInfo:
+def encode_shard(folder: Path, name: str, records: list[Record], tokenizer_at: Path, tokenizer_hash: str) -> ShardInfo:
     """Encode one shard, or find that an earlier run already did, from the same records with the same tokenizer."""
-    made_from = content_hash(tokenizer.hash, [record.line() for record in records])
+    made_from = content_hash(tokenizer_hash, [record.line() for record in records])
     marker = folder / f"{name}.json"
     if marker.is_file():
         done = read_json(marker)
         info = ShardInfo(**done["info"])
         if done["made_from"] == made_from and all((folder / file).is_file() for file in (info.file, info.rows)):
             return info
+    tokenizer = _kept_tokenizer(tokenizer_at, tokenizer_hash)
     info = write_shard(folder, name, encode_all(records, tokenizer), tokenizer.vocab_size)
     info = replace(info, rows_sha256=write_origins(folder / info.rows, records))
     write_json(marker, {"made_from": made_from, "info": asdict(info)})
     return info
+
+
+@functools.lru_cache(maxsize=1)
+def _kept_tokenizer(folder: Path, hash_: str) -> Tokenizer:
+    """The tokenizer in ``folder``, which has that hash; the same one at every call of a process."""
+    return load_tokenizer(folder)
 
 
 def _most_tokens(record: Record) -> int:
