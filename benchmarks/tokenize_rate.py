@@ -95,14 +95,14 @@ def _theirs(model: Path, path: Path, folder: Path) -> float:
 def _call(path: Path, tokenizer: Path, out: Path, workers: int) -> list[str]:
     return [
         sys.executable, "-m", "cirilla_cli", "tokenize", str(path), "tokenize.tokenizer.kind=load",
-        f"tokenize.tokenizer.path={tokenizer}", f"tokenize.workers={workers}", f"out={out}", "--json",
+        f"tokenize.tokenizer.path={tokenizer}", f"tokenize.workers={workers}", "tokenize.val=0", f"out={out}", "--json",
     ]  # fmt: skip
 
 
 def _ours(call: Sequence[str], kill_after: float | None = None) -> tuple[float, float]:
     """Seconds of a run, and the peak memory in MB of it and of the largest of its processes together."""
     started = time.perf_counter()
-    process = subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
+    process = subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, process_group=0)
     if kill_after is not None:
         time.sleep(kill_after)
         os.killpg(process.pid, signal.SIGKILL)

@@ -178,4 +178,5 @@ def _distinct(data: bytes, cuts_S: Places) -> tuple[list[bytes], NDArray[np.int3
     buffers: list[Any] = [None, pa.py_buffer(offsets), pa.py_buffer(data)]
     segments = pa.Array.from_buffers(pa.large_binary(), len(cuts_S), buffers)
     encoded = segments.dictionary_encode()
-    return encoded.dictionary.to_pylist(), encoded.indices.to_numpy()
+    # Not `to_numpy`, for which pandas would be imported.
+    return encoded.dictionary.to_pylist(), np.frombuffer(encoded.indices.buffers()[1], np.int32, len(cuts_S))
