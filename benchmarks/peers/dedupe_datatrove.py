@@ -34,7 +34,11 @@ def pipeline(rows: str, work: Path) -> list[LocalPipelineExecutor]:
             2,
         ),
     ]
-    return [LocalPipelineExecutor(pipeline=step, tasks=tasks, workers=2) for step, tasks in steps]
+    logs = str(work / "logs")
+    return [
+        LocalPipelineExecutor(pipeline=step, tasks=tasks, workers=2, logging_dir=f"{logs}/{number}")
+        for number, (step, tasks) in enumerate(steps)
+    ]
 
 
 def main(source: str, out: str) -> None:
