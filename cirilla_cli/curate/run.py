@@ -73,7 +73,8 @@ def _hash(path: Path) -> str | None:
     if path == STDIO:
         return None
     if not path.exists():
-        hint = "cirilla scrape reads data sets of the Hub, with scrape.source.kind=hub" if len(path.parts) == 2 else None
+        hub = len(path.parts) == 2 and not path.suffix
+        hint = "cirilla scrape takes OWNER/NAME from the Hub, with scrape.source.kind=hub" if hub else None
         raise CirillaError(f"{path}: no such file or folder", hint=hint)
     return hash_path(path)
 

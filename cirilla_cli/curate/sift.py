@@ -207,7 +207,7 @@ class Sifter:
         }
 
     def _splits(self) -> dict[str, dict[str, Any]]:
-        found = {}
+        found: dict[str, dict[str, Any]] = {}
         for side in (side for side in SIDES if side in self.account.tallies):
             tally = self.account.tallies[side]
             place: dict[str, Any] = {}
