@@ -196,7 +196,7 @@ def test_a_saved_dataset_is_read_and_of_splits_one_must_be_named(tmp_path: Path)
 AMBIGUOUS: dict[str, tuple[dict[str, Any], str]] = {
     "two conversations": (
         {"messages": [{"role": "user", "content": "a"}], "instruction": "a", "output": "b"},
-        "could be messages or alpaca: `format` says which (format=messages)",
+        "could be messages or alpaca: `format` says which (format: messages)",
     ),
     "pair and turns": (
         {"prompt": "a", "chosen": "b", "rejected": "c", "completion": "d"}, "could be preference or prompt-completion",

@@ -153,7 +153,7 @@ def _certain(file: Path, kind: str) -> None:
         ways = "text (one document) or lines (a document a line)"
     else:
         return
-    raise CirillaError(f"{file}: could be {ways}", hint=f"`format` says which, such as format={ways.split()[0]}")
+    raise CirillaError(f"{file}: could be {ways}", hint=f"`format` says which, such as `format: {ways.split()[0]}`")
 
 
 def _line_by_line(file: Path, intake: Intake) -> Iterator[tuple[Row, Item]]:

@@ -97,7 +97,7 @@ def format_of(data: Data) -> str:
     if len(found) == 1:
         return found[0]
     if found:
-        raise NotThat(f"could be {' or '.join(found)}: `format` says which (format={found[0]})")
+        raise NotThat(f"could be {' or '.join(found)}: `format` says which (format: {found[0]})")
     if isinstance(data.get("text"), str):
         return "text"
     raise NotThat(_unknown(data))
