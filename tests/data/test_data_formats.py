@@ -10,6 +10,7 @@ import pytest
 
 from cirilla_cli.data.inputs import check_inputs, read_inputs
 from cirilla_cli.data.intake import Intake
+from cirilla_cli.data.labelled import read_labelled
 from cirilla_cli.data.rows import Document, Sample
 from cirilla_cli.errors import CirillaError
 
@@ -260,3 +261,7 @@ def test_nothing_is_dropped_without_being_counted(tmp_path: Path) -> None:
         ("x.jsonl", 2, "nonsense"), ("x.jsonl", 3, lines[2]), ("y.jsonl", 1, '{"text": "caf\\xe9"}'),
     ]  # fmt: skip
     assert sum(intake.rejected.values()) == 3
+
+
+def test_labelled_texts_of_earlier_tools_are_read_for_classifiers() -> None:
+    assert [(row.text, row.label) for row in read_labelled([HERE / "bert.jsonl"])] == [("A keep.", 1)]
