@@ -9,7 +9,8 @@ case and spacing, one edit, two to four edits, words before or after), in a rand
 of character 5-grams of all pairs of texts, exactly, by a prefix filter (Bayardo et al. 2007) over strings, which shares
 no code with ours. Recall is over texts that have an earlier neighbour, at 0.8 or above, that the system kept; precision
 over texts that it dropped. A task is lost when it is dropped and no earlier one is equal up to case and spacing. Each
-system runs in a process of its own, from the file to the list of dropped rows; `processor` is its time on all cores.
+system runs in a process of its own, from the file to the list of dropped rows; `processor` is its time on all cores,
+which is not known of datatrove's processes.
 Imports are not counted, and memory is what they leave behind taken off the peak (of datatrove, which works in processes
 of its own: the largest one's whole peak).
 """
@@ -173,7 +174,8 @@ def main() -> None:
             told = measured(command, source, Path(folder), extra)
             q = judged(made, near, set(told["dropped"]))
             label = f"{name} {told['version']}".strip()
-            cost = f"{told['seconds']:8.1f} {told['processor']:10.1f} {told['peak_mb']:6.0f}"
+            processor = "-" if told["processor"] is None else f"{told['processor']:.1f}"
+            cost = f"{told['seconds']:8.1f} {processor:>10} {told['peak_mb']:6.0f}"
             print(f"{label:<30} {cost} {q['recall']:7.3f} {q['precision']:10.4f} {q['lost']:11,.0f}", flush=True)
 
 

@@ -7,7 +7,7 @@ Two measurements in one process and one thread, on rows of about 1 kB:
 - MB/s of `check_inputs` on a file of good rows, against `json.loads` alone and against `json.loads` with
   pydantic, on the same lines, in turns; the fastest of several rounds each.
 - A file of ``--rows`` rows, of which ``--faults`` of each of twenty kinds of corruption
-  (`benchmarks.corruptions`) stand at places drawn by seed. Every one must be named with its
+  (`tests.data.corruptions`) stand at places drawn by seed. Every one must be named with its
   line, and nothing else; else exit 1.
 """
 
@@ -20,10 +20,10 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from benchmarks.corruptions import KINDS, good_rows
 from cirilla_cli.data.inputs import check_inputs
 from cirilla_cli.data.rows import Document, Sample
 from cirilla_cli.errors import CirillaError
+from tests.data.corruptions import KINDS, good_rows
 
 _SPEED_ROWS = 60_000
 _ROUNDS = 5

@@ -135,7 +135,9 @@ def test_a_training_recipe_builds_its_model_and_trains_when_shrunk(
     assert kept["schedule"] == resolved.data["schedule"]
 
 
-FREE = {"mixers", "sources", "tasks", "stages", "compare", "config", "with", "generators"}
+FREE = {
+    "mixers", "sources", "filters", "evaluation", "tasks", "stages", "compare", "config", "with", "generators",
+}  # fmt: skip
 """Sections whose keys are names of the user's own, or go to another program."""
 LETTERS = "abcdefghijklmnopqrstuvwxyz_"
 

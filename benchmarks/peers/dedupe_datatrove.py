@@ -34,7 +34,11 @@ def pipeline(rows: str, work: Path) -> list[LocalPipelineExecutor]:
             2,
         ),
     ]
-    return [LocalPipelineExecutor(pipeline=step, tasks=tasks, workers=2) for step, tasks in steps]
+    logs = str(work / "logs")
+    return [
+        LocalPipelineExecutor(pipeline=step, tasks=tasks, workers=2, logging_dir=f"{logs}/{number}")
+        for number, (step, tasks) in enumerate(steps)
+    ]
 
 
 def main(source: str, out: str) -> None:
@@ -52,12 +56,11 @@ def main(source: str, out: str) -> None:
         for path in sorted((work / "dropped").glob("**/*.jsonl.gz")):
             with gzip.open(path, "rt", encoding="utf-8") as file:
                 dropped += [json.loads(line)["id"] for line in file]
-    children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    peak, work = children.ru_maxrss / 1e3, children.ru_utime + children.ru_stime
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e3
     version = importlib.metadata.version("datatrove")
     with open(out, "w", encoding="utf-8") as file:
         json.dump(
-            {"version": version, "seconds": seconds, "processor": work, "peak_mb": peak, "dropped": dropped}, file
+            {"version": version, "seconds": seconds, "processor": None, "peak_mb": peak, "dropped": dropped}, file
         )
 
 

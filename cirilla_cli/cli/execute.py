@@ -291,6 +291,7 @@ RUNNERS: Mapping[str, Any] = {
 _OWN: Mapping[str, tuple[str, ...]] = {
     "scrape": ("documents.jsonl", "rejects.jsonl", "journal.jsonl", "raw", "ATTRIBUTION.md"),
     "synth": ("samples.jsonl", "questions.jsonl", "journal.jsonl"),
+    "curate": ("report.json",),  # without which its rows are made anew, and replaced when they are
     "tokenize": ("tokenizer", "shards", "report.json"),
 }  # fmt: skip
 

@@ -13,8 +13,8 @@ from cirilla_cli.errors import CirillaError
 from cirilla_cli.units import show_bytes, show_seconds
 
 _MARKS = {
-    "documents.jsonl": "scrape", "samples.jsonl": "synth", "report.json": "tokenize", "scores.json": "eval",
-    "answers.jsonl": "generate", "model.safetensors": "push",
+    "report.md": "curate", "documents.jsonl": "scrape", "samples.jsonl": "synth", "report.json": "tokenize",
+    "scores.json": "eval", "answers.jsonl": "generate", "model.safetensors": "push",
 }  # fmt: skip
 
 

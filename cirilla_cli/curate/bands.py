@@ -69,7 +69,7 @@ class Bands:
 
 
 def _mixed(keys: U64) -> U64:
-    """Every bit made to depend on every other (the finaliser of splitmix64, Steele et al. 2014)."""
+    """Every bit made to depend on every other, after the finaliser of splitmix64 (Steele et al. 2014)."""
     keys = (keys ^ (keys >> np.uint64(30))) * _MIX
     return keys ^ (keys >> np.uint64(31))
 

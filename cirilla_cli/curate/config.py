@@ -191,8 +191,8 @@ class DuplicatesConfig(Section):
 class ContaminationConfig(Section):
     """How rows are compared with the evaluation sets; texts marked `seen: true` there are exempt, and counted."""
 
-    span: Annotated[int, Field(ge=8)] = 30
-    """Words in a row that make a leak; a shorter text must stand in the row whole."""
+    span: Annotated[int, Field(ge=8)] = 50
+    """Words of a text's own, in an unbroken part of it, that make a leak; a shorter text must stand in a row whole."""
     resemblance: Annotated[Fraction, Field(gt=0)] = 0.7
     """Share of a text's words, by their rarity, that make a line of a row resemble it; reported, and nothing more."""
 

@@ -116,9 +116,9 @@ class _Counts:
 class Decontaminator:
     """Compares rows with the texts of evaluation sets, as far as these are not marked as seen.
 
-    A row leaks a text that stands in it word for word, up to case, spacing and punctuation: whole, or ``span`` words
-    of it where it is longer. A text of fewer than eight words must fill a sentence or a line. What several texts of a
-    set share is their template's, and no leak. The index is made once; memory does not grow with the rows.
+    A row leaks a text that stands in it word for word, up to case, spacing and punctuation: whole, or an unbroken part
+    with ``span`` words of the text's own. A text of fewer than eight words must fill a sentence or a line. What texts
+    share is their template's, and not their own. The index is made once; memory does not grow with the rows.
     """
 
     def __init__(self, config: ContaminationConfig, sets: Iterable[EvalSet]) -> None:

@@ -29,7 +29,7 @@ class Plan:
 
 
 class Mixer:
-    """Remembers of each training row its source, its size and a hash of its id: 17 bytes a row."""
+    """Remembers of each training row its source, its size and a hash of its id: 18 bytes a row."""
 
     def __init__(self, config: MixtureConfig, weights: dict[str, float], seed: int) -> None:
         self.config, self.weights, self.seed = config, weights, seed

@@ -25,8 +25,14 @@ class Prepared:
 
     def take(self, numbers: Sequence[int]) -> "Prepared":
         """Some of the rows, in the order of ``numbers``."""
+        if not numbers:
+            return _NOTHING
         chosen = np.array(numbers, dtype=np.int64)
         return Prepared(self.sets.take(chosen), self.keys_NB[chosen])
+
+
+_NOTHING = Prepared(GramSets(np.empty(0, np.uint32), np.zeros(1, np.int64)), np.empty((0, 1), np.uint64))
+"""No rows; most calls that bring one row, made by rules, look at none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +60,8 @@ class NearIndex:
 
         Only rows with equal ``guards_N`` are alike.
         """
+        if not plain:
+            return _NOTHING
         sets = gram_sets(plain)
         return Prepared(sets, self._bands.keys(sets, guards_N))
 

@@ -73,7 +73,9 @@ def _hash(path: Path) -> str | None:
     if path == STDIO:
         return None
     if not path.exists():
-        raise CirillaError(f"{path}: no such file or folder")
+        hub = len(path.parts) == 2 and not path.suffix
+        hint = "cirilla scrape takes OWNER/NAME from the Hub, with scrape.source.kind=hub" if hub else None
+        raise CirillaError(f"{path}: no such file or folder", hint=hint)
     return hash_path(path)
 
 

@@ -10,7 +10,7 @@ from cirilla_cli.curate.duplicates import Deduper
 from cirilla_cli.curate.mixture import Mixer, reorder
 from cirilla_cli.curate.outputs import Outputs
 from cirilla_cli.curate.report import Account, CurateReport, ordered
-from cirilla_cli.curate.split import sides_of
+from cirilla_cli.curate.split import SIDES, sides_of
 from cirilla_cli.data.inputs import read_inputs
 from cirilla_cli.data.intake import Intake
 from cirilla_cli.data.jsonl import STDIO, Complaints, read_records
@@ -207,8 +207,9 @@ class Sifter:
         }
 
     def _splits(self) -> dict[str, dict[str, Any]]:
-        found = {}
-        for side, tally in self.account.tallies.items():
+        found: dict[str, dict[str, Any]] = {}
+        for side in (side for side in SIDES if side in self.account.tallies):
+            tally = self.account.tallies[side]
             place: dict[str, Any] = {}
             if self.outputs.side is not None:
                 place = {"file": str(self.outputs.path(side)), "sha256": hash_file(self.outputs.partial(side))}

@@ -15,7 +15,7 @@ from cirilla_cli.curate.words import Words, is_sign
 _GRAM = 8
 """Words of a window; a text of fewer words must stand between the ends of sentences."""
 _SHARED = 16
-"""A window that so many evaluation texts share is their template's and says nothing."""
+"""Windows that so many evaluation texts share find too many of them to be looked for."""
 _FILTER_BITS = 22
 _ODD = odd_numbers("word", _GRAM)
 
@@ -30,7 +30,10 @@ class Run:
 
 
 class SpanIndex:
-    """Finds rows that hold an evaluation text whole, or ``span`` words of it in a row if it is longer than that."""
+    """Finds rows that hold an evaluation text whole, or so long a part of it that ``span`` of its own words are in it.
+
+    A word is a text's own when no window around it stands in another text: what texts share is their template's.
+    """
 
     def __init__(self, texts: Sequence[tuple[int, ...]], span: int) -> None:
         """``texts`` are distinct, as numbers of words, none of them empty."""
@@ -38,23 +41,23 @@ class SpanIndex:
         self._anchors: dict[int, list[tuple[int, int]]] = defaultdict(list)
         self._lengths = sorted({min(len(text), _GRAM) for text in texts})
         grams = [_hashes(np.array(text, dtype=np.int64), min(len(text), _GRAM)).tolist() for text in texts]
-        shared = Counter(gram for text in grams for gram in set(text))
+        holders = Counter(gram for text in grams for gram in set(text))
+        self._own = [_own_words([holders[gram] for gram in text], len(texts[n])) for n, text in enumerate(grams)]
         for number, text in enumerate(grams):
-            for place in self._places([shared[gram] for gram in text], len(texts[number])):
+            for place in self._places([holders[gram] for gram in text], len(texts[number])):
                 self._anchors[text[place]].append((number, place))
         self._filter = np.zeros(1 << _FILTER_BITS, dtype=np.bool_)
         self._filter[_slots(np.array(list(self._anchors), dtype=np.uint64))] = True
 
-    def _places(self, shared: list[int], words: int) -> Iterator[int]:
-        """Where the windows begin that the text is found by: the rarest one, or one in every run that counts."""
+    def _places(self, holders: list[int], words: int) -> set[int]:
+        """Where the windows begin that a text is found by: the rarest one, and one in every part that may count."""
+        rarest = min(range(len(holders)), key=holders.__getitem__)
         if words <= self._span:
-            yield min(range(len(shared)), key=shared.__getitem__)
-            return
+            return {rarest}
         block = max(1, (self._span - _GRAM + 1) // 2)
-        for start in range(0, len(shared), block):
-            place = min(range(start, min(start + block, len(shared))), key=shared.__getitem__)
-            if shared[place] < _SHARED:
-                yield place
+        parts = (range(start, min(start + block, len(holders))) for start in range(0, len(holders), block))
+        places = {min(part, key=holders.__getitem__) for part in parts}
+        return {place for place in places if holders[place] < _SHARED} | {rarest}
 
     def find(self, words: Words) -> Iterator[Run]:
         """For every row, the evaluation texts in it, each as often as it is met."""
@@ -64,21 +67,29 @@ class SpanIndex:
             places = np.flatnonzero(self._filter[_slots(hashes)])
             for place, key in zip(places.tolist(), hashes[places].tolist(), strict=True):
                 for text, offset in self._anchors.get(key, ()):
-                    run = self._run(ids, words, place - offset, self._texts[text], offset)
+                    run = self._run(ids, words, place - offset, text, offset)
                     if run:
                         yield Run(int(words.row_W[place]), text, run)
 
-    def _run(self, ids: list[int], words: Words, start: int, text: tuple[int, ...], offset: int) -> int:
+    def _run(self, ids: list[int], words: Words, start: int, number: int, offset: int) -> int:
         """Words in a row that the text whose begin would be at ``start`` shares around ``offset``; 0 where too few."""
-        if len(text) <= self._span:
-            whole = start >= 0 and tuple(ids[start : start + len(text)]) == text
-            return len(text) if whole and _stands_alone(ids, words, start, start + len(text)) else 0
+        text = self._texts[number]
         left, right = offset, offset
         while left > 0 and start + left > 0 and ids[start + left - 1] == text[left - 1]:
             left -= 1
         while right < len(text) and start + right < len(ids) and ids[start + right] == text[right]:
             right += 1
-        return right - left if right - left >= self._span else 0
+        if right - left == len(text):
+            return len(text) if _stands_alone(ids, words, start, start + len(text)) else 0
+        return right - left if self._own[number][right] - self._own[number][left] >= self._span else 0
+
+
+def _own_words(holders: list[int], words: int) -> list[int]:
+    """How many words before each place, and before the end, stand in no window that another text holds too."""
+    own = np.ones(words, dtype=np.int64)
+    for place in np.flatnonzero(np.array(holders) > 1).tolist():
+        own[place : place + _GRAM] = 0
+    return [0, *np.cumsum(own).tolist()]
 
 
 def _stands_alone(ids: list[int], words: Words, start: int, end: int) -> bool:

@@ -7,6 +7,7 @@ from cirilla_cli.curate.config import SplitConfig
 from cirilla_cli.data.rows import Document, held_out
 
 Side = Literal["train", "validation", "test"]
+SIDES: tuple[Side, ...] = ("train", "validation", "test")
 
 _SALT = "curate"
 """Apart from the splits that later verbs make by the same hash: theirs would find their share taken away."""

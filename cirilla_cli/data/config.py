@@ -59,6 +59,8 @@ class TokenizeConfig(Section):
 
     inputs: Paths = ()
     """Files of documents or samples (.jsonl), text files, or folders of them; on the command line as positionals."""
+    format: FormatName | None = None
+    """What the rows are, where that cannot be seen in them (docs/formats.md); null: it is found out."""
     tokenizer_inputs: Paths = ()
     """Further text that only the tokenizer is trained on, such as the samples a model will be tuned on later."""
     tokenizer: TokenizerSection = SentencePieceConfig()
@@ -76,6 +78,8 @@ class TextSourceConfig(Section):
 
     path: FilePath
     """Output of `cirilla tokenize`, or documents to be tokenized first (.jsonl, .txt or a folder)."""
+    format: FormatName | None = None
+    """What the rows are, where that cannot be seen in them (docs/formats.md); null: it is found out."""
     weight: NonNegativeFloat = 1.0
     """Share of the rows this source gives, relative to the others."""
     decay_weight: NonNegativeFloat | None = None
@@ -121,6 +125,8 @@ class ConversationsConfig(Section):
     kind: Literal["conversations"] = "conversations"
     path: Paths
     """Samples (.jsonl) or shards made from them; several are mixed by their size."""
+    format: FormatName | None = None
+    """What the rows are, where that cannot be seen in them (docs/formats.md); null: it is found out."""
     val: Fraction = 0.02
     """Share of split keys held out for validation where this run tokenizes rows; finished shards keep their split."""
 
@@ -131,6 +137,8 @@ class PreferencesConfig(Section):
     kind: Literal["preferences"] = "preferences"
     path: Paths
     """Samples (.jsonl) that hold preferences, or shards made from them."""
+    format: FormatName | None = None
+    """What the rows are, where that cannot be seen in them (docs/formats.md); null: it is found out."""
     val: Fraction = 0.1
     """Share of split keys held out, on which the margin before and after is reported."""
 

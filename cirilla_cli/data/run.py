@@ -8,6 +8,7 @@ import functools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
+from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 
 from cirilla_cli.data.config import LoadTokenizerConfig, TokenizeConfig
 from cirilla_cli.data.encode import encode_all, kind_of, split_key, training_text
-from cirilla_cli.data.inputs import read_inputs
+from cirilla_cli.data.inputs import check_inputs, read_inputs
 from cirilla_cli.data.jsonl import STDIO
 from cirilla_cli.data.origins import write_origins
 from cirilla_cli.data.rows import Document, Sample, content_hash, held_out
@@ -57,18 +58,20 @@ def tokenize(config: TokenizeConfig, out: Path, progress: Progress) -> TokenizeR
     if not config.inputs:
         raise CirillaError("nothing to tokenize", hint="name files or folders: cirilla tokenize documents.jsonl")
     paths = [_spooled(path, out) for path in config.inputs]
+    progress.say("checking the rows")
+    check_inputs(paths, format=config.format)
     tokenizer = _tokenizer(config, paths, out, progress)
     shards = _Sharder(config, tokenizer, out / "shards", progress)
     # An index vouches for every shard beside it; those may be about to change.
     for index in (out / "shards").glob("*/index.json"):
         index.unlink()
     with shards:
-        for record in read_inputs(paths):
+        for record in read_inputs(paths, format=config.format):
             shards.add(record)
     if shards.rows == 0:
         raise CirillaError(f"{', '.join(map(str, config.inputs))}: no rows, so nothing to tokenize")
     shards.finish([{"path": str(path), "sha256": hash_path(path)} for path in paths])
-    report = _report(shards, tokenizer, out, paths)
+    report = _report(shards, tokenizer, out, read_inputs(paths, format=config.format))
     write_json(out / "report.json", asdict(report))
     return report
 
@@ -98,7 +101,8 @@ def _tokenizer(config: TokenizeConfig, paths: Sequence[Path], out: Path, progres
     progress.say(
         "loading the tokenizer" if isinstance(config.tokenizer, LoadTokenizerConfig) else "training the tokenizer"
     )
-    tokenizer = config.tokenizer.build(training_text(record) for record in read_inputs(every))
+    records = chain(read_inputs(config.tokenizer_inputs), read_inputs(paths, format=config.format))
+    tokenizer = config.tokenizer.build(training_text(record) for record in records)
     tokenizer.save(folder)
     write_json(marker, made_from)
     return load_tokenizer(folder)
@@ -208,7 +212,7 @@ def _most_tokens(record: Record) -> int:
     return 2 * size + sum(answers) if answers else size
 
 
-def _report(shards: _Sharder, tokenizer: Tokenizer, out: Path, paths: Sequence[Path]) -> TokenizeReport:
+def _report(shards: _Sharder, tokenizer: Tokenizer, out: Path, records: Iterator[Record]) -> TokenizeReport:
     kinds: dict[str, dict[str, dict[str, int]]] = {}
     used = np.zeros(tokenizer.vocab_size, dtype=bool)
     for kind, splits in shards.done.items():
@@ -222,7 +226,7 @@ def _report(shards: _Sharder, tokenizer: Tokenizer, out: Path, paths: Sequence[P
             for i in range(read.n_documents):
                 used[read.document(i)] = True
     text_bytes = text_tokens = failures = 0
-    for record in _first(read_inputs(paths), 500):
+    for record in _first(records, 500):
         text = training_text(record)
         ids = tokenizer.encode(text)
         text_bytes, text_tokens = text_bytes + len(text.encode()), text_tokens + len(ids)

@@ -103,6 +103,7 @@ def open_inputs(
     prepared = prepare(
         paths or job.paths,
         job.kinds,
+        formats=job.formats,
         val=job.data.val,
         section=job.tokenizer,
         model_folder=folder,

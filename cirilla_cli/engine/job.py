@@ -12,6 +12,7 @@ from cirilla_cli.compat import compile_problem, device_problem, pick_device, pro
 from cirilla_cli.data.config import (
     ConversationsConfig,
     DataSection,
+    FormatName,
     LabelledTextConfig,
     MaskedTextConfig,
     PackedTextConfig,
@@ -84,6 +85,17 @@ class Job:
                 return {name: source.path for name, source in sources.items()}
             case ConversationsConfig(path=several) | PreferencesConfig(path=several) | LabelledTextConfig(path=several):
                 return {f"part{i}": path for i, path in enumerate(several)}
+
+    @property
+    def formats(self) -> dict[str, FormatName | None]:
+        """What the recipe says the rows of each source are."""
+        match self.data:
+            case PackedTextConfig(sources=sources) | MaskedTextConfig(sources=sources):
+                return {name: source.format for name, source in sources.items()}
+            case ConversationsConfig(format=format) | PreferencesConfig(format=format):
+                return dict.fromkeys(self.paths, format)
+            case LabelledTextConfig():
+                return {}
 
     @property
     def kinds(self) -> tuple[Kind, ...]:

@@ -5,7 +5,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-from cirilla_cli.data.config import LoadTokenizerConfig, SentencePieceConfig, TokenizeConfig, TokenizerSection
+from cirilla_cli.data.config import (
+    FormatName,
+    LoadTokenizerConfig,
+    SentencePieceConfig,
+    TokenizeConfig,
+    TokenizerSection,
+)
 from cirilla_cli.data.run import tokenize
 from cirilla_cli.data.shards import Kind, ShardIndex, TokenShards
 from cirilla_cli.data.tokenizer import Tokenizer, load_tokenizer
@@ -70,6 +76,7 @@ def prepare(
     paths: Mapping[str, Path],
     kinds: tuple[Kind, ...],
     *,
+    formats: Mapping[str, FormatName | None],
     val: float,
     section: TokenizerSection | None,
     model_folder: Path | None,
@@ -79,6 +86,7 @@ def prepare(
     """Shards of every path; rows are tokenized into folders of their source's name below ``made`` first.
 
     Args:
+        formats: what the recipe says their rows are, by source.
         section: the recipe's tokenizer.
         model_folder: where the starting checkpoint keeps its tokenizer, None for fresh models.
 
@@ -91,7 +99,7 @@ def prepare(
     for name, path in paths.items():
         folder = found.get(name)
         if folder is None:
-            tokenize(_how(path, chosen, section, val), made / name, progress)
+            tokenize(_how(path, formats.get(name), chosen, section, val), made / name, progress)
             folder, chosen = find_shards(made / name, kinds), chosen or made / name / "tokenizer"
             if folder is None:
                 raise nothing_of(kinds, path)
@@ -154,11 +162,13 @@ _HINTS = {
 }
 
 
-def _how(path: Path, chosen: Path | None, section: TokenizerSection | None, val: float) -> TokenizeConfig:
+def _how(
+    path: Path, format: FormatName | None, chosen: Path | None, section: TokenizerSection | None, val: float
+) -> TokenizeConfig:
     if chosen is not None:
-        return TokenizeConfig(inputs=(path,), tokenizer=LoadTokenizerConfig(path=chosen), val=val)
+        return TokenizeConfig(inputs=(path,), format=format, tokenizer=LoadTokenizerConfig(path=chosen), val=val)
     if isinstance(section, SentencePieceConfig):
-        return TokenizeConfig(inputs=(path,), tokenizer=section, val=val)
+        return TokenizeConfig(inputs=(path,), format=format, tokenizer=section, val=val)
     raise untokenized(path)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cirilla_cli.data.config import LabelledTextConfig
+from cirilla_cli.data.config import FormatName, LabelledTextConfig
 from cirilla_cli.data.encode import kind_of
 from cirilla_cli.data.inputs import read_inputs
 from cirilla_cli.data.jsonl import STDIO
@@ -71,7 +71,7 @@ def survey(
         elif name not in lines:
             if chosen is None and job.tokenizer is None and not remote:
                 raise untokenized(path)
-            lines[name] = _of_rows(path, job) + (_OTHER_ROWS if begun else "")
+            lines[name] = _of_rows(path, job, job.formats.get(name)) + (_OTHER_ROWS if begun else "")
     names = class_names(sum(labels.values(), Counter()), list(job.paths.values())) if labels else ()
     if chosen is None:
         if found and not remote:
@@ -115,10 +115,10 @@ def _labels(job: Job) -> dict[str, Counter[str | int]]:
     return {name: Counter(row.label for row in read_labelled([path])) for name, path in job.paths.items()}
 
 
-def _of_rows(path: Path, job: Job) -> str:
+def _of_rows(path: Path, job: Job, format: FormatName | None) -> str:
     if path == STDIO:
         return "standard input, not looked at"
-    counts = Counter(kind_of(record) for record in read_inputs([path]))
+    counts = Counter(kind_of(record) for record in read_inputs([path], format=format))
     if not counts:
         raise CirillaError(f"{path}: no rows, so nothing to tokenize")
     kind = next((kind for kind in job.kinds if counts[kind]), None)

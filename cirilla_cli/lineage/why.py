@@ -115,7 +115,10 @@ def _last_stage(model: Path) -> Stage:
                 hint="call it beside the run: cirilla why ANSWER runs/NAME",
             )
     if stage is None:
-        raise CirillaError(f"{model}: no run, no checkpoint and no model that `cirilla push` wrote")
+        raise CirillaError(
+            f"{model}: no run, no checkpoint and no model that `cirilla push` wrote",
+            hint="cirilla runs lists what lies under runs/",
+        )
     return stage
 
 

@@ -7,6 +7,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 
 from cirilla_cli.config import ByKind, FilePath, Paths, Section
 from cirilla_cli.curate.config import DuplicatesConfig
+from cirilla_cli.data.config import FormatName
 from cirilla_cli.teachers.config import OllamaConfig, TeacherSection
 from cirilla_cli.units import PositiveCount
 
@@ -122,6 +123,8 @@ class SynthConfig(Section):
     source: SynthSection = FandomConfig()
     """Where samples come from: fandom, reasoning-gym or teacher."""
     inputs: Paths = ()
-    """Documents (.jsonl, a folder that holds documents.jsonl, or - for standard input); also as positionals."""
+    """Documents (.jsonl, text files, a folder of them, or - for standard input); also as positionals."""
+    format: FormatName | None = None
+    """What the rows are, where that cannot be seen in them (docs/formats.md); null: it is found out."""
     dedupe: DuplicatesConfig = DuplicatesConfig()
     """Removal of repeated rows."""

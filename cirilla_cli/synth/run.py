@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from cirilla_cli.curate.duplicates import Deduper
-from cirilla_cli.data.jsonl import STDIO, JsonlWriter, read_records
+from cirilla_cli.data.config import FormatName
+from cirilla_cli.data.inputs import read_inputs
+from cirilla_cli.data.jsonl import STDIO, JsonlWriter
 from cirilla_cli.data.rows import Document, Question, Record, Sample
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.fs import hash_path, write_json
@@ -96,18 +98,28 @@ def _documents(config: SynthConfig, source: Synthesizer) -> Iterator[Document]:
             f"source `{config.source.kind}` needs documents, and `inputs` names none",
             hint="cirilla scrape --dump FILE --out documents.jsonl, then cirilla synth documents.jsonl",
         )
-    return _read(config.inputs)
+    return _read(config.inputs, config.format)
 
 
-def _read(inputs: Iterable[Path]) -> Iterator[Document]:
-    """The documents of all inputs in order; complaints about rows come at the end of each file."""
-    for path in inputs:
-        yield from read_records(_rows(path), Document)
+def _read(inputs: Iterable[Path], format: FormatName | None) -> Iterator[Document]:
+    """The documents of all inputs in order; complaints about rows come at the end.
+
+    Raises:
+        CirillaError: a row is none of what is read, or is a sample.
+    """
+    for record in read_inputs(map(_rows, inputs), format=format):
+        if not isinstance(record, Document):
+            raise CirillaError(
+                f"`inputs` hold samples (first: {record.id}), and samples are made from documents",
+                hint="documents.jsonl, rows with `text`, or text files",
+            )
+        yield record
 
 
 def _rows(path: Path) -> Path:
-    """The file of documents that an input means."""
-    return path / "documents.jsonl" if path != STDIO and path.is_dir() else path
+    """The file or folder of documents that an input means."""
+    inside = path / "documents.jsonl"
+    return inside if path != STDIO and inside.is_file() else path
 
 
 class _Sink:

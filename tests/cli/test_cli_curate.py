@@ -142,3 +142,8 @@ def test_a_pipeline_curates(here: Path) -> None:
     assert report["stages"]["clean"]["rows"] == 8
     assert 0 < report["stages"]["more"]["rows"] < 8
     assert json.loads(good("run", "mine.yaml", "--json").out)["stages"]["more"]["skipped"]
+    assert [run["verb"] for run in json.loads(good("runs", "runs", "--json").out)] == ["curate", "curate"]
+    rows = Path(report["stages"]["clean"]["out"]) / "documents.jsonl"
+    made = rows.stat().st_ino
+    assert not json.loads(good("run", "mine.yaml", "--fresh", "--json").out)["stages"]["clean"]["skipped"]
+    assert rows.stat().st_ino != made

@@ -21,7 +21,7 @@ def document(text: str, number: int = 0) -> Document:
     return Document(id=str(number), title="t", text=text)
 
 
-def against(*texts: str, span: int = 30) -> Decontaminator:
+def against(*texts: str, span: int = 50) -> Decontaminator:
     named = tuple(EvalText(f"q{number}", text) for number, text in enumerate(texts))
     return Decontaminator(ContaminationConfig(span=span), [EvalSet("exam", named)])
 
@@ -106,6 +106,15 @@ def test_what_the_texts_of_a_set_share_is_no_leak() -> None:
     found = leak(rows, f"x {tasks[7]} y")
     assert found is not None
     assert found.text == "q7"
+
+
+def test_a_long_task_leaks_whole_and_not_by_its_instructions() -> None:
+    template = " ".join(WORDS) + " and " + " ".join(reversed(WORDS)) + ", and now add the numbers"
+    rows = against(*(f"{template} {n} and {n + 1} and {n + 2}" for n in range(100, 140, 2)))
+    assert leak(rows, f"{template} 100 and 101 and 103") is None
+    found = leak(rows, f"{template} 110 and 111 and 112")
+    assert found is not None
+    assert found.text == "q5"
 
 
 def test_every_turn_and_answer_of_a_sample_is_looked_at() -> None:

@@ -40,7 +40,7 @@ def make_workshop(root: Path) -> Path:
     made = SentencePieceConfig(vocab_size=700)
     tokenize(TokenizeConfig(inputs=(root / "wiki",), tokenizer=made), root / "tokens", Silent())
     loaded = LoadTokenizerConfig(path=root / "tokens" / "tokenizer")
-    tokenize(TokenizeConfig(inputs=(root / "pages",), tokenizer=loaded), root / "chats", Silent())
+    tokenize(TokenizeConfig(inputs=(root / "pages" / "samples.jsonl",), tokenizer=loaded), root / "chats", Silent())
     write_run(root / "runs" / "pre", "packed_text", root / "tokens" / "shards" / "text", {"kind": "decoder"}, "a", None)
     began = hash_json([["model.safetensors", "a"]])
     start = {"kind": "checkpoint", "path": str(root / "runs" / "pre")}

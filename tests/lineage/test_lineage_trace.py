@@ -1,5 +1,6 @@
 """A trace goes up to every page, and says what is no longer what it was."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -82,3 +83,20 @@ def test_a_place_that_leads_nowhere_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "none"):
         with pytest.raises(CirillaError):
             trace(path)
+
+
+def test_a_published_folder_tells_its_pages_far_from_its_run(tmp_path: Path) -> None:
+    """And notices a file that is not as it was published."""
+    page = {"id": "7", "title": "Eskel", "revision": 1014, "license": "CC BY 4.0", "parents": []}
+    (tmp_path / "pages.jsonl").write_text(json.dumps(page) + "\n", encoding="utf-8")
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
+    known = {"config.json": {"sha256": hashlib.sha256(b"{}").hexdigest(), "bytes": 2}}
+    data = [{"name": "scrape/documents.jsonl", "used_by": "pretrain", "sha256": "1" * 64, "rows": 1}]
+    record = {"verb": "dpo", "name": "far", "step": 4, "recipe_sha256": "0" * 64, "files": known, "data": data}
+    (tmp_path / "cirilla.json").write_text(json.dumps(record), encoding="utf-8")
+    found = trace(tmp_path)
+    assert [(row.title, row.revision, row.license) for row in found.pages] == [("Eskel", 1014, "CC BY 4.0")]
+    assert (found.root.state, found.problems) == ("same", [])
+    assert [parent.path for parent in found.root.parents] == ["scrape/documents.jsonl"]
+    (tmp_path / "config.json").write_text("{ }", encoding="utf-8")
+    assert trace(tmp_path).problems == [f"{tmp_path}: config.json is not as it was published"]

@@ -64,7 +64,8 @@ def test_an_answer_is_read_from_its_argument_and_from_standard_input(workshop: P
     ("words", "code"),
     [
         (["trace", "nowhere"], 1), (["trace", "."], 1), (["trace"], 2), (["why", "text", "nowhere"], 1),
-        (["why", "text", "."], 1), (["why", " ", "."], 1), (["why", "text"], 1), (["why", "text", ".", "--top", "0"], 2),
+        (["why", "text", "."], 1), (["why", " ", "."], 1), (["why", "text"], 1),
+        (["why", "text", ".", "--top", "0"], 2),
     ],
 )  # fmt: skip
 def test_mistakes_are_refused_with_a_remedy(words: list[str], code: int, tmp_path: Path) -> None:

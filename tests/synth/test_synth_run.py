@@ -89,7 +89,7 @@ def test_a_bad_row_is_named_and_no_output_appears(tmp_path: Path) -> None:
         file.write('{"id": "9", "titel": "x"}\n{"half')
     with pytest.raises(CirillaError) as caught:
         synthesize(config(inputs=str(path)), tmp_path / "out", Silent())
-    assert f"{path}:4: `titel` is not a field of a document; did you mean `title`?" in str(caught.value)
+    assert f"{path}:4: no known kind of row (keys id, titel); did you mean `title`?" in str(caught.value)
     assert f"{path}:5: half-written" in str(caught.value)
     assert list((tmp_path / "out").iterdir()) == []
 

@@ -8,7 +8,7 @@ from cirilla_cli.data.config import FormatName
 from cirilla_cli.data.fits import Sieve
 from cirilla_cli.data.formats import known
 from cirilla_cli.data.formats.bins import bin_documents
-from cirilla_cli.data.formats.drafts import Chat, Draft, NotThat, Text
+from cirilla_cli.data.formats.drafts import Chat, Draft, NotThat, Pair, Text
 from cirilla_cli.data.formats.grpo import Prompts, database_items
 from cirilla_cli.data.formats.sniff import container, holds_rows
 from cirilla_cli.data.formats.tables import arrow_rows, parquet_rows
@@ -73,7 +73,7 @@ def _read(row: Row, item: Item, format: FormatName | None, prompts: Prompts) -> 
     return row, format, known.as_format(item, format).read(item)
 
 
-_SHAPES: dict[type[Any], str] = {Text: "text", Chat: "conversation"}
+_SHAPES: dict[type[Any], str] = {Text: "text", Chat: "conversation", Pair: "preference"}
 
 
 def _note(found: Found, intake: Intake) -> None:
@@ -153,7 +153,7 @@ def _certain(file: Path, kind: str) -> None:
         ways = "text (one document) or lines (a document a line)"
     else:
         return
-    raise CirillaError(f"{file}: could be {ways}", hint=f"`format` says which, such as format={ways.split()[0]}")
+    raise CirillaError(f"{file}: could be {ways}", hint=f"`format` says which, such as `format: {ways.split()[0]}`")
 
 
 def _line_by_line(file: Path, intake: Intake) -> Iterator[tuple[Row, Item]]:

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any
 
 from cirilla_cli.data.formats import chats, pairs, texts
 from cirilla_cli.data.formats.drafts import Draft, NotThat
+from cirilla_cli.data.rows import Document
 
 Data = dict[str, Any]
 
@@ -77,6 +79,10 @@ ROWS: dict[str, RowFormat] = {
 """By name, as `format` has it; `text` is taken only where nothing else is."""
 
 
+_WORDS = sorted({*frozenset().union(*(keys for one in ROWS.values() for keys in one.keys)), *Document.model_fields})
+"""Keys that a misspelt one may stand for."""
+
+
 def format_of(data: Data) -> str:
     """The name of the format of a row.
 
@@ -91,7 +97,7 @@ def format_of(data: Data) -> str:
     if len(found) == 1:
         return found[0]
     if found:
-        raise NotThat(f"could be {' or '.join(found)}: `format` says which (format={found[0]})")
+        raise NotThat(f"could be {' or '.join(found)}: `format` says which (format: {found[0]})")
     if isinstance(data.get("text"), str):
         return "text"
     raise NotThat(_unknown(data))
@@ -133,7 +139,9 @@ def _unknown(data: Data) -> str:
         "documents, samples, `data type`, `messages` or `conversations`, `question`/`answer`, `instruction`/`output`, "
         "`prompt`/`completion`, `prompt`/`chosen`/`rejected`, `text`"
     )
-    return f"no known kind of row (keys {_keys(data)}); known: {known}"
+    meant = [near for key in data if key not in _WORDS for near in get_close_matches(str(key), _WORDS, n=1)]
+    remedy = f"; did you mean `{meant[0]}`?" if meant else ""
+    return f"no known kind of row (keys {_keys(data)}){remedy}; known: {known}"
 
 
 def _keys(data: Data) -> str:

@@ -60,7 +60,7 @@ def _list(value: list[Any], file: Path, format: str | None) -> Iterator[tuple[in
         if format is None and len(value) > 1:
             raise NotThat(
                 "a list of questions and answers could be question-answer (one row each) or conversation (its turns): "
-                "`format` says which (format=conversation)"
+                "`format` says which (format: conversation)"
             )
     for number, one in enumerate(value, 1):
         yield number, one if isinstance(one, dict) else NotThat(f"a row must be an object, not {type(one).__name__}")

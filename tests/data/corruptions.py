@@ -60,6 +60,11 @@ def _deep(data: dict[str, Any]) -> None:
         data["infobox"][0]["values"] = [3]
 
 
+def _into(raw: bytes, what: bytes) -> bytes:
+    """The line with ``what`` at the beginning of its first text."""
+    return re.sub(rb'("(?:content|text)": ")', lambda begin: begin[1] + what, raw, count=1) + b"\n"
+
+
 def _key(data: dict[str, Any]) -> str:
     return "source" if "messages" in data else "text"
 
@@ -70,10 +75,10 @@ KINDS: dict[str, Callable[[bytes], bytes]] = {
     "torn last line": lambda raw: raw[:-20],
     "two rows on one line": lambda raw: raw + raw + b"\n",
     "comma too many": lambda raw: raw[:-1] + b",}\n",
-    "bare control character": lambda raw: raw.replace(b"a ", b"a\x07", 1) + b"\n",
-    "not UTF-8": lambda raw: raw.replace(b"rain", b"r\xe4in", 1).replace(b"rides", b"r\xefdes", 1) + b"\n",
+    "bare control character": lambda raw: _into(raw, b"\x07"),
+    "not UTF-8": lambda raw: _into(raw, b"\xe4"),
     "surrogate as bytes": lambda raw: raw[:-2] + b"\xed\xa0\x80" + raw[-2:] + b"\n",
-    "half a surrogate pair": lambda raw: raw.replace(b"a ", b"\\ud83d ", 1) + b"\n",
+    "half a surrogate pair": lambda raw: _into(raw, b"\\ud83d "),
     "an array": lambda raw: b"[" + raw + b"]\n",
     "a number": lambda raw: b"17\n",
     "null": lambda raw: b"null\n",
