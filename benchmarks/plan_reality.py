@@ -5,16 +5,18 @@
 Draws recipes by seed from a grid, measures the peak of each and predicts it: a process of its own that trains three
 steps as the command line does, its peak less what it held after its imports. Results are appended, so that a stopped
 run goes on; ``--only 0,5`` takes some, ``--again`` predicts anew what stands there, ``--table`` prints it. Peaks under
-600 MB do not count: others are drawn.
+600 MB do not count: others are drawn. ``--products`` measures what oneDNN keeps of each kind of product in bfloat16.
 """
 
 import argparse
+import ctypes
 import json
 import os
 import random
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -170,6 +172,32 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+class _Heap(ctypes.Structure):
+    """What mallinfo2(3) of glibc tells."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t) for name in ("arena", *(f"other{i}" for i in range(6)), "used", "free", "keepcost")
+    ]
+
+
+def products(count: int = 200) -> str:
+    """What the first product of each of many kinds leaves on the heap, and what it takes of the processor."""
+    import torch
+
+    torch.set_num_threads(1)
+    libc = ctypes.CDLL(None)
+    libc.mallinfo2.restype = _Heap
+    a, b, out = (torch.ones(size, dtype=torch.bfloat16) for size in ((600, 64), (64, 64), (600, 64)))
+    torch.mm(a, b, out=out)
+    found = []
+    for _ in ("first", "again"):
+        before, since = libc.mallinfo2().used, time.process_time()
+        for n in range(100, 100 + count):
+            torch.mm(a[:n], b, out=out[:n])
+        found.append(((libc.mallinfo2().used - before) / count, (time.process_time() - since) / count * 1e3))
+    return "\n".join(f"{held:.0f} bytes kept and {spent:.3f} ms each" for held, spent in found)
+
+
 def ratio(row: dict[str, Any]) -> float:
     """Predicted over measured peak."""
     return float(row["predicted"]["peak_bytes"] / row["measured"]["peak_bytes"])
@@ -226,8 +254,12 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=30)
     parser.add_argument("--only", help="numbers of draws, with commas")
     parser.add_argument("--again", action="store_true", help="predict anew what is measured already")
+    parser.add_argument("--products", action="store_true", help="what oneDNN keeps of a kind of product, and stop")
     parser.add_argument("--table", action="store_true", help="print what is there, and stop")
     args = parser.parse_args()
+    if args.products:
+        print(products())
+        return
     if not args.table:
         os.environ.setdefault("OMP_NUM_THREADS", "2")
         run(args)

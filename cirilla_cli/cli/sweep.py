@@ -176,8 +176,11 @@ def sweep(
         trials_ = [vars(trial) for trial in found]
         best = None if order[0].loss is None else vars(order[0])
         show_json({"out": str(Path(found[0].out).parent), "trials": trials_, "best": best})
-    else:
-        print(_table(order))
+        if best is None:
+            # One object, whatever came of it.
+            raise typer.Exit(1)
+        return
+    print(_table(order))
     if order[0].loss is None:
         raise CirillaError("every trial diverged", hint="a lower optim.lr, or a longer schedule.warmup")
 

@@ -149,7 +149,10 @@ def choices(cut: Cut, processes: int) -> list[int]:
 
 
 def agreed(rows: Sequence[int], holds: Callable[[int], bool], ranks: Ranks) -> int | None:
-    """The first of ``rows`` that holds in every process, where what follows one that holds does too; None if none."""
+    """The first of ``rows`` that holds in every process, where what follows one that holds does too; None if none.
+
+    Where that is not so, as it need not be of a heap, still one that holds after one that does not.
+    """
     low, high = 0, len(rows)
     while low < high:
         middle = (low + high) // 2

@@ -143,10 +143,9 @@ def ahead_misfits(model: DecoderConfig, objective: ObjectiveSection, *, fresh: b
     return {}
 
 
-class AdamWConfig(Section):
-    """AdamW with decay on matrices only (arXiv:1711.05101)."""
-
-    kind: Literal["adamw"] = "adamw"
+class _AdamW(Section):
+    # Here too, so that it stays the first of the keys.
+    kind: Literal["adamw", "adamw_8bit"]
     lr: PositiveFloat = 3e-4
     """Peak learning rate."""
     beta1: Fraction = 0.9
@@ -157,6 +156,12 @@ class AdamWConfig(Section):
     """Added to the root of the squared average."""
     weight_decay: NonNegativeFloat = 0.1
     """Pull of matrices towards zero, times the learning rate; norms and other vectors are left alone."""
+
+
+class AdamWConfig(_AdamW):
+    """AdamW with decay on matrices only (arXiv:1711.05101)."""
+
+    kind: Literal["adamw"] = "adamw"
 
     def build(self, model: "nn.Module") -> "Optimizer":
         """AdamW over all of the model's parameters."""
@@ -192,20 +197,10 @@ class MuonConfig(Section):
         return muon(self, model)
 
 
-class AdamW8bitConfig(Section):
+class AdamW8bitConfig(_AdamW):
     """AdamW whose two averages take one byte a number each, in blocks of 256 with a scale (arXiv:2110.02861)."""
 
     kind: Literal["adamw_8bit"] = "adamw_8bit"
-    lr: PositiveFloat = 3e-4
-    """Peak learning rate."""
-    beta1: Fraction = 0.9
-    """Decay of the gradient average."""
-    beta2: Fraction = 0.95
-    """Decay of the squared gradient average."""
-    eps: PositiveFloat = 1e-8
-    """Added to the root of the squared average."""
-    weight_decay: NonNegativeFloat = 0.1
-    """Pull of matrices towards zero, times the learning rate; norms and other vectors are left alone."""
 
     def build(self, model: "nn.Module") -> "Optimizer":
         """AdamW with averages in 8 bits over all of the model's parameters."""

@@ -14,6 +14,10 @@ _HINT = (
     "the same command continues from the last checkpoint"
 )
 
+ANCHORS = 3
+"""Checkpoints to go back to that stay on disk: a run that diverges at once after a return goes back to the one before,
+and again. The last one may be no way back, because the update after it is suspected too."""
+
 
 @dataclass
 class Watched:
@@ -27,8 +31,8 @@ class Watched:
     since: int | None = None
     """The step from which on every loss was too high."""
     anchors: list[int] = field(default_factory=list)
-    """The last two steps that were saved on schedule while the loss was as usual: nothing but recipe and data decides
-    them, so that a run that was interrupted goes back to the same one."""
+    """The last steps that were saved on schedule while the loss was as usual: nothing but recipe and data decides them,
+    so that a run that was interrupted goes back to the same one."""
     skips: list[list[int]] = field(default_factory=list)
     """Returns so far: the first step that read on after a gap, counted from 0, and the gap's batches."""
 
@@ -45,7 +49,7 @@ class Watched:
     def mark(self, step: int) -> None:
         """Remember that ``step`` was saved on schedule."""
         if self.since is None:
-            self.anchors = [*self.anchors[-1:], step]
+            self.anchors = [*self.anchors, step][-ANCHORS:]
 
 
 class NoWayBack(CirillaError):

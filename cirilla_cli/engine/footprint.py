@@ -53,6 +53,12 @@ _LIBRARIES = {"cpu": 40 << 20, "cuda": 600 << 20}
 _FRAGMENTED = 0.05
 """Share of a step's tensors that comes on top on CUDA, in pieces that do not fit (docs/plan.md)."""
 
+_PRODUCT = 553_000
+"""Bytes that oneDNN keeps of a kind of product in bfloat16 (`python -m benchmarks.plan_reality --products`)."""
+
+_KEPT_PRODUCTS = 1024
+"""Kinds that it keeps, those it met last (ONEDNN_PRIMITIVE_CACHE_CAPACITY)."""
+
 _WINDOWS = 3
 """Parts of each pass, forward or backward, whose highest moments are followed apart."""
 
@@ -84,6 +90,8 @@ class Outline:
     """Bytes of a checkpoint."""
     height: int
     """Bytes that the heap grows to; 0 on CUDA."""
+    products: int = 0
+    """Kinds of products that oneDNN keeps code for; 0 on CUDA."""
 
     def beyond(self, deeper: "Outline", times: int) -> "Outline":
         """That of a step which grows ``times`` as much as from this one to ``deeper``.
@@ -98,7 +106,8 @@ class Outline:
             {part: at(low.get(part, 0), high.get(part, 0)) for part in {**low, **high}}
             for low, high in zip(self.windows, deeper.windows, strict=True)
         ]
-        return Outline(windows, at(self.saved, deeper.saved), at(self.height, deeper.height))
+        height, products = at(self.height, deeper.height), at(self.products, deeper.products)
+        return Outline(windows, at(self.saved, deeper.saved), height, min(products, _KEPT_PRODUCTS))
 
 
 class Given:
@@ -166,6 +175,7 @@ def _summed(job: Job, found: Outline, cut: Cut, kind: DeviceClass) -> Footprint:
     most = sum(held.values())
     lost = round(_FRAGMENTED * most) if kind == "cuda" else max(0, found.height - most)
     parts["allocator"] = _LIBRARIES[kind] + lost
+    parts["kernels"] = _PRODUCT * found.products
     return Footprint(parts, found.saved)
 
 
@@ -190,7 +200,16 @@ def outlined(job: Job, shape: Shape, batches: Sequence[TokenBatch], kind: Device
 def whole(job: Job, shape: Shape, batches: Sequence[TokenBatch], kind: DeviceClass) -> Outline:
     """The outline of a step that is walked through in full."""
     walked, saved = _walk(job, shape, batches, kind)
-    return Outline(_windows(walked), saved, 0 if kind == "cuda" else _height(walked))
+    if kind == "cuda":
+        return Outline(_windows(walked), saved, 0)
+    return Outline(_windows(walked), saved, _height(walked), _products(shape, walked))
+
+
+def _products(shape: Shape, walked: Walked) -> int:
+    """Kinds of products whose code is kept; experts get another number of tokens each time, so theirs take all room."""
+    if not walked.products or not has_fast_bfloat16(torch.device("cpu")):
+        return 0
+    return _KEPT_PRODUCTS if has_experts(shape) else min(len(walked.products), _KEPT_PRODUCTS)
 
 
 def _walk(job: Job, shape: Shape, batches: Sequence[TokenBatch], kind: DeviceClass) -> tuple[Walked, int]:

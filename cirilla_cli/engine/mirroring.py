@@ -22,6 +22,16 @@ def admit(store: Store, job: Job, *, restart: bool) -> None:
         CirillaError: the place holds something else than a mirror, or, unless the run starts over, of another run.
     """
     store.prepare()
+    check_place(store, job, restart=restart)
+    store.tidy()
+
+
+def check_place(store: Store, job: Job, *, restart: bool) -> None:
+    """Insist that a store may become, or is, the mirror of a run; changes nothing.
+
+    Raises:
+        CirillaError: see `admit`.
+    """
     there = store.names()
     check_mirror(store, there)
     if FILE in there:
@@ -31,7 +41,6 @@ def admit(store: Store, job: Job, *, restart: bool) -> None:
                 check_mirrored(store, job, records)
             elif MARK not in there:
                 _read_lock(store, records)
-    store.tidy()
 
 
 def check_mirrored(store: Store, job: Job, records: Path) -> None:

@@ -24,11 +24,13 @@ from cirilla_cli.engine.fresh import keep_inputs
 from cirilla_cli.engine.job import Job, check_job
 from cirilla_cli.engine.labelled import check_teachable, learned
 from cirilla_cli.engine.lock import check_same_run, machine
+from cirilla_cli.engine.mirroring import check_place
 from cirilla_cli.engine.precision import compute_dtype
 from cirilla_cli.engine.room import checkpoints_at_once
 from cirilla_cli.engine.sources import cut_of, source_of, steps_of
 from cirilla_cli.engine.survey import Survey, survey
 from cirilla_cli.errors import CirillaError
+from cirilla_cli.mirror import folder_of, open_store
 from cirilla_cli.model.config import CheckpointConfig
 from cirilla_cli.model.count import parameters
 from cirilla_cli.progress import Progress
@@ -107,7 +109,8 @@ def check_resumable(out: Path, newest: Checkpoint | None) -> None:
 def plan(job: Job, progress: Progress, *, restart: bool = False, insist: bool = False) -> Plan:
     """What `train` would do with the same arguments, and whatever it would refuse before its first step.
 
-    The starting model is loaded if it lies on this machine; one on the Hub is not fetched.
+    The starting model is loaded if it lies on this machine; one on the Hub is not fetched, and a mirror there not
+    looked at.
 
     Raises:
         CirillaError: the run would be refused.
@@ -116,6 +119,8 @@ def plan(job: Job, progress: Progress, *, restart: bool = False, insist: bool = 
     if restart:
         keep_inputs(job)
     lock = None if restart else check_same_run(job.out, job.resolved)
+    if job.checkpoint.mirror is not None and folder_of(job.checkpoint.mirror) is not None:
+        check_place(open_store(job.checkpoint.mirror), job, restart=restart)
     newest = None if restart else newest_sound(job.out, progress)
     if insist:
         check_resumable(job.out, newest)

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from cirilla_cli.engine.divergence import ANCHORS
 from cirilla_cli.engine.job import Job
 from cirilla_cli.engine.trainer import Trainer
 from cirilla_cli.errors import CirillaError
@@ -18,7 +19,7 @@ from cirilla_cli.units import show_bytes
 def checkpoints_at_once(job: Job) -> int:
     """Most checkpoints that stand on disk at once: those kept, and the one being written."""
     watch, mirrored = job.train.divergence, job.checkpoint.mirror is not None
-    anchors = 2 if watch is not None and watch.action == "rollback" else 0
+    anchors = ANCHORS if watch is not None and watch.action == "rollback" else 0
     return job.checkpoint.keep + (job.eval is not None) + anchors + mirrored + 1
 
 

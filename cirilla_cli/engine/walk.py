@@ -30,6 +30,15 @@ _UNKNOWN = DynamicOutputShapeException, DataDependentOutputException, NotImpleme
 _CHOICES = {aten.topk.default, aten.sort.default, aten.sort.stable, aten.argmax.default, aten.max.dim, aten.min.dim}
 """Operations that make indices of numbers: theirs are made up, each index as often as every other."""
 
+_PRODUCTS = {
+    aten.mm.default: 0, aten.bmm.default: 0, aten.addmm.default: 1, aten.addmm_.default: 1, aten.baddbmm.default: 1,
+    aten.baddbmm_.default: 1,
+}  # fmt: skip
+"""Products of matrices, and which argument is the first of the two."""
+
+_LEAST_PRODUCT = 16**3
+"""Multiplications up to which torch multiplies without oneDNN (ATen's mkldnn_gemm_min_size)."""
+
 
 @dataclass(slots=True)
 class Allocation:
@@ -54,6 +63,8 @@ class Walked:
     """The event with which the step begins that every later one repeats."""
     turns: list[int] = field(default_factory=list)
     """The events with which a backward pass begins or has ended."""
+    products: set[Any] = field(default_factory=set)
+    """Kinds of products in bfloat16, by their sizes and strides: for each of them oneDNN makes code of its own."""
 
     def peak(self) -> tuple[int, int]:
         """The event at which most is held at once, and how much."""
@@ -144,6 +155,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         self._turn()
+        self._meet(func, args)
         if func is aten._local_scalar_dense.default and isinstance(args[0], Hollow):
             return 1.0 if args[0].dtype.is_floating_point else 1
         out = self._run(func, args, kwargs)
@@ -181,6 +193,14 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if backward != self._backward:
             self.walked.turns.append(len(self.walked.events))
         self._backward = backward
+
+    def _meet(self, func: Any, args: Any) -> None:
+        first = _PRODUCTS.get(func)
+        if first is None or args[first].dtype != torch.bfloat16:
+            return
+        a, b = args[first : first + 2]
+        if a.numel() * b.shape[-1] > _LEAST_PRODUCT:
+            self.walked.products.add((func, a.shape, a.stride(), b.shape, b.stride()))
 
     # What is computed, and what is hollow
 

@@ -19,6 +19,11 @@ def with_budget(root: Node, mistakes: list[Complaint]) -> Node:
     budget = root.get("budget")
     if budget is None or budget.value is None:
         return root
+    kind = root.at(("model", "kind"))
+    if kind is not None and kind.value == "checkpoint":
+        text = "`model.kind` is 'checkpoint', and `budget` is for a model that is born in this run: leave `budget` out"
+        mistakes.append(Complaint(kind.origin, text, "model.kind", kind.value, "dial, or no budget"))
+        return _without_budget(root)
     # Only here: few recipes have a budget, and all are checked fast.
     from cirilla_cli.model.budget import depth_of, length_of
     from cirilla_cli.model.config import BudgetConfig, DialConfig
@@ -37,8 +42,11 @@ def with_budget(root: Node, mistakes: list[Complaint]) -> Node:
         mistakes.append(_too_small(budget))
     depth, why = chosen or (1, "")
     dial = dial.model_copy(update={"depth": depth})
-    root = Node({key: node for key, node in root.value.items() if key != "budget"}, root.origin)
-    return laid_under(root, dial, why, length_of(section, dial))
+    return laid_under(_without_budget(root), dial, why, length_of(section, dial))
+
+
+def _without_budget(root: Node) -> Node:
+    return Node({key: node for key, node in root.value.items() if key != "budget"}, root.origin)
 
 
 def _beside(root: Node, dial: "DialConfig") -> Node:

@@ -127,3 +127,12 @@ def test_a_run_that_finds_no_way_back_has_diverged(lab: Path) -> None:
     trials = json.loads(done.out)["trials"]
     assert [trial["loss"] is None for trial in trials] == [False, True]
     assert trials[1]["step"] > 0
+
+
+def test_a_sweep_all_of_whose_trials_diverged_fails_and_has_no_best(lab: Path) -> None:
+    words = ["tiny.yaml", "optim.lr=of(1e29,1e30)", "train.steps=12", "--by", "grid", "--out", "swept", "--json"]
+    done = call("sweep", *words)
+    assert done.code == 1, done
+    found = json.loads(done.out)
+    assert found["best"] is None
+    assert [trial["loss"] for trial in found["trials"]] == [None, None]

@@ -24,7 +24,7 @@ from cirilla_cli.engine.config import (
     DivergenceConfig,
     TrainConfig,
 )
-from cirilla_cli.engine.divergence import Diverged, Watch, Watched
+from cirilla_cli.engine.divergence import Diverged, Watch, Watched, way_back
 from cirilla_cli.engine.run import train
 from cirilla_cli.errors import CirillaError, InterruptedRun
 from cirilla_cli.progress import Silent
@@ -105,11 +105,11 @@ def test_only_checkpoints_from_before_the_suspected_update_are_gone_back_to() ->
     assert Diverged("", seen=seen, last=12).anchors == [8]
     assert Diverged("", seen=Watched(anchors=[4, 8]), last=10).anchors == [4, 8]
     marked = Watched()
-    for step in (2, 4, 6):
+    for step in (2, 4, 6, 8):
         marked.mark(step)
-    marked.since = 7
-    marked.mark(8)
-    assert marked.anchors == [4, 6]
+    marked.since = 9
+    marked.mark(10)
+    assert marked.anchors == [4, 6, 8]
 
 
 # Going back
@@ -212,6 +212,25 @@ def test_a_run_that_is_to_stop_stops_with_the_reason_and_may_go_back_later(
     assert Checkpoint.newest(out) is not None
     train(_job(tiny, out, poisoned), Silent())
     assert tiny.final_digests(out) == tiny.final_digests(straight[0])
+
+
+def test_a_run_that_diverges_at_once_after_a_return_goes_back_further(
+    tiny: ModuleType, data: Path, memory: Path, run: Callable[..., Any]
+) -> None:
+    """Twice: the checkpoints before the last stay on disk, though `keep` is 1; what the watch knew lies in each."""
+    config = DivergenceConfig(spike=None, action="rollback", most=5)
+    often = CheckpointingConfig(every=2, every_time=None, keep=1)
+    lasting = TrainConfig(steps=12, batch_tokens=64, divergence=config)
+    run(train=lasting, checkpoint=often)
+    out, seen, returns = memory / "run", Watched(), []
+    seen.anchors = json.loads((tiny.saved(out)[12] / "state.json").read_text())["watched"]["anchors"]
+    last = 13
+    for _ in range(2):
+        found = way_back(out, Diverged("", seen=seen, last=last), config, Silent())
+        seen.anchors = found.state()["watched"]["anchors"]
+        returns.append(found.step)
+        last = found.step + 1
+    assert returns == [10, 8]
 
 
 def test_returns_are_counted_and_need_somewhere_to_go(

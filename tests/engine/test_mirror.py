@@ -14,7 +14,7 @@ from cirilla_cli.checkpoint import Checkpoint
 from cirilla_cli.engine import run as engine_run
 from cirilla_cli.engine.config import AdamWConfig, CheckpointingConfig, EvaluationConfig, TrainConfig
 from cirilla_cli.engine.mirroring import Mirroring
-from cirilla_cli.engine.run import TrainReport, train
+from cirilla_cli.engine.run import TrainReport, plan, train
 from cirilla_cli.errors import CirillaError, InterruptedRun, ServiceError
 from cirilla_cli.loading import load_model
 from cirilla_cli.mirror import FolderStore, check_mirror, put
@@ -102,6 +102,32 @@ def test_a_mirror_of_another_recipe_is_refused_before_anything_is_written(
     assert _files(mirror) == _files(out)
     go(other, optim=AdamWConfig(lr=1e-4), restart=True)
     assert _files(mirror) == _files(other)
+
+
+def test_what_a_mirror_holds_is_looked_at_before_a_run_and_nothing_is_made(
+    tiny: ModuleType, data: Path, go: Callable[..., TrainReport], out: Path, memory: Path, mirror: Path
+) -> None:
+    """`--dry-run` refuses what the run would, and changes nothing: not even what was half written."""
+
+    def planned(at: Path, *, restart: bool = False, **changes: Any) -> None:
+        usual = {"train": LASTING, "checkpoint": _checkpoint(mirror), "eval": WATCHED}
+        plan(tiny.job("pretrain", at, data, **{**usual, **changes}), Silent(), restart=restart)
+
+    planned(out)
+    assert not mirror.exists()
+    go(out)
+    (mirror / ".metrics.jsonl.abcdefgh").write_text("left")
+    before = _all(mirror)
+    planned(out)
+    other = {"optim": AdamWConfig(lr=1e-4)}
+    with pytest.raises(CirillaError, match=r"(?s)`checkpoint.mirror` holds another run.*optim.*lr"):
+        planned(memory / "other", **other)
+    planned(memory / "other", **other, restart=True)
+    (mirror / "mirror.json").unlink()
+    (mirror / "lock.json").unlink()
+    with pytest.raises(CirillaError, match="has no lock.json"):
+        planned(memory / "other", **other, restart=True)
+    assert _all(mirror) == {name: data for name, data in before.items() if name not in ("mirror.json", "lock.json")}
 
 
 def test_the_mirror_of_another_run_is_refused_wherever_the_run_stands(

@@ -146,7 +146,7 @@ def model_of(cell: Cell) -> DecoderConfig | EncoderConfig:
     }  # fmt: skip
     if cell["objective"] == "mlm":
         return EncoderConfig(**keys, mixers={"A": AttentionConfig(n_heads=2, head_dim=8, causal=False)})
-    attention = AttentionConfig(n_heads=2, head_dim=8, qk_norm=True)
+    attention = AttentionConfig(n_heads=2, head_dim=8, qk_norm="qk_clip" not in cell)
     if cell["model"] == "recurrent":
         mamba = Mamba2Config(n_heads=3, head_dim=12, d_state=8, chunk_size=16)
         return DecoderConfig(**keys, mixers={"M": mamba, "A": attention}, pattern="MA")
@@ -155,7 +155,7 @@ def model_of(cell: Cell) -> DecoderConfig | EncoderConfig:
 
 def job_of(cell: Cell, out: Path, data: Path, place: Place) -> Job:
     """The run of a cell, as one of its processes sees it."""
-    objective, clipped = cell["objective"], cell["model"] == "recurrent"
+    objective, clipped, clips = cell["objective"], cell["model"] == "recurrent", "qk_clip" in cell
     verb = "pretrain" if objective == "mlm" else objective
     micro = {"whole": None, "threes": 3 * CONTEXT, "singles": CONTEXT}[cell["cut"]]
     changes: dict[str, Any] = {
@@ -163,8 +163,8 @@ def job_of(cell: Cell, out: Path, data: Path, place: Place) -> Job:
         "train": TrainConfig(
             steps=STEPS, batch_tokens=ROWS * CONTEXT, micro_batch_tokens=micro, max_grad_norm=1.0 if clipped else None
         ),
-        "optim": MuonConfig(lr=3e-3, adamw=AdamWConfig(lr=1e-3))
-        if cell["model"] == "experts" else AdamWConfig(lr=1e-3),
+        "optim": MuonConfig(lr=3e-3, adamw=AdamWConfig(lr=1e-3), qk_clip=float(cell["qk_clip"]) if clips else None)
+        if clips or cell["model"] == "experts" else AdamWConfig(lr=1e-3),
         "objective": DPOConfig(sft_weight=0.1) if objective == "dpo"
         else CrossEntropyConfig(label_smoothing=0.1, z_loss=1e-3),
         "checkpoint": CheckpointingConfig(every=HALF, every_time=None, asynchronous=cell["save"] == "beside"),

@@ -87,6 +87,21 @@ def test_processes_round_weights_alike(order: Callable[..., list[int]], memory: 
     assert float((one - two).abs().max()) < 0.02
 
 
+def test_processes_clip_heads_by_the_largest_logit_of_all(order: Callable[..., list[int]], memory: Path) -> None:
+    """Each sees the logits of its own micro-batches; heads shrink by those of the whole step, everywhere alike."""
+    runs = []
+    for name, size in (("1", 1), ("2-ddp", 2)):
+        cell, out = {**CELL, "cut": "singles", "ranks": name, "qk_clip": "0.05"}, memory / f"clipped-{name}"
+        assert order(cell=cell, out=str(out), ranks=size, until=cells.STEPS) == [0] * size
+        runs.append((tiny.metrics(out), load_file(tiny.saved(out)[cells.STEPS] / "model.safetensors")))
+    (one, weights), (two, others) = runs
+    assert one[0]["qk_clip/shrunk"] > 0
+    for key in ("qk_clip/largest", "qk_clip/shrunk", "loss"):
+        assert [line[key] for line in two] == pytest.approx([line[key] for line in one], rel=1e-5), key
+    for name, tensor in weights.items():
+        torch.testing.assert_close(others[name], tensor, rtol=1e-4, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
+
+
 def test_a_stop_that_one_process_is_told_of_stops_all(order: Callable[..., list[int]], memory: Path) -> None:
     cell, out = {**CELL, "ranks": "2-ddp"}, memory / "told"
     assert order(cell=cell, out=str(out), ranks=2, until=3, told=1) == [3, 3]

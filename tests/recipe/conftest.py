@@ -45,3 +45,24 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path
         return path
 
     return put
+
+
+FROM_PAGES = """\
+tokenizer: {kind: sentencepiece, vocab_size: 1Ki}
+data:
+  kind: packed_text
+  sources:
+    pages: {path: pages.jsonl}
+"""
+
+
+@pytest.fixture
+def from_pages(tmp_path: Path) -> Callable[[str], Path]:
+    """Writes a recipe that learns from pages, with the sections it is given."""
+
+    def put(sections: str) -> Path:
+        path = tmp_path / "mine.yaml"
+        path.write_text("recipe: 1\n" + sections + FROM_PAGES)
+        return path
+
+    return put

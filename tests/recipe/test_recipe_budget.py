@@ -1,6 +1,7 @@
 """A budget in place of a model's depth, its length, batch and learning rate."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,22 +10,10 @@ import yaml
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.recipe.load import Resolved, load_recipe
 
-RECIPE = """recipe: 1
-budget: {tokens: 100M}
-model: {kind: dial, context_length: 256}
-tokenizer: {kind: sentencepiece, vocab_size: 1Ki}
-data:
-  kind: packed_text
-  sources:
-    pages: {path: pages.jsonl}
-"""
-
 
 @pytest.fixture
-def recipe(tmp_path: Path) -> Path:
-    path = tmp_path / "mine.yaml"
-    path.write_text(RECIPE)
-    return path
+def recipe(from_pages: Callable[[str], Path]) -> Path:
+    return from_pages("budget: {tokens: 100M}\nmodel: {kind: dial, context_length: 256}\n")
 
 
 def resolve(path: Path, *overrides: str) -> Resolved:
@@ -83,6 +72,22 @@ def test_what_was_resolved_loads_again_as_it_is(recipe: Path, tmp_path: Path) ->
     again.write_text(yaml.safe_dump(found.data))
     assert load_recipe(again, "pretrain").data == found.data
     assert found.data["budget"] is None
+
+
+@pytest.mark.parametrize("verb", ["sft", "dpo"])
+def test_a_model_that_is_there_already_takes_no_budget_and_that_is_all_that_is_said(verb: str, tmp_path: Path) -> None:
+    """Without it the recipe is right, though it gives what a budget derives."""
+    kind, objective = {"sft": ("conversations", "cross_entropy"), "dpo": ("preferences", "dpo")}[verb]
+    path = tmp_path / "mine.yaml"
+    text = f"recipe: 1\nmodel: {{kind: checkpoint, path: runs/mine}}\ndata: {{kind: {kind}, path: rows.jsonl}}\n"
+    text += f"objective: {{kind: {objective}}}\ntrain: {{epochs: 2}}\noptim: {{lr: 1e-4}}\n"
+    path.write_text(text + "budget: {tokens: 100M}\n")
+    with pytest.raises(CirillaError) as refused:
+        load_recipe(path, verb, ())
+    assert str(refused.value).endswith("`budget` is for a model that is born in this run: leave `budget` out")
+    assert len(str(refused.value).splitlines()) == 1
+    path.write_text(text)
+    assert load_recipe(path, verb, ()).data["train"]["epochs"] == 2
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """One dial for a whole model: what follows from it, who wins over it, and what is said of it."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,21 +12,10 @@ from cirilla_cli.model.count import parameters
 from cirilla_cli.model.dial import decoder_of
 from cirilla_cli.recipe.load import Resolved, load_recipe
 
-RECIPE = """recipe: 1
-model: {kind: dial, depth: 4, context_length: 256}
-tokenizer: {kind: sentencepiece, vocab_size: 1Ki}
-data:
-  kind: packed_text
-  sources:
-    pages: {path: pages.jsonl}
-"""
-
 
 @pytest.fixture
-def recipe(tmp_path: Path) -> Path:
-    path = tmp_path / "mine.yaml"
-    path.write_text(RECIPE)
-    return path
+def recipe(from_pages: Callable[[str], Path]) -> Path:
+    return from_pages("model: {kind: dial, depth: 4, context_length: 256}\n")
 
 
 def resolve(path: Path, *overrides: str) -> Resolved:
