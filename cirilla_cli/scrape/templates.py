@@ -25,12 +25,16 @@ _SKIPPED = re.compile(
 _DISAMBIGUATION = re.compile(r"^(disambig|dab$|hndis|geodis)", re.IGNORECASE)
 _QUOTES = re.compile(r"quot|dialogue|epigraph", re.IGNORECASE)
 _INFOBOX = re.compile(r"infobox|^taxobox", re.IGNORECASE)
+_DRAWN = re.compile(r"class\s*=\s*[\"']?[^\"'>]*\binfobox\b", re.IGNORECASE)
+"""A template that draws its infobox as a table; the reader knows its rows by their labels."""
 _NOT_FACTS = re.compile(
     r"^(image|caption|title|name|theme|type|float|width|img|photo|logo|alt|tabs?|bg|color)\w*$", re.IGNORECASE
 )
 _ONLY = re.compile(r"<onlyinclude>(.*?)</onlyinclude>", re.DOTALL | re.IGNORECASE)
 _NOT_INCLUDED = re.compile(r"<noinclude>.*?(?:</noinclude>|\Z)", re.DOTALL | re.IGNORECASE)
 _INCLUDE_TAGS = re.compile(r"</?includeonly>", re.IGNORECASE)
+NOT_IN_TITLES = re.compile(r"[\[\]{}|<>\n#\x00-\x1f]")
+"""What no title of a wiki holds."""
 REDIRECT = re.compile(r"\s*#redirect\s*:?\s*\[\[\s*([^\]|#]+)", re.IGNORECASE)
 _INFOBOX_TAG = re.compile(r"<infobox\b.*?</infobox>", re.DOTALL | re.IGNORECASE)
 COMMENT = re.compile(r"(?:(?<=\n)[ \t]*(?:<!--.*?-->[ \t]*)+\n)|<!--.*?-->", re.DOTALL)
@@ -187,7 +191,7 @@ class Expander:
         if body is not None and fields:
             self._box(fields, arguments, depth)
             body = _INFOBOX_TAG.sub("", body)
-        elif _INFOBOX.search(name):
+        elif _INFOBOX.search(name) and (body is None or not _DRAWN.search(body)):
             shown = (
                 (key, value) for key, value in arguments.items() if not _NOT_FACTS.match(key) and not key.isdigit()
             )
