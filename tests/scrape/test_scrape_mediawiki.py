@@ -40,11 +40,11 @@ KNOWN = truths()
 
 
 @pytest.fixture(scope="module")
-def wiki(pytestconfig: pytest.Config) -> RealWiki:
+def wiki() -> RealWiki:
     """The wiki with the known pages; seeded once for one state of these, and kept for later calls."""
     state = (SITE / "seed.php").read_text() + json.dumps(list(pages(KNOWN)))
     key = hashlib.sha256(state.encode()).hexdigest()[:16]
-    folder = pytestconfig.cache.mkdir("mediawiki") / key
+    folder = Path(tempfile.gettempdir()) / f"cirilla-mediawiki-{key}"
     if not (folder / "whole").exists():
         with tempfile.TemporaryDirectory(dir=folder.parent) as building:
             made = installed(Path(building) / "wiki", pages(KNOWN))
