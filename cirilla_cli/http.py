@@ -125,6 +125,8 @@ class Client:
         except requests.RequestException as error:
             raise ServiceError(f"{url}: cannot be asked: {error}") from None
         wait = check(answer) if check else None
+        if wait == 0.0:
+            wait = _retry_after(response)
         return wait, "the server asked to wait", answer
 
     def _send(self, method: str, url: str, kwargs: dict[str, Any]) -> requests.Response:

@@ -65,6 +65,8 @@ class Document(Record):
     aliases: Annotated[tuple[str, ...], Many] = ()
     infobox: Annotated[tuple[Fact, ...], Many] = ()
     sections: Annotated[tuple[WikiSection, ...], Many] = ()
+    kind: Literal["transcript"] | None = None
+    """What was said rather than what is so: dialogue, subtitles, scripts; None for all other pages."""
     sha256: str = ""
     """Of title, text and infobox; computed when absent."""
 

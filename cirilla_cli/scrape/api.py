@@ -59,21 +59,27 @@ class Api:
         A generator with content answers with all its pages but the content of only 50; the rest follows page part by
         page part, so the parts are merged by page until the wiki says the batch is complete.
         """
-        batch, going_on = Batch(), dict[str, str]()
-        while True:
-            answer = self.ask(action="query", **params, **going_on)
+        batch = Batch()
+        for answer in self.answers(**params):
             batch.take(answer.get("query") or {})
             if "batchcomplete" in answer:
                 yield batch
                 batch = Batch()
+        if batch.pages or batch.redirects:
+            yield batch
+
+    def answers(self, **params: str) -> Iterator[dict[str, Any]]:
+        """Every answer to a query, as long as the wiki says that it continues."""
+        going_on = dict[str, str]()
+        while True:
+            answer = self.ask(action="query", **params, **going_on)
+            yield answer
             further = {key: str(value) for key, value in (answer.get("continue") or {}).items()}
             if not further:
-                break
+                return
             if further == going_on:
                 raise ServiceError(f"{self.url}: the wiki continues at the same place again and again: {further}")
             going_on = further
-        if batch.pages or batch.redirects:
-            yield batch
 
 
 class Batch:

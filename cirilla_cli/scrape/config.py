@@ -27,7 +27,11 @@ class MediaWikiConfig(Section):
     titles: Texts = ()
     """Pages to fetch, by title."""
     titles_file: FilePath | None = None
-    """More titles: one a line, or a JSON list of strings."""
+    """More titles: a file with one a line or a JSON list of strings, or a folder of such files."""
+    follow: NonNegativeInt = 0
+    """Levels of links to follow from the titles, breadth first; needs `max_pages`."""
+    max_pages: PositiveCount | None = None
+    """Most pages to take while links are followed, those named included."""
     category: str | None = None
     """Fetch the pages of this category."""
     depth: NonNegativeInt = 0
@@ -55,6 +59,10 @@ class MediaWikiConfig(Section):
             raise ValueError("takes `category` or `titles`, not both")
         if self.depth and self.category is None:
             raise ValueError("`depth` needs `category`")
+        if self.follow and not (self.titles or self.titles_file):
+            raise ValueError("`follow` needs `titles` or `titles_file` to begin at")
+        if bool(self.follow) != (self.max_pages is not None):
+            raise ValueError("`follow` and `max_pages` need one another: links lead through a whole wiki")
         return self
 
 

@@ -16,6 +16,7 @@ from xml.parsers import expat
 from cirilla_cli.data.rows import Document, License
 from cirilla_cli.errors import CirillaError, Where
 from cirilla_cli.scrape.page import RawPage, Reading, Reject, Rules, Site, extract, reject
+from cirilla_cli.scrape.redirects import Redirects
 from cirilla_cli.scrape.templates import REDIRECT, Templates
 from cirilla_cli.scrape.wikitext import STANDARD_NAMESPACES, read_wikitext
 
@@ -228,7 +229,7 @@ class DumpSource:
 
     def __init__(self, path: Path, open_plain: Opener, rules: Rules, license: License | None) -> None:
         self.path, self.rules, self._open = path, rules, open_plain
-        self._templates, self._targets = Templates(), dict[str, str]()
+        self._templates, self._redirects = Templates(), Redirects()
         self._titles: set[str] = set()
         site = DumpSite()
         for site, page in read_pages(path, open_plain):
@@ -237,7 +238,7 @@ class DumpSource:
             raise CirillaError(f"{path}: holds no page")
         article_path = urljoin(site.base, "./$1") if site.base else None
         self.site = Site(site.name, article_path, license, {**STANDARD_NAMESPACES, **site.namespaces})
-        self._aliases = self._resolve()
+        self._aliases = self._redirects.aliases()
 
     def _survey(self, page: DumpPage, site: DumpSite) -> None:
         namespace = _namespace(page, site.namespaces)
@@ -247,26 +248,13 @@ class DumpSource:
             self._templates.add(page.title.partition(":")[2], text)
         self._titles.add(page.title)
         if target is not None:
-            self._targets[page.title] = target
+            self._redirects.targets[page.title] = target
 
-    def _resolve(self) -> dict[str, tuple[str, ...]]:
-        """Titles that lead to each page, over any number of redirects."""
-        aliases: dict[str, list[str]] = {}
-        for title in self._targets:
-            end, why = self._end(title)
-            if why is None:
-                aliases.setdefault(end, []).append(title)
-        return {title: tuple(sorted(names)) for title, names in aliases.items()}
-
-    def _end(self, title: str) -> tuple[str, str | None]:
-        """(where a redirect ends, why it leads nowhere)."""
-        seen: set[str] = set()
-        while title in self._targets:
-            if title in seen:
-                return title, "redirect loop"
-            seen.add(title)
-            title = self._targets[title]
-        return title, None if title in self._titles else "broken redirect"
+    def _why_nowhere(self, title: str) -> str | None:
+        end = self._redirects.end(title)
+        if end is None:
+            return "redirect loop"
+        return None if end in self._titles else "broken redirect"
 
     def rows(self) -> Iterator[Document | Reject]:
         """Every page that is no redirect, and every redirect that leads nowhere, in the order of the export."""
@@ -275,10 +263,10 @@ class DumpSource:
                 page.id, page.title, _namespace(page, site.namespaces), page.revision if page.revision >= 0 else None,
                 page.timestamp, "wikitext", page.text,
             )  # fmt: skip
-            if page.title in self._targets:
-                why = self._end(page.title)[1]
+            if page.title in self._redirects.targets:
+                why = self._why_nowhere(page.title)
                 if why is not None and raw.namespace in self.rules.namespaces:
-                    yield reject(raw, why, self._targets[page.title])
+                    yield reject(raw, why, self._redirects.targets[page.title])
             elif page.model != "wikitext" and raw.namespace in self.rules.namespaces:
                 yield reject(raw, "content model", page.model)
             else:

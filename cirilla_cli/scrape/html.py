@@ -63,11 +63,11 @@ def _classes(tag: Tag) -> list[str]:
 
 def _infobox(soup: BeautifulSoup) -> Iterator[Fact]:
     """The facts of every infobox, which leaves the tree."""
-    for box in soup.select("aside.portable-infobox"):
+    for box in soup.find_all("aside", class_="portable-infobox"):
         if not box.decomposed:
             yield from _portable(box)
             box.decompose()
-    for box in soup.select("table.infobox"):
+    for box in soup.find_all("table", class_="infobox"):
         if not box.decomposed:
             for row in box.find_all("tr"):
                 if row.th and row.td:
@@ -77,18 +77,21 @@ def _infobox(soup: BeautifulSoup) -> Iterator[Fact]:
 
 def _portable(box: Tag) -> Iterator[Fact]:
     """Facts of a portable infobox: plain rows, horizontal groups and smart groups."""
-    for item in box.select(".pi-data, .pi-horizontal-group, .pi-smart-group"):
+    for item in box.find_all(class_=["pi-data", "pi-horizontal-group", "pi-smart-group"]):
         if "pi-data" in _classes(item):
-            value = item.select_one(".pi-data-value")
-            label = item.select_one(".pi-data-label")
+            value, label = _first(item, "pi-data-value"), _first(item, "pi-data-label")
             if value is not None:
                 yield from _named(_flat(label) if label else str(item.get("data-source", "")), value)
             continue
         smart = "pi-smart-group" in _classes(item)
-        names = item.select(".pi-smart-data-label" if smart else ".pi-data-label")
-        values = item.select(".pi-smart-data-value" if smart else ".pi-data-value")
+        names = item.find_all(class_="pi-smart-data-label" if smart else "pi-data-label")
+        values = item.find_all(class_="pi-smart-data-value" if smart else "pi-data-value")
         for name, value in zip(names, values, strict=False):
             yield from _named(_flat(name), value)
+
+
+def _first(tag: Tag, name: str) -> Tag | None:
+    return next(iter(tag.find_all(class_=name, limit=1)), None)
 
 
 def _named(label: str, value: Tag) -> Iterator[Fact]:

@@ -1,29 +1,29 @@
 """A live wiki as a source: each page fetched once a revision, kept raw, and read."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
-from typing import Any
-
-import mwparserfromhell
 
 from cirilla_cli.data.rows import Document, License
 from cirilla_cli.errors import ServiceError
 from cirilla_cli.http import BotChallenge, Client
 from cirilla_cli.progress import Progress
 from cirilla_cli.scrape.access import Robots, check_terms
+from cirilla_cli.scrape.answers import CONTENT, categories, in_any_form, used_templates, with_content
 from cirilla_cli.scrape.api import MOST_TITLES, Api, ApiError, find_api, in_addresses, read_site
 from cirilla_cli.scrape.config import MediaWikiConfig
 from cirilla_cli.scrape.html import read_html
-from cirilla_cli.scrape.listing import NOT_IN_TITLES, Listed, Listing
+from cirilla_cli.scrape.listing import Listed, Listing
 from cirilla_cli.scrape.page import RawPage, Reading, Reject, Rules, Site, extract, reject
 from cirilla_cli.scrape.store import PageStore
-from cirilla_cli.scrape.templates import REDIRECT, Templates, template_name
+from cirilla_cli.scrape.templates import Templates
 from cirilla_cli.scrape.wikitext import read_wikitext
 
 _GONE = frozenset({"missingtitle", "nosuchpageid", "nosuchrevid", "permissiondenied", "pagecannotexist"})
 _MOST_FAILURES = 3
 _FIRST_TRIES = 3
+_MOST_AT_ONCE = 10 * MOST_TITLES
+"""Pages whose templates are asked for together; each asks for few, and 50 of them fit a request."""
 
 
 def connect(config: MediaWikiConfig, client: Client, progress: Progress) -> tuple[Api, Site]:
@@ -64,6 +64,7 @@ class WikiSource:
         self.api, self.config, self.rules, self.store, self.limit = api, config, rules, store, limit
         self.site = site if site.license else replace(site, license=license)
         self._templates, self._known_templates = Templates(), set[str]()
+        self._first = store.empty
         self._failures = 0
 
     @property
@@ -73,8 +74,10 @@ class WikiSource:
 
     def rows(self) -> Iterator[Document | Reject]:
         """Every page as a document or a rejection, in the wiki's order."""
-        listing, made = iter(Listing(self.api, self.config, self.site)), 0
-        size = MOST_TITLES if self.config.reading == "wikitext" else 1
+        with_content = self._first and self.config.reading == "wikitext"
+        whole = self.limit is None
+        listing, made = iter(Listing(self.api, self.config, self.site, whole=whole, with_content=with_content)), 0
+        size = 1 if self.config.reading == "html" else _MOST_AT_ONCE if whole else MOST_TITLES
         while self.limit is None or made < self.limit:
             group = list(islice(listing, size if self.limit is None else min(size, self.limit - made)))
             if not group:
@@ -88,7 +91,7 @@ class WikiSource:
         refused = {
             entry.page.id: self.rules.refuse(entry.page) for entry in group if isinstance(entry, Listed)
         }  # fmt: skip
-        wanted = [entry.page for entry in group if isinstance(entry, Listed) and refused[entry.page.id] is None]
+        wanted = [entry for entry in group if isinstance(entry, Listed) and refused[entry.page.id] is None]
         refused |= self._fetch(wanted)
         for entry in group:
             if isinstance(entry, Reject):
@@ -106,19 +109,21 @@ class WikiSource:
             return read_html(page.content)
         return read_wikitext(page.content, page.title, self._templates, self.site.namespaces)
 
-    def _fetch(self, wanted: list[RawPage]) -> dict[int, Reject | None]:
+    def _fetch(self, wanted: list[Listed]) -> dict[int, Reject | None]:
         """Bring what is not stored in its present revision; returns the rejections of pages that failed."""
-        stale = [page for page in wanted if not self.store.has(page.id, self.config.reading, page.revision)]
+        stale = [e for e in wanted if not self.store.has(e.page.id, self.config.reading, e.page.revision)]
         if self.config.reading == "html":
-            return {page.id: self._fetch_parsed(page) for page in stale}
-        got: set[int] = set()
-        for ids in in_addresses([str(page.id) for page in stale]):
+            return {entry.page.id: self._fetch_parsed(entry.page) for entry in stale}
+        came = [entry.page for entry in stale if entry.whole]
+        self.store.add(came)
+        got = {page.id for page in came}
+        for ids in in_addresses([str(entry.page.id) for entry in stale if not entry.whole]):
             pages = self._contents(pageids="|".join(ids))
             self.store.add(pages)
             got |= {page.id for page in pages}
-        failed: dict[int, Reject | None] = {page.id: reject(page, "missing") for page in stale if page.id not in got}
-        self._fetch_templates([self.store.load(p.id, "wikitext").content for p in wanted if p.id not in failed])
-        return failed
+        failed = {e.page.id: reject(e.page, "missing") for e in stale if e.page.id not in got}
+        self._fetch_templates(self.store.load(e.page.id, "wikitext").content for e in wanted if e.page.id not in failed)
+        return dict(failed)
 
     def _fetch_parsed(self, page: RawPage) -> Reject | None:
         """Store a rendered page; a page that fails is rejected, several in a row end the run.
@@ -150,74 +155,39 @@ class WikiSource:
         revision = int(answer.get("revid") or page.revision or 0) or None
         return replace(
             page, title=str(answer.get("title") or page.title), revision=revision,
-            timestamp=page.timestamp if revision == page.revision else None, content=str(_content(answer["text"])),
-            categories=_categories(answer.get("categories") or [], "category"),
+            timestamp=page.timestamp if revision == page.revision else None, content=str(in_any_form(answer["text"])),
+            categories=categories(answer.get("categories") or [], "category"),
         )  # fmt: skip
 
     def _contents(self, **which: str) -> list[RawPage]:
-        """Pages with their wikitext, 50 a request, and the wiki's own list of categories that are not hidden."""
-        asked = {"prop": "revisions|categories", "rvprop": "ids|timestamp|content", "rvslots": "main"}
-        batches = self.api.batches(**which, **asked, cllimit="max", clshow="!hidden")
-        pages = (_with_content(page) for batch in batches for page in batch.pages.values())
+        """The pages named, with their wikitext; missing and hidden ones left out."""
+        pages = (with_content(page) for batch in self.api.batches(**which, **CONTENT) for page in batch.pages.values())
         return [page for page in pages if page is not None]
 
-    def _fetch_templates(self, texts: list[str]) -> None:
+    def _fetch_templates(self, texts: Iterable[str]) -> None:
         """Bring the template pages that ``texts`` use, and those which these use in turn."""
-        names = _used(texts) - self._known_templates
+        names = used_templates(texts) - self._known_templates
         while names:
             self._known_templates |= names
-            texts = []
+            found: list[str] = []
             for group in in_addresses([f"Template:{name}" for name in sorted(names)]):
                 for page in self._template_pages(group):
                     self._templates.add(page.title.partition(":")[2], page.content)
-                    texts.append(page.content)
-            names = _used(texts) - self._known_templates
+                    found.append(page.content)
+            names = used_templates(found) - self._known_templates
 
     def _template_pages(self, titles: list[str]) -> list[RawPage]:
         """Template pages by title: stored ones where they have not changed, the others fetched."""
-        batches = self.api.batches(titles="|".join(titles), prop="info")
-        pages = [page for batch in batches for page in batch.pages.values() if page.get("pageid")]
-        revisions = {int(page["pageid"]): page.get("lastrevid") for page in pages}
+        if self._first:
+            pages = self._contents(titles="|".join(titles))
+            self.store.add(pages)
+            return pages
+        listed = [
+            page for batch in self.api.batches(titles="|".join(titles), prop="info") for page in batch.pages.values()
+        ]
+        revisions = {int(page["pageid"]): page.get("lastrevid") for page in listed if page.get("pageid")}
         stale = [str(number) for number, at in revisions.items() if not self.store.has(number, "wikitext", at)]
         for group in in_addresses(stale):
             self.store.add(self._contents(pageids="|".join(group)))
         stored = [number for number, at in revisions.items() if self.store.has(number, "wikitext", at)]
         return [self.store.load(number, "wikitext") for number in stored]
-
-
-def _with_content(page: dict[str, Any]) -> RawPage | None:
-    """A page of an answer with its wikitext, or None where it is missing or hidden."""
-    revision = (page.get("revisions") or [{}])[0]
-    text = _content((revision.get("slots") or {}).get("main", revision))
-    if not page.get("pageid") or not isinstance(text, str):
-        return None
-    return RawPage(
-        int(page["pageid"]), str(page["title"]), int(page.get("ns", 0)), revision.get("revid"),
-        revision.get("timestamp"), "wikitext", text, _categories(page.get("categories") or [], "title"),
-    )  # fmt: skip
-
-
-def _content(value: Any) -> Any:
-    """A text in the new form of an answer (itself, or under `content`) or the old one (under `*`)."""
-    if isinstance(value, dict):
-        return value.get("content", value.get("*"))
-    return value
-
-
-def _categories(entries: list[dict[str, Any]], key: str) -> tuple[str, ...]:
-    """Names without prefix and underscores; hidden ones (maintenance) are left out."""
-    shown = (str(entry.get(key, entry.get("*", ""))) for entry in entries if entry.get("hidden", False) is False)
-    return tuple((name.partition(":")[2] if key == "title" else name).replace("_", " ") for name in shown)
-
-
-def _used(texts: list[str]) -> set[str]:
-    """Names of the templates that wikitexts use or redirect to; parser functions left out."""
-    names = set()
-    for text in texts:
-        target = REDIRECT.match(text)
-        if target:
-            names.add(template_name(target[1]))
-        if "{{" in text:
-            found = mwparserfromhell.parse(text).filter_templates()
-            names |= {template_name(str(template.name)) for template in found}
-    return {name for name in names if name and ":" not in name and not NOT_IN_TITLES.search(name)}

@@ -134,6 +134,20 @@ def reject(page: RawPage, reason: str, detail: str | None = None) -> Reject:
     return Reject(id=str(page.id), title=page.title, reason=reason, detail=detail)
 
 
+_TRANSCRIPT = re.compile(r"\b(transcripts?|subtitles|screenplays?)\b", re.IGNORECASE)
+_SPOKEN = re.compile(r"[^\s.!?:][^.!?:\n]{0,39}: \S")
+_FEWEST_SPOKEN = 10
+
+
+def is_transcript(title: str, categories: Iterable[str], text: str) -> bool:
+    """Whether a page holds what somebody said: by its name, its categories, or because most lines begin `Name: `."""
+    if any(_TRANSCRIPT.search(name) for name in (title, *categories)):
+        return True
+    lines = [line for line in text.split("\n") if line.strip()]
+    spoken = sum(_SPOKEN.match(line) is not None for line in lines)
+    return spoken >= _FEWEST_SPOKEN and 2 * spoken > len(lines)
+
+
 Reader = Callable[[RawPage], Reading]
 
 
@@ -155,4 +169,5 @@ def extract(page: RawPage, aliases: tuple[str, ...], site: Site, rules: Rules, r
         permalink=f"{url}{'&' if '?' in url else '?'}oldid={page.revision}" if url and page.revision else None,
         revision=page.revision, timestamp=page.timestamp, license=site.license, site=site.name,
         categories=tuple(categories), aliases=aliases, infobox=reading.infobox, sections=sections,
+        kind="transcript" if is_transcript(page.title, categories, text) else None,
     )  # fmt: skip

@@ -20,6 +20,10 @@ class PageStore(Protocol):
     fetched: int
     """Pages added since it was opened."""
 
+    @property
+    def empty(self) -> bool:
+        """Whether no page is there."""
+
     def has(self, page_id: int, reading: str, revision: int | None) -> bool:
         """Whether this very revision is there."""
 
@@ -42,6 +46,11 @@ class MemoryStore:
     def __init__(self) -> None:
         self.fetched = 0
         self._pages: dict[tuple[int, str], RawPage] = {}
+
+    @property
+    def empty(self) -> bool:
+        """Whether no page is at hand."""
+        return not self._pages
 
     def has(self, page_id: int, reading: str, revision: int | None) -> bool:
         """Whether this very revision is at hand."""
@@ -113,6 +122,11 @@ class FolderStore:
                     self._entries[row.data["id"], row.data["reading"]] = entry
         complaints.raise_if_any()
         return known
+
+    @property
+    def empty(self) -> bool:
+        """Whether no page is stored."""
+        return not self._entries
 
     def has(self, page_id: int, reading: str, revision: int | None) -> bool:
         """Whether this very revision is stored."""

@@ -253,7 +253,15 @@ class FakeWiki:
             return self._parse(asked)
         if asked.get("meta") == "siteinfo":
             return self._siteinfo()
+        if "list" in asked:
+            return self._redirect_lists(int(asked["apnamespace"]))
         return self._query(asked)
+
+    def _redirect_lists(self, namespace: int) -> dict[str, Any]:
+        leading = [page for page in self.pages if page.redirect is not None and page.ns == namespace]
+        titles = [{"pageid": page.id, "ns": page.ns, "title": page.title} for page in leading]
+        ends = [{"fromid": page.id, "ns": namespace, "title": page.redirect} for page in leading]
+        return {"batchcomplete": True, "query": {"allpages": titles, "allredirects": ends}}
 
     def _siteinfo(self) -> dict[str, Any]:
         general = {"sitename": "Test Wiki", "server": self.url, "articlepath": "/wiki/$1", "wikiid": "test"}
