@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 import sentencepiece as spm
 
+from cirilla_cli.data.rows import Document
 from cirilla_cli.data.shards import TokenShards
 
 _LINES = 40
@@ -62,7 +63,7 @@ def write(source: Path, megabytes: int, folder: Path) -> tuple[Path, int]:
         with path.open("w", encoding="utf-8") as file:
             for text in rows(source, megabytes * 1_000_000):
                 total += len(text.encode())
-                file.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
+                file.write(Document(id=str(total), title="", text=text).line() + "\n")
         size.write_text(str(total))
     return path, int(size.read_text())
 
@@ -117,8 +118,8 @@ def _train(path: Path, folder: Path, vocab: int) -> Path:
     if not (out / "tokenizer" / "tokenizer.model").is_file():
         first = folder / "first.jsonl"
         with first.open("w", encoding="utf-8") as file:
-            for _, text in zip(range(2000), texts_of(path), strict=False):
-                file.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
+            for number, text in zip(range(2000), texts_of(path), strict=False):
+                file.write(Document(id=str(number), title="", text=text).line() + "\n")
         words = [str(first), f"tokenize.tokenizer.vocab_size={vocab}", f"out={out}"]
         subprocess.run([sys.executable, "-m", "cirilla_cli", "tokenize", *words], check=True, capture_output=True)
     return out / "tokenizer"

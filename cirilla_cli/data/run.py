@@ -5,6 +5,7 @@ inputs --read--> records --group by kind and split, fill to a shard's size--> ta
 """
 
 import functools
+import hashlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
@@ -19,7 +20,7 @@ from cirilla_cli.data.config import LoadTokenizerConfig, TokenizeConfig
 from cirilla_cli.data.encode import encode_all, kind_of, split_key, training_text
 from cirilla_cli.data.inputs import check_inputs, read_inputs
 from cirilla_cli.data.jsonl import STDIO
-from cirilla_cli.data.origins import write_origins
+from cirilla_cli.data.origins import RowOrigin, write_origins
 from cirilla_cli.data.rows import Document, Sample, content_hash, held_out
 from cirilla_cli.data.shards import Kind, ShardIndex, ShardInfo, TokenShards, write_shard
 from cirilla_cli.data.tokenizer import Tokenizer, load_tokenizer
@@ -182,7 +183,7 @@ class _Sharder:
 
 def encode_shard(folder: Path, name: str, records: list[Record], tokenizer_at: Path, tokenizer_hash: str) -> ShardInfo:
     """Encode one shard, or find that an earlier run already did, from the same records with the same tokenizer."""
-    made_from = content_hash(tokenizer_hash, [record.line() for record in records])
+    made_from = _fingerprint(tokenizer_hash, records)
     marker = folder / f"{name}.json"
     if marker.is_file():
         done = read_json(marker)
@@ -194,6 +195,17 @@ def encode_shard(folder: Path, name: str, records: list[Record], tokenizer_at: P
     info = replace(info, rows_sha256=write_origins(folder / info.rows, records))
     write_json(marker, {"made_from": made_from, "info": asdict(info)})
     return info
+
+
+def _fingerprint(tokenizer_hash: str, records: Sequence[Record]) -> str:
+    """SHA-256 of all that a shard's files follow from: the tokenizer, each row's text, and what else is said of it."""
+    digest = hashlib.sha256(tokenizer_hash.encode())
+    for record in records:
+        # Of a page its text and what leads back to it: its infobox and sections stand in no shard.
+        parts = (RowOrigin.of(record).line(), record.text) if isinstance(record, Document) else (record.line(),)
+        for part in map(str.encode, parts):
+            digest.update(len(part).to_bytes(8, "little") + part)
+    return digest.hexdigest()
 
 
 @functools.lru_cache(maxsize=1)
@@ -223,8 +235,8 @@ def _report(shards: _Sharder, tokenizer: Tokenizer, out: Path, records: Iterator
                 "trained": sum(i.trained for i in infos),
             }
             read = TokenShards.open(shards.folder / kind, split)
-            for i in range(read.n_documents):
-                used[read.document(i)] = True
+            for stored in read.files():
+                used[stored] = True
     text_bytes = text_tokens = failures = 0
     for record in _first(records, 500):
         text = training_text(record)

@@ -197,6 +197,10 @@ class TokenShards:
         shard, span = self._locate(i)
         return self._ids[shard][span]
 
+    def files(self) -> Iterator[NDArray[np.integer[Any]]]:
+        """The ids of each file, whole."""
+        return iter(self._ids)
+
     def counted(self, i: int) -> NDArray[np.bool_]:
         """Which tokens of document ``i`` are trained on."""
         shard, span = self._locate(i)
