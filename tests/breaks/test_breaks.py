@@ -46,8 +46,7 @@ def test_only_a_failing_test_counts_as_noticed(
     patch = tmp_path / "made-up.patch"
     patch.write_text(PATCH.format(old="ONE = 1", new=new))
     monkeypatch.setattr(harness, "ROOT", project)
-    (tmp_path / "work").mkdir()
-    outcome = try_break(Break.read(patch), tmp_path / "work")
+    outcome = try_break(Break.read(patch))
     assert outcome.said.startswith(said)
     assert outcome.noticed == (said == "noticed")
     assert (project / "cirilla_cli" / "__init__.py").read_text() == "ONE = 1\n"
