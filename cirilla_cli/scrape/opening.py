@@ -1,6 +1,7 @@
 """From a configuration to an open source and the place its rows go to."""
 
 import contextlib
+import tempfile
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -46,7 +47,7 @@ def open_source(config: ScrapeConfig, place: Place, progress: Progress, stack: c
         case MediaWikiConfig():
             source: Source = _wiki(config, config.source, given, place, progress, stack)
         case DumpConfig():
-            source = _dump(config, config.source, given, stack)
+            source = _dump(config, config.source, given, place, progress, stack)
         case FilesConfig():
             from cirilla_cli.scrape.files import FilesSource
 
@@ -76,11 +77,32 @@ def _wiki(
     return WikiSource(api, site, source, Rules(config.min_chars, source.namespaces), store, given, config.limit)
 
 
-def _dump(config: ScrapeConfig, source: DumpConfig, given: License | None, stack: contextlib.ExitStack) -> Source:
+def _dump(
+    config: ScrapeConfig, source: DumpConfig, given: License | None, place: Place, progress: Progress,
+    stack: contextlib.ExitStack,
+) -> Source:  # fmt: skip
     from cirilla_cli.scrape.dump import DumpSource, opened
 
-    open_plain = stack.enter_context(opened(source.path))
-    return DumpSource(source.path, open_plain, Rules(config.min_chars, source.namespaces), given)
+    path, requests = dump_file(source, place), 0
+    if source.address is not None:
+        from cirilla_cli.scrape.access import open_download
+        from cirilla_cli.scrape.download import fetch
+
+        # Beside rows for standard output nothing is kept.
+        kept = path or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cirilla-"))) / "dump"
+        client = open_download(config.contact, source.address, progress)
+        path = fetch(client, source.address, kept.parent, progress)
+        requests = client.requests_made
+    assert path is not None
+    open_plain = stack.enter_context(opened(path))
+    return DumpSource(path, open_plain, Rules(config.min_chars, source.namespaces), given, requests)
+
+
+def dump_file(source: DumpConfig, place: Place) -> Path | None:
+    """The file that a dump is read from: the one named, or where a download lies; None where none is kept."""
+    if source.address is None:
+        return Path(source.path)
+    return None if place.side is None else place.side / "raw" / "dump"
 
 
 def _hub(
