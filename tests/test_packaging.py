@@ -46,6 +46,8 @@ VERBS = {
     "generate",
     "push",
     "recipe",
+    "trace",
+    "why",
 }
 
 

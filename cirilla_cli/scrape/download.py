@@ -14,7 +14,7 @@ from typing import Self
 import requests
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from cirilla_cli.errors import CirillaError, InterruptedRun, ServiceError
+from cirilla_cli.errors import CirillaError, ServiceError
 from cirilla_cli.fs import atomic_write, hash_file, sync_folder
 from cirilla_cli.http import BadStatus, BotChallenge, BrokenTransfer, Client
 from cirilla_cli.progress import Progress
@@ -139,14 +139,11 @@ def fetch(client: Client, address: str, folder: Path, progress: Progress) -> Pat
     Raises:
         ServiceError: it cannot be had, is a web page, or is not what the server says it sent.
         CirillaError: there is no room for it.
-        InterruptedRun: the user stopped it; what has come is kept.
     """
     folder.mkdir(parents=True, exist_ok=True)
     work = _Download(client, address, Room(folder), progress)
     try:
         return work.run()
-    except KeyboardInterrupt:
-        raise InterruptedRun("stopped; what was downloaded is kept", hint="the same command goes on") from None
     except BotChallenge as error:
         raise BotChallenge(str(error), hint=_BY_HAND) from None
     except BadStatus as error:

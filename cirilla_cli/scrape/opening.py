@@ -9,6 +9,7 @@ from typing import Protocol, TypeVar
 
 from cirilla_cli.data.jsonl import Complaints, JsonlWriter, read_records, read_rows, repair_tail
 from cirilla_cli.data.rows import Document, License
+from cirilla_cli.errors import InterruptedRun
 from cirilla_cli.fs import hash_json
 from cirilla_cli.progress import Progress
 from cirilla_cli.scrape.config import DumpConfig, FilesConfig, HubConfig, MediaWikiConfig, ScrapeConfig
@@ -85,17 +86,27 @@ def _dump(
 
     path, requests = dump_file(source, place), 0
     if source.address is not None:
-        from cirilla_cli.scrape.access import open_download
-        from cirilla_cli.scrape.download import fetch
-
-        # Beside rows for standard output nothing is kept.
-        kept = path or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cirilla-"))) / "dump"
-        client = open_download(config.contact, source.address, progress)
-        path = fetch(client, source.address, kept.parent, progress)
-        requests = client.requests_made
-    assert path is not None
+        path, requests = _downloaded(source.address, config.contact, path, progress, stack)
+    assert path is not None, "a dump is a file or an address"
     open_plain = stack.enter_context(opened(path))
     return DumpSource(path, open_plain, Rules(config.min_chars, source.namespaces), given, requests)
+
+
+def _downloaded(
+    address: str, contact: str | None, kept: Path | None, progress: Progress, stack: contextlib.ExitStack
+) -> tuple[Path, int]:
+    """(the file at ``address``, requests made); where ``kept`` names no place for it, it goes with ``stack``."""
+    from cirilla_cli.scrape.access import open_download
+    from cirilla_cli.scrape.download import fetch
+
+    client = open_download(contact, address, progress)
+    if kept is None:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cirilla-")))
+        return fetch(client, address, folder, progress), client.requests_made
+    try:
+        return fetch(client, address, kept.parent, progress), client.requests_made
+    except KeyboardInterrupt:
+        raise InterruptedRun("stopped; what was downloaded is kept", hint="the same command goes on") from None
 
 
 def dump_file(source: DumpConfig, place: Place) -> Path | None:

@@ -1,10 +1,13 @@
 """A dump at an address: it comes whole, checked and once, whatever the server and the way do to it."""
 
 import base64
+import contextlib
 import hashlib
 import json
 import re
+import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import threading
@@ -71,7 +74,7 @@ class _Handler(BaseHTTPRequestHandler):
         host.asked.append(asked)
         self.close_connection = True
         start = host.piece(asked)
-        if host.leads_to is not None:
+        if host.leads_to is not None and self.path != "/there":
             self._answer(302, b"", {"Location": host.leads_to})
         elif host.status != 200:
             self._answer(host.status, host.body, host.headers)
@@ -104,18 +107,24 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
 
-@pytest.fixture
-def host() -> Iterator[Host]:
-    served = Host()
+@contextlib.contextmanager
+def _serving(served: Host) -> Iterator[ThreadingHTTPServer]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"host": served}))
     server.handle_error = lambda *_: None  # type: ignore[method-assign]  # who is killed hangs up
+    served.url = f"http://127.0.0.1:{server.server_address[1]}/wiki.xml"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
-    served.url = f"http://127.0.0.1:{server.server_address[1]}/wiki.xml"
-    yield served
+    yield server
     server.shutdown()
     server.server_close()
     thread.join()
+
+
+@pytest.fixture
+def host() -> Iterator[Host]:
+    served = Host()
+    with _serving(served):
+        yield served
 
 
 def _fetch(host: Host, folder: Path, heard: Any) -> bytes:
@@ -191,6 +200,43 @@ def test_what_breaks_off_goes_on_where_it_ended(host: Host, heard: Any, tmp_path
     assert third is not None
     assert int(third[6:-1]) > int(second[6:-1])
     assert [asked.get("If-Range") for asked in host.asked] == [None, '"one"', '"one"']
+
+
+def test_a_redirect_is_followed_and_the_rest_is_asked_for_there(host: Host, heard: Any, tmp_path: Path) -> None:
+    host.leads_to, host.cuts = "/there", [MIDDLE]
+    assert _fetch(host, tmp_path, heard) == DUMP
+    asked_there = _ranges(host)[1::2]
+    assert len(asked_there) == 2
+    assert asked_there[1] is not None
+
+
+def test_a_redirect_from_https_to_http_is_not_followed_to_its_end(
+    host: Host, heard: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl, which makes the certificate, is not installed")
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=loopback"]
+    made += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", "key.pem", "-out", "cert.pem"]
+    subprocess.run(made, cwd=tmp_path, capture_output=True, check=True)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "cert.pem"))
+    safe = Host(leads_to=host.url)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+    with _serving(safe) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        safe.url = safe.url.replace("http:", "https:")
+        with pytest.raises(ServiceError, match="leads from https to http"):
+            _fetch(safe, tmp_path / "out", heard)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_killed_before_the_last_rename_the_next_run_asks_for_nothing(host: Host, heard: Any, tmp_path: Path) -> None:
+    _fetch(host, tmp_path, heard)
+    (tmp_path / "dump").rename(tmp_path / "dump.part")
+    shutil.copyfile(tmp_path / "dump.json", tmp_path / "dump.part.json")
+    assert _fetch(host, tmp_path, heard) == DUMP
+    assert len(host.asked) == 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["dump", "dump.json"]
 
 
 def test_a_server_without_ranges_starts_over(host: Host, heard: Any, tmp_path: Path) -> None:
