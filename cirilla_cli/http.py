@@ -4,13 +4,20 @@ import email.utils
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import requests
+from urllib3.exceptions import HTTPError
 
 from cirilla_cli.errors import ServiceError
 
+_MAX_REDIRECTS = 10
+R = TypeVar("R")
+
 RETRIED_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+BrokenTransfer = HTTPError
+"""What reading a body piece by piece fails with; the name hides that of urllib3, which is HTTPError."""
 
 
 class BotChallenge(ServiceError):
@@ -47,6 +54,7 @@ class Client:
     def __post_init__(self) -> None:
         self._session = requests.Session()
         self._session.headers.update({"User-Agent": self.user_agent, **self.headers})
+        self._session.max_redirects = _MAX_REDIRECTS
         self._last_start = float("-inf")
 
     def get_json(
@@ -58,11 +66,11 @@ class Client:
             BotChallenge: the host wants a browser.
             ServiceError: no good answer within ``max_tries`` and ``patience_s``.
         """
-        return self._ask("GET", url, check, params=params)
+        return self._ask("GET", url, lambda: {"params": params}, check)
 
     def post_json(self, url: str, body: Any, check: Callable[[Any], float | None] | None = None) -> Any:
         """The JSON answer to POSTing ``body`` as JSON; otherwise like `get_json`."""
-        return self._ask("POST", url, check, json=body)
+        return self._ask("POST", url, lambda: {"json": body}, check)
 
     def get_text(self, url: str) -> str | None:
         """The text at ``url``, or None where the host says that there is none for us (HTTP 400 to 499).
@@ -72,24 +80,37 @@ class Client:
             ServiceError: nobody knows: no answer, or a server that fails, within ``max_tries`` and ``patience_s``.
         """
         try:
-            text: str = self._ask("GET", url, None, lambda response: response.text)
+            text: str = self._ask("GET", url, dict, read=lambda response: response.text)
         except BadStatus as error:
             if error.status >= 500:
                 raise
             return None
         return text
 
+    def stream(self, url: str, headers: Callable[[], Mapping[str, str]], read: Callable[[requests.Response], R]) -> R:
+        """What ``read`` makes of the answer to GET, whose body it takes piece by piece from ``response.raw``.
+
+        ``headers`` is asked before each try, as what has come by then changes what is still to be asked for. Where
+        the body breaks off, ``read`` may return to keep what has come, or let the error pass to have it tried again.
+
+        Raises:
+            BadStatus: the host refuses. BotChallenge: it wants a browser.
+            ServiceError: no good answer within ``max_tries`` and ``patience_s``.
+        """
+        answer: R = self._ask("GET", url, lambda: {"headers": headers(), "stream": True}, read=read)
+        return answer
+
     def _ask(
         self,
         method: str,
         url: str,
-        check: Callable[[Any], float | None] | None,
+        request: Callable[[], dict[str, Any]],
+        check: Callable[[Any], float | None] | None = None,
         read: Callable[[requests.Response], Any] = requests.Response.json,
-        **kwargs: Any,
     ) -> Any:
         waited, why = 0.0, ""
         for attempt in range(self.max_tries):
-            wait, why, answer = self._once(method, url, check, read, kwargs)
+            wait, why, answer = self._once(method, url, request(), check, read)
             if wait is None:
                 return answer
             wait = wait or min(2.0**attempt, 60.0)
@@ -103,24 +124,24 @@ class Client:
         self,
         method: str,
         url: str,
+        request: dict[str, Any],
         check: Callable[[Any], float | None] | None,
         read: Callable[[requests.Response], Any],
-        kwargs: dict[str, Any],
     ) -> tuple[float | None, str, Any]:
         """(seconds to wait before the next try, or None when done; why; the answer). 0 seconds: back off."""
         try:
-            response = self._send(method, url, kwargs)
-            _refuse_challenge(response, url)
-            if response.status_code in RETRIED_STATUS:
-                return _retry_after(response), f"HTTP {response.status_code}", None
-            if response.status_code >= 400:
-                raise BadStatus(url, response.status_code, response.text)
-            answer = read(response)
+            with self._send(method, url, request) as response:
+                _refuse_challenge(response, url)
+                if response.status_code in RETRIED_STATUS:
+                    return _retry_after(response), f"HTTP {response.status_code}", None
+                if response.status_code >= 400:
+                    raise BadStatus(url, response.status_code, response.text)
+                answer = read(response)
         except (requests.ConnectionError, requests.Timeout) as error:
             return 0.0, f"no answer ({type(error).__name__})", None
         except requests.exceptions.JSONDecodeError:
             return 0.0, "the answer is not JSON", None
-        except (requests.exceptions.ChunkedEncodingError, requests.exceptions.ContentDecodingError):
+        except (requests.exceptions.ChunkedEncodingError, requests.exceptions.ContentDecodingError, BrokenTransfer):
             return 0.0, "the answer broke off", None
         except requests.RequestException as error:
             raise ServiceError(f"{url}: cannot be asked: {error}") from None
@@ -129,13 +150,13 @@ class Client:
             wait = _retry_after(response)
         return wait, "the server asked to wait", answer
 
-    def _send(self, method: str, url: str, kwargs: dict[str, Any]) -> requests.Response:
+    def _send(self, method: str, url: str, request: dict[str, Any]) -> requests.Response:
         rest = self._last_start + self.pause_s - time.monotonic()
         if rest > 0:
             self.sleep(rest)
         self._last_start = time.monotonic()
         self.requests_made += 1
-        return self._session.request(method, url, timeout=self.timeout_s, **kwargs)
+        return self._session.request(method, url, timeout=self.timeout_s, **request)
 
 
 def _refuse_challenge(response: requests.Response, url: str) -> None:

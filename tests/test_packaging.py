@@ -23,7 +23,10 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 MODULES = {"bs4": "beautifulsoup4", "yaml": "PyYAML", "tokenizers": "tokenizers", "reasoning_gym": "reasoning-gym"}
 """Distribution of a module that is not called like it."""
-THROUGH = {"httpx": "ollama", "annotated_types": "pydantic", "pydantic_core": "pydantic", "megablocks": "kernels"}
+THROUGH = {
+    "httpx": "ollama", "annotated_types": "pydantic", "pydantic_core": "pydantic", "megablocks": "kernels",
+    "urllib3": "requests",
+}  # fmt: skip
 """Modules that come with a declared package, whose interface they are part of."""
 VERBS = {
     "run",
@@ -43,6 +46,8 @@ VERBS = {
     "generate",
     "push",
     "recipe",
+    "trace",
+    "why",
 }
 
 

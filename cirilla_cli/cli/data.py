@@ -10,7 +10,7 @@ class Source(Group):
     """What is scraped, and how."""
 
     api: str | None = option("--api", metavar="URL", help="A MediaWiki's api.php, or the wiki's address.")
-    dump: str | None = option("--dump", metavar="FILE", help="A MediaWiki XML export: plain, .gz, .bz2, .7z.")
+    dump: str | None = option("--dump", metavar="FILE|URL", help="A MediaWiki XML export: plain, .gz, .bz2, .7z.")
     files: str | None = option("--files", metavar="DIR", help="A folder of text files.")
     category: str | None = option("--category", metavar="NAME", help="Only pages of this category (with --api).")
     contact: str | None = option("--contact", metavar="MAIL", help="Who to write to; sent with every request.")

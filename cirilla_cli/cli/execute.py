@@ -304,8 +304,12 @@ def forget(resolved: Resolved) -> None:
         from cirilla_cli.engine.run import forget as area
 
         area(Path(resolved.out))
+    folder = Path(resolved.out)
+    if folder.suffix == ".jsonl" and resolved.verb in ("scrape", "synth"):
+        # The rows are replaced when new ones are whole; the rest lies in FILE.scrape or FILE.synth.
+        folder = folder.with_name(f"{folder.stem}.{resolved.verb}")
     for name in _OWN.get(resolved.verb, ()):
-        path = Path(resolved.out) / name
+        path = folder / name
         if path.is_dir():
             shutil.rmtree(path)
         else:

@@ -74,7 +74,7 @@ def _finish(resolved: Resolved, report: Any, flags: Flags, summary: str) -> None
 _FANDOM = (
     "Fandom's terms forbid automated access without permission, and it publishes XML dumps instead.\n"
     "1. Open https://witcher.fandom.com/wiki/Special:Statistics and take the link to the current pages' dump.\n"
-    "2. cirilla scrape --dump witcher_pages_current.xml.7z --out documents.jsonl\n"
+    "2. cirilla scrape --dump THAT-LINK --out documents.jsonl (or its file, downloaded by hand)\n"
     "A wiki whose terms allow it: cirilla scrape wikipedia-witcher --contact you@example.org\n"
     "With Fandom's permission: cirilla scrape --api https://witcher.fandom.com/api.php "
     "--permission 'who and when' --contact ..."

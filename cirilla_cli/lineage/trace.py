@@ -249,7 +249,8 @@ class _Tracer:
         named = str(source.get("path") or source.get("api"))
         parent = Node("source", named, sha256=journal.get("sha256"), facts={"source": source.get("kind")})
         node.parents.append(parent)
-        path = locate(Path(named), rows)
+        # What was downloaded lies beside the rows.
+        path = side_of(rows) / "raw" / "dump" if "://" in named else locate(Path(named), rows)
         if journal.get("sha256") is not None:
             parent.state = "missing" if not path.exists() else "same"
             if path.exists() and hash_path(path) != journal["sha256"]:

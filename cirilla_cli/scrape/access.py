@@ -12,6 +12,7 @@ from cirilla_cli.progress import Progress
 from cirilla_cli.scrape.config import MediaWikiConfig
 
 _LONG_WAIT_S = 3.0
+_DOWNLOAD_PAUSE_S = 1.0
 _TERMS_FORBID = {
     "fandom.com": "https://www.fandom.com/terms-of-use",
     "wikia.com": "https://www.fandom.com/terms-of-use",
@@ -40,14 +41,29 @@ def open_client(contact: str | None, config: MediaWikiConfig, progress: Progress
             f"{host}: no contact is given; a wiki's operators must be able to reach whoever reads it automatically",
             hint="--contact you@example.org",
         )
+    return _client(host, contact, config.pause, progress)
+
+
+def open_download(contact: str | None, address: str, progress: Progress) -> Client:
+    """The client for one file that the user names; as one file is no crawl, a contact is said only where it is given.
+
+    Raises:
+        CirillaError: the host's terms forbid automation.
+    """
+    host = urlsplit(address).hostname or ""
+    check_terms(host, None)
+    return _client(host, contact, _DOWNLOAD_PAUSE_S, progress)
+
+
+def _client(host: str, contact: str | None, pause_s: float, progress: Progress) -> Client:
     person = f"; {contact}" if contact else ""
 
     def wait(seconds: float) -> None:
-        if seconds > config.pause + _LONG_WAIT_S:
+        if seconds > pause_s + _LONG_WAIT_S:
             progress.say(f"{host}: waiting {seconds:.0f} s before the next request")
         time.sleep(seconds)
 
-    return Client(f"cirilla/{_version()} (+https://github.com/cirilla{person})", pause_s=config.pause, sleep=wait)
+    return Client(f"cirilla/{_version()} (+https://github.com/cirilla{person})", pause_s=pause_s, sleep=wait)
 
 
 def _version() -> str:

@@ -1,6 +1,7 @@
 """Sections for scraping: where text comes from, under which licence, and what is too short to keep; torch-free."""
 
-from typing import Annotated, Literal, Self
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, NonNegativeInt, field_validator, model_validator
@@ -67,13 +68,30 @@ class MediaWikiConfig(Section):
 
 
 class DumpConfig(Section):
-    """A MediaWiki XML export: plain, .gz, .bz2 or, with the extra `dump`, .7z; read without a network."""
+    """A MediaWiki XML export: plain, .gz, .bz2 or, with the extra `dump`, .7z; a file, or an address to download."""
 
     kind: Literal["dump"] = "dump"
-    path: FilePath
-    """The export; a wiki on Fandom links its own under Special:Statistics."""
+    path: FilePath | str
+    """The export, a file or an http or https address; a wiki on Fandom links its own under Special:Statistics."""
     namespaces: Annotated[tuple[int, ...], Field(strict=False, min_length=1)] = (0,)
     """Numbers of the namespaces whose pages are articles; pages of others are rejected."""
+
+    @field_validator("path", mode="before")
+    @classmethod
+    def _file_or_address(cls, value: Any) -> Any:
+        if not isinstance(value, str) or "://" not in value:
+            return Path(value) if isinstance(value, str) else value
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname or not value.isprintable() or " " in value:
+            raise ValueError("must be a file, or an http or https address such as https://example.org/wiki.xml.bz2")
+        if parts.username is not None:
+            raise ValueError("must not hold a name or a password: addresses are written down beside the rows")
+        return value
+
+    @property
+    def address(self) -> str | None:
+        """Where the export is downloaded from; None for a file."""
+        return self.path if isinstance(self.path, str) else None
 
 
 class FilesConfig(Section):

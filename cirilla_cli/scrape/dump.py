@@ -225,10 +225,10 @@ class DumpSource:
         CirillaError: the export is damaged, or holds no page.
     """
 
-    requests = 0
-
-    def __init__(self, path: Path, open_plain: Opener, rules: Rules, license: License | None) -> None:
-        self.path, self.rules, self._open = path, rules, open_plain
+    def __init__(
+        self, path: Path, open_plain: Opener, rules: Rules, license: License | None, requests: int = 0
+    ) -> None:
+        self.path, self.rules, self._open, self.requests = path, rules, open_plain, requests
         self._templates, self._redirects = Templates(), Redirects()
         self._titles: set[str] = set()
         site = DumpSite()

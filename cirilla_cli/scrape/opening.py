@@ -1,6 +1,7 @@
 """From a configuration to an open source and the place its rows go to."""
 
 import contextlib
+import tempfile
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Protocol, TypeVar
 
 from cirilla_cli.data.jsonl import Complaints, JsonlWriter, read_records, read_rows, repair_tail
 from cirilla_cli.data.rows import Document, License
+from cirilla_cli.errors import InterruptedRun
 from cirilla_cli.fs import hash_json
 from cirilla_cli.progress import Progress
 from cirilla_cli.scrape.config import DumpConfig, FilesConfig, HubConfig, MediaWikiConfig, ScrapeConfig
@@ -46,7 +48,7 @@ def open_source(config: ScrapeConfig, place: Place, progress: Progress, stack: c
         case MediaWikiConfig():
             source: Source = _wiki(config, config.source, given, place, progress, stack)
         case DumpConfig():
-            source = _dump(config, config.source, given, stack)
+            source = _dump(config, config.source, given, place, progress, stack)
         case FilesConfig():
             from cirilla_cli.scrape.files import FilesSource
 
@@ -76,11 +78,42 @@ def _wiki(
     return WikiSource(api, site, source, Rules(config.min_chars, source.namespaces), store, given, config.limit)
 
 
-def _dump(config: ScrapeConfig, source: DumpConfig, given: License | None, stack: contextlib.ExitStack) -> Source:
+def _dump(
+    config: ScrapeConfig, source: DumpConfig, given: License | None, place: Place, progress: Progress,
+    stack: contextlib.ExitStack,
+) -> Source:  # fmt: skip
     from cirilla_cli.scrape.dump import DumpSource, opened
 
-    open_plain = stack.enter_context(opened(source.path))
-    return DumpSource(source.path, open_plain, Rules(config.min_chars, source.namespaces), given)
+    path, requests = dump_file(source, place), 0
+    if source.address is not None:
+        path, requests = _downloaded(source.address, config.contact, path, progress, stack)
+    assert path is not None, "a dump is a file or an address"
+    open_plain = stack.enter_context(opened(path))
+    return DumpSource(path, open_plain, Rules(config.min_chars, source.namespaces), given, requests)
+
+
+def _downloaded(
+    address: str, contact: str | None, kept: Path | None, progress: Progress, stack: contextlib.ExitStack
+) -> tuple[Path, int]:
+    """(the file at ``address``, requests made); where ``kept`` names no place for it, it goes with ``stack``."""
+    from cirilla_cli.scrape.access import open_download
+    from cirilla_cli.scrape.download import fetch
+
+    client = open_download(contact, address, progress)
+    if kept is None:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cirilla-")))
+        return fetch(client, address, folder, progress), client.requests_made
+    try:
+        return fetch(client, address, kept.parent, progress), client.requests_made
+    except KeyboardInterrupt:
+        raise InterruptedRun("stopped; what was downloaded is kept", hint="the same command goes on") from None
+
+
+def dump_file(source: DumpConfig, place: Place) -> Path | None:
+    """The file that a dump is read from: the one named, or where a download lies; None where none is kept."""
+    if source.address is None:
+        return Path(source.path)
+    return None if place.side is None else place.side / "raw" / "dump"
 
 
 def _hub(

@@ -14,7 +14,7 @@ from cirilla_cli.errors import InterruptedRun
 from cirilla_cli.fs import hash_path
 from cirilla_cli.progress import Progress
 from cirilla_cli.scrape.config import DumpConfig, FilesConfig, ScrapeConfig
-from cirilla_cli.scrape.opening import Source, open_source
+from cirilla_cli.scrape.opening import Source, dump_file, open_source
 from cirilla_cli.scrape.outputs import Folder, Pipe, Place, Tally
 
 _RESTRICTED = re.compile(r"\b(NC|ND)\b|non-?commercial|no-?deriv", re.IGNORECASE)
@@ -64,7 +64,7 @@ def scrape(config: ScrapeConfig, out: Path, progress: Progress) -> ScrapeReport:
         report = _report(source, sink.tally, out, time.monotonic() - started)
     _say_terms(source.site.license, sink.tally, progress)
     if place.side is not None:
-        _log(config, place.side, report)
+        _log(config, place, place.side, report)
     return report
 
 
@@ -100,10 +100,12 @@ def _say_terms(license: License | None, tally: Tally, progress: Progress) -> Non
         )
 
 
-def _log(config: ScrapeConfig, side: Path, report: ScrapeReport) -> None:
+def _log(config: ScrapeConfig, place: Place, side: Path, report: ScrapeReport) -> None:
     """Note in the journal what was read, when, and what came of it."""
     source = config.source
-    read = hash_path(source.path) if isinstance(source, DumpConfig | FilesConfig) else None
+    file = dump_file(source, place) if isinstance(source, DumpConfig) else None
+    path = source.path if isinstance(source, FilesConfig) else file
+    read = None if path is None else hash_path(path)
     entry = {"kind": "run", "finished": datetime.now(UTC).isoformat(timespec="seconds"), "sha256": read}
     with JsonlWriter(side / "journal.jsonl", append=True) as journal:
         journal.write({**entry, "config": config.model_dump(mode="json"), "report": report.model_dump(mode="json")})
