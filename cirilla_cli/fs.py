@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -78,6 +78,16 @@ def read_object(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise CirillaError(f"{path}: not a JSON object", hint="the file is damaged")
     return value
+
+
+def as_object(value: Any) -> Mapping[str, Any]:
+    """``value`` if it is an object; an empty one for anything else that a damaged file may hold."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def as_objects(value: Any) -> list[Mapping[str, Any]]:
+    """The objects in ``value`` if it is a list."""
+    return [one for one in value if isinstance(one, Mapping)] if isinstance(value, list) else []
 
 
 def replace_folder(new: Path, path: Path) -> None:

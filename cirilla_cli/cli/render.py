@@ -32,6 +32,11 @@ def progress_for(*, quiet: bool, verbose: bool = False) -> Iterator[Progress]:
         yield Lines(0.0 if verbose else 10.0)
 
 
+def one_line(text: str) -> str:
+    """Anybody's text as the terminal may show it: no line ends, and nothing that the terminal would obey."""
+    return "".join(char if char.isprintable() else " " for char in text)
+
+
 class Lines:
     """Progress as lines: every message, and counts at most once in ``pause_s``."""
 

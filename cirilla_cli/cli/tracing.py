@@ -28,20 +28,18 @@ def trace(
 
     Examples: cirilla trace runs/quickstart/push/model; cirilla trace samples.jsonl --pages --json
     """
-    from cirilla_cli.cli.render import show_json
+    from cirilla_cli.cli.render import one_line, show_json
     from cirilla_cli.lineage.trace import trace as follow
 
     found = follow(path)
     if json_:
         show_json(found.as_dict(pages=pages))
     else:
-        print("\n".join(_tree(found.root)))
-        print("\n" + "\n".join(_summary(found)))
-        if pages:
-            print()
-            print("\n".join(_page(page) for page in found.pages))
+        listed = ["", *map(_page, found.pages)] if pages else []
+        for line in [*_tree(found.root), "", *_summary(found), *listed]:
+            print("\t".join(map(one_line, line.split("\t"))))
     for problem in found.problems:
-        typer.echo(f"note: {problem}", err=True)
+        typer.echo(f"note: {one_line(problem)}", err=True)
     if strict and found.problems:
         raise typer.Exit(1)
 
@@ -65,7 +63,7 @@ def why(
 
     Examples: cirilla why "Geralt of Rivia is a witcher" runs/quickstart/dpo; cirilla why - --json < answer.txt
     """
-    from cirilla_cli.cli.render import progress_for, show_json
+    from cirilla_cli.cli.render import one_line, progress_for, show_json
     from cirilla_cli.lineage.why import open_model
     from cirilla_cli.lineage.why import why as search
 
@@ -76,9 +74,9 @@ def why(
         show_json(found.as_dict())
         return
     for span in found.spans:
-        print(f"{span.tokens} tokens: {' '.join(span.text.split())}")
+        print(one_line(f"{span.tokens} tokens: {' '.join(span.text.split())}"))
         for source in span.sources:
-            print(f"    {_source(source)}")
+            print(one_line(f"    {_source(source)}"))
         if not span.sources:
             print("    of rows that were tokenized before shards listed them; `cirilla tokenize` again lists them")
     if not found.spans:

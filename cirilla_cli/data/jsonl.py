@@ -32,6 +32,8 @@ _KEPT = 10_000
 """Complaints of which file and line are kept; of those beyond, the number."""
 _AT_ONCE = 64
 """Lines that are checked together; where one is wrong, all of them are looked at one by one."""
+_TOO_LONG = "not JSON: a number of more than 4,300 digits"
+"""Python converts no more."""
 _LONE_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _BOM = b"\xef\xbb\xbf"
 
@@ -190,6 +192,9 @@ def _parse_slowly(raw: bytes, name: str, number: int, complaints: Complaints) ->
         said = "half-written: the file ends inside this row" if torn else f"not JSON: {why}"
         complaints.add(name, number, said, row=raw)
         return None
+    except ValueError:
+        complaints.add(name, number, _TOO_LONG, row=raw)
+        return None
     problem = _problem(raw, data, twice)
     if problem is not None:
         complaints.add(name, number, problem, row=raw)
@@ -214,6 +219,9 @@ def parse_whole(path: Path, complaints: Complaints) -> Any:
     except UnicodeError:
         complaints.add(str(path), None, "not UTF-8, or half of a surrogate pair in it")
         return None
+    except ValueError:
+        complaints.add(str(path), None, _TOO_LONG)
+        return None
     if twice:
         complaints.add(str(path), None, f"`{twice[0]}` stands twice in one object, and only one value can count")
         return None
@@ -233,8 +241,11 @@ def _problem(raw: bytes, data: Any, twice: Sequence[str]) -> str | None:
         return f"a JSON object is expected, not {type(data).__name__}"
     if twice:
         return f"`{twice[0]}` stands twice in one object, and only one value can count"
-    if _LONE_SURROGATE.search(raw) and _has_lone_surrogate(data):
-        return "holds half of a surrogate pair (\\ud800-\\udfff), which is not text"
+    try:
+        if _LONE_SURROGATE.search(raw) and _has_lone_surrogate(data):
+            return "holds half of a surrogate pair (\\ud800-\\udfff), which is not text"
+    except RecursionError:
+        return "not JSON: nested too deeply"
     return None
 
 

@@ -174,7 +174,7 @@ class TokenShards:
         self.folder, self.split = folder, split
         infos = self.index.splits.get(split, [])
         self._ids = [_map(folder / info.file, np.dtype(self.index.dtype), info) for info in infos]
-        self._ends = [_ends(folder / info.ends, info) for info in infos]
+        self._ends = [read_ends(folder / info.ends, info) for info in infos]
         self._masks = [
             _map(folder / info.mask, np.dtype(np.uint8), info) if _masked(folder, info) else None for info in infos
         ]
@@ -244,7 +244,12 @@ def _masked(folder: Path, info: ShardInfo) -> bool:
     return info.mask_sha256 is not None
 
 
-def _ends(path: Path, info: ShardInfo) -> NDArray[np.uint64]:
+def read_ends(path: Path, info: ShardInfo) -> NDArray[np.uint64]:
+    """Where each document of a shard ends.
+
+    Raises:
+        CirillaError: the file is missing or damaged.
+    """
     try:
         ends: NDArray[np.uint64] = np.load(path)
     except (OSError, EOFError, ValueError):

@@ -9,6 +9,7 @@ from typing import Any
 from cirilla_cli.data.jsonl import Complaints, read_rows
 from cirilla_cli.data.origins import RowOrigin
 from cirilla_cli.data.rows import Document
+from cirilla_cli.fs import as_object, as_objects
 from cirilla_cli.lineage.stages import Stage, locate, read_note, shard_folders
 
 _RECORDED = ("name", "used_by", "sha256", "licenses", "rows", "site", "hub")
@@ -42,7 +43,8 @@ class Data:
     def recorded(cls, entry: Mapping[str, Any]) -> "Data":
         """What a published model tells of one."""
         known = {key: entry[key] for key in _RECORDED if key in entry}
-        return cls(**{**known, "licenses": Counter(known.get("licenses") or {})})
+        named = {"name": str(entry.get("name")), "used_by": str(entry.get("used_by"))}
+        return cls(**{**known, **named, "licenses": Counter(as_object(known.get("licenses")))})
 
 
 def data_of(stage: Stage) -> Iterator[Data]:
@@ -57,14 +59,14 @@ def data_of(stage: Stage) -> Iterator[Data]:
                     yield one
 
 
-def behind(data: Data) -> Iterator[Data]:
-    """What the verb that made some rows had read, and so on, as its report says."""
-    if data.documents is None:
+def behind(data: Data, below: frozenset[Path] = frozenset()) -> Iterator[Data]:
+    """What the verb that made some rows had read, and so on, as its report says; ``below`` is made from them."""
+    if data.documents is None or data.documents.resolve() in below:
         return
     for entry in inputs_of(data.documents):
         made_from = described(locate(Path(str(entry.get("path"))), data.documents), "synth", entry.get("sha256"))
         yield made_from
-        yield from behind(made_from)
+        yield from behind(made_from, below | {data.documents.resolve()})
 
 
 def inputs_of(rows: Path) -> list[dict[str, Any]]:
@@ -92,7 +94,8 @@ def _sources(name: str, path: Path, stage: Stage) -> list[Data]:
     found: dict[str, Data] = {}
     for folder in (below for place in (path, *own) for below in shard_folders(place)):
         index = read_note(folder / "index.json")
-        made_from = [(locate(Path(str(e.get("path"))), folder), e.get("sha256")) for e in index.get("sources", [])]
+        entries = as_objects(index.get("sources"))
+        made_from = [(locate(Path(str(e.get("path"))), folder), e.get("sha256")) for e in entries]
         read = [described(source, verb, sha256) for source, sha256 in made_from]
         if read and index.get("licenses") and not any(data.licenses for data in read):
             read[0].licenses = Counter(index["licenses"])
@@ -110,7 +113,7 @@ def described(path: Path, used_by: str, sha256: str | None) -> Data:
     if (side / "ATTRIBUTION.md").is_file():
         data.attribution = side / "ATTRIBUTION.md"
     journal = last_scrape(side / "journal.jsonl")
-    report, source = journal.get("report") or {}, (journal.get("config") or {}).get("source") or {}
+    report, source = as_object(journal.get("report")), as_object(as_object(journal.get("config")).get("source"))
     data.rows, data.site = report.get("documents"), report.get("site")
     if report.get("license") and data.rows:
         data.licenses = Counter({str(report["license"]): int(data.rows)})

@@ -5,9 +5,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from cirilla_cli.data.jsonl import Complaints, read_records, read_rows
 from cirilla_cli.data.origins import RowOrigin
+from cirilla_cli.fs import as_objects
 from cirilla_cli.lineage.data import Data, data_of, pages_in
 from cirilla_cli.lineage.stages import Stage, read_note, stage_of, stages_from
 
@@ -108,10 +110,11 @@ def _lines(file: Path) -> Iterator[str]:
 def _imported(path: Path, lineage: Lineage) -> Lineage:
     """Add what a Hugging Face folder, or a bare name, tells of itself."""
     record = read_note(path / "cirilla.json")
-    for entry in [record, *record.get("parents", [])] if record else []:
+    for entry in [record, *as_objects(record.get("parents"))] if record else []:
         keys = ("verb", "name", "step", "recipe_sha256")
-        lineage.stages.append(Stage(**{key: entry.get(key) for key in keys}))
-    lineage.data += [Data.recorded(entry) for entry in record.get("data", [])]
+        told: dict[str, Any] = {key: entry.get(key) for key in keys}
+        lineage.stages.append(Stage(**told))
+    lineage.data += [Data.recorded(entry) for entry in as_objects(record.get("data"))]
     lineage.base = record.get("base_model") if record else _hub_name(path)
     lineage.carried += [file for file in [path / "ATTRIBUTION.md"] if file.is_file()]
     lineage.carried_pages += [file for file in [path / PAGES] if record and file.is_file()]

@@ -9,7 +9,7 @@ the tokens that a span must have, and what it finds grows on both sides byte by 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
+from os.path import commonprefix
 
 import numpy as np
 
@@ -121,21 +121,30 @@ def _grow(text: bytes, at: int, start: int, number: int, shard: IndexedShard, pi
     """The longest common piece of the answer and a document around a byte of one and a token of the other."""
     suffixes, document = shard.suffixes, shard.suffixes.document(start)
     first, last = int(suffixes.ends_D[document - 1]) if document else 0, int(suffixes.ends_D[document])
-    ahead, tokens = _common(text[at:], (pieces[int(suffixes.ids_N[i])] for i in range(start, last)))
-    before = (pieces[int(suffixes.ids_N[i])][::-1] for i in range(start - 1, first - 1, -1))
-    behind, more = _common(text[:at][::-1], before)
-    return _Place(*_whole_characters(text, at - behind, at + ahead), tokens + more, number, document)
+    end, tokens = _ahead(text, at, (pieces[int(suffixes.ids_N[i])] for i in range(start, last)))
+    begin, more = _behind(text, at, (pieces[int(suffixes.ids_N[i])] for i in range(start - 1, first - 1, -1)))
+    return _Place(*_whole_characters(text, begin, end), tokens + more, number, document)
 
 
-def _common(text: bytes, pieces: Iterable[bytes]) -> tuple[int, int]:
-    """How many bytes of ``text`` the pieces repeat, and how many whole pieces those are; a control token ends it."""
-    length = whole = 0
+def _ahead(text: bytes, at: int, pieces: Iterable[bytes]) -> tuple[int, int]:
+    """Up to where the pieces repeat ``text`` from ``at`` on, and how many whole ones do; a control token ends it."""
+    whole = 0
     for piece in pieces:
-        if not piece or not text.startswith(piece, length):
-            shared = takewhile(lambda pair: pair[0] == pair[1], zip(text[length:], piece, strict=False))
-            return length + sum(1 for _ in shared), whole
-        length, whole = length + len(piece), whole + 1
-    return length, whole
+        if not piece or not text.startswith(piece, at):
+            return at + len(commonprefix([text[at : at + len(piece)], piece])), whole
+        at, whole = at + len(piece), whole + 1
+    return at, whole
+
+
+def _behind(text: bytes, at: int, pieces: Iterable[bytes]) -> tuple[int, int]:
+    """The same down to where, for the pieces before ``at``, the nearest first."""
+    whole = 0
+    for piece in pieces:
+        if not piece or not text.endswith(piece, 0, at):
+            near = text[max(0, at - len(piece)) : at]
+            return at - len(commonprefix([near[::-1], piece[::-1]])), whole
+        at, whole = at - len(piece), whole + 1
+    return at, whole
 
 
 def _whole_characters(text: bytes, start: int, end: int) -> tuple[int, int]:

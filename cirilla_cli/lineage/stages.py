@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from cirilla_cli.data.shards import ShardIndex
-from cirilla_cli.fs import hash_json
+from cirilla_cli.fs import as_object, hash_json
 
 MOST_PARENTS = 16
 """Longest chain of runs that is followed."""
@@ -152,7 +152,7 @@ def run_of(record: Mapping[str, Any], beside: Path) -> Path | None:
 
 def _resolved(folder: Path, run: Path) -> dict[str, Any]:
     """The resolved recipe: the lock has it as JSON, the checkpoint as YAML."""
-    if lock := read_note(run / "lock.json").get("resolved"):
+    if lock := as_object(read_note(run / "lock.json").get("resolved")):
         return dict(lock)
     for path in (folder / "resolved.yaml", run / "resolved.yaml"):
         if path.is_file():

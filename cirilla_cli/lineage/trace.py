@@ -13,7 +13,7 @@ from cirilla_cli.data.jsonl import Complaints, read_records, read_rows
 from cirilla_cli.data.origins import RowOrigin
 from cirilla_cli.data.shards import ShardIndex
 from cirilla_cli.errors import CirillaError
-from cirilla_cli.fs import hash_file, hash_json, hash_path
+from cirilla_cli.fs import as_object, as_objects, hash_file, hash_json, hash_path
 from cirilla_cli.lineage.data import Data, inputs_of, last_scrape, pages_in, report_of, rows_file, side_of
 from cirilla_cli.lineage.gather import PAGES
 from cirilla_cli.lineage.stages import Stage, locate, read_note, run_of, shard_folders, stage_at, stage_of
@@ -127,10 +127,11 @@ class _Tracer:
             node.facts["carried"] = "its run is not here; what the folder itself records is shown"
             node.parents = [
                 Node("source", data.name, sha256=data.sha256, facts={"used_by": data.used_by, "rows": data.rows})
-                for data in map(Data.recorded, record.get("data") or [])
+                for data in map(Data.recorded, as_objects(record.get("data")))
             ]
             return node
-        at = run / "checkpoints" / f"step-{record.get('step') or 0:06d}"
+        step = record.get("step")
+        at = run / "checkpoints" / f"step-{step if isinstance(step, int) else 0:06d}"
         node.parents = [self.node(at if at.is_dir() else run)]
         return node
 
@@ -141,7 +142,7 @@ class _Tracer:
             file = folder / Path(str(name)).name
             if not file.is_file():
                 node.notes.append(f"{file.name} is missing")
-            elif hash_file(file) != known.get("sha256"):
+            elif hash_file(file) != as_object(known).get("sha256"):
                 node.notes.append(f"{file.name} is not as it was published")
         node.state = "changed" if node.notes else "same" if recorded else "unrecorded"
 
@@ -154,14 +155,14 @@ class _Tracer:
             return node
         node.facts = {"verb": stage.verb, "name": stage.name, "step": stage.step, **recipe}
         lock = stage.lock
-        recorded = _object(lock.get("data"))
+        recorded = as_object(lock.get("data"))
         found = {name: (folder, index) for name, folder, index in stage.shards()}
         for name, source in stage.sources().items():
             if name in found:
                 folder, index = found[name]
                 shards = self._shards(folder)
                 node.parents.append(shards)
-                altered = _altered(folder, index, _object(_object(lock.get("files")).get(name)))
+                altered = _altered(folder, index, as_object(as_object(lock.get("files")).get(name)))
                 shards.state = "changed" if altered else "same"
                 node.notes += altered
             else:
@@ -241,10 +242,9 @@ class _Tracer:
     def _scraped(self, rows: Path, node: Node) -> None:
         """What a scrape noted of where its documents came from."""
         journal = last_scrape(side_of(rows) / "journal.jsonl")
-        source = (journal.get("config") or {}).get("source")
-        if not isinstance(source, Mapping):
+        source, report = as_object(as_object(journal.get("config")).get("source")), as_object(journal.get("report"))
+        if not source:
             return
-        report = journal.get("report") or {}
         node.facts |= {"site": report.get("site"), "rejected": report.get("rejected") or {}}
         named = str(source.get("path") or source.get("api"))
         parent = Node("source", named, sha256=journal.get("sha256"), facts={"source": source.get("kind")})
@@ -308,7 +308,7 @@ def _count_rows(rows: Path) -> tuple[dict[str, Any], bool]:
     for row in read_rows(rows, Complaints()):
         total += 1
         revisions += row.data.get("revision") is not None
-        made, terms = (_object(row.data.get(key)) for key in ("generator", "license"))
+        made, terms = (as_object(row.data.get(key)) for key in ("generator", "license"))
         found = {
             "kinds": row.data.get("kind"), "strategies": made.get("strategy"), "teachers": made.get("teacher"),
             "prompts": made.get("prompt_sha"), "licenses": terms.get("name"),
@@ -319,7 +319,3 @@ def _count_rows(rows: Path) -> tuple[dict[str, Any], bool]:
     facts = {"rows": total, **{key: dict(count.most_common()) for key, count in counts.items() if count}}
     is_samples = bool(counts["kinds"] or counts["strategies"])
     return facts if is_samples else {**facts, "with_revision": revisions}, is_samples
-
-
-def _object(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}

@@ -13,6 +13,7 @@ from cirilla_cli.data.jsonl import Complaints, read_rows, validate
 from cirilla_cli.data.origins import RowOrigin
 from cirilla_cli.data.tokenizer import Tokenizer, load_tokenizer
 from cirilla_cli.errors import CirillaError
+from cirilla_cli.fs import as_object
 from cirilla_cli.lineage.data import data_of, pages_in
 from cirilla_cli.lineage.index import IndexedShard, open_shards
 from cirilla_cli.lineage.spans import find_spans
@@ -86,20 +87,33 @@ def open_model(model: Path, progress: Progress) -> Searched:
         CirillaError: there is no such model, its run is not here, or its shards are gone.
     """
     stages = [stage for stage, _ in stages_from(_last_stage(model))]
-    folders = {folder: index for stage in stages for _, folder, index in stage.shards()}
+    own = {stage.folder: {folder: index for _, folder, index in stage.shards()} for stage in stages if stage.folder}
+    folders = {folder: index for found in own.values() for folder, index in found.items()}
     if any(index.kind == "labelled" for index in folders.values()):
         raise CirillaError(f"{model}: a classifier, which writes no answers", hint=f"cirilla trace {model}")
     if not folders:
         raise CirillaError(
             f"{model}: the shards it was trained on are not there, or have changed", hint=f"cirilla trace {model}"
         )
+    _check_unaltered(stages)
     hashes = {index.tokenizer_hash for index in folders.values()}
     if len(hashes) > 1:
         raise CirillaError(f"{model}: its runs used different tokenizers", hint="ask for one of them")
     tokenizer = _tokenizer(hashes.pop(), [model, *(stage.folder for stage in stages if stage.folder), *folders])
     shards = [shard for folder, index in folders.items() for shard in open_shards(folder, index, progress)]
     documents = [data.documents for stage in stages for data in data_of(stage) if data.documents is not None]
-    return Searched(tokenizer, shards, list(dict.fromkeys(documents)), [s.folder for s in stages if s.folder])
+    for run in (run for run, found in own.items() if not found):
+        progress.say(f"{run}: the shards it was trained on are not there, or have changed; they are not searched")
+    return Searched(tokenizer, shards, list(dict.fromkeys(documents)), [run for run, found in own.items() if found])
+
+
+def _check_unaltered(stages: Sequence[Stage]) -> None:
+    """Raises: CirillaError: a shard is not as it was tokenized; an index of it would be wrong from then on."""
+    for stage in stages:
+        files = as_object(stage.lock.get("files"))
+        for name, folder, index in stage.shards():
+            for path in index.altered(folder, as_object(files.get(name))):
+                raise CirillaError(f"{path}: not as it was tokenized", hint="run `cirilla tokenize` again")
 
 
 def _last_stage(model: Path) -> Stage:

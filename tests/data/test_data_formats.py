@@ -194,6 +194,23 @@ def test_a_saved_dataset_is_read_and_of_splits_one_must_be_named(tmp_path: Path)
     assert str(tmp_path / "both" / "train") in str(caught.value.hint)
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("state.json", "{}", "`_data_files` is None: must be a list"),
+        ("state.json", '{"_data_files": [5]}', "must be a list"),
+        ("state.json", '{"_data_files": [{"filename": "gone.arrow"}]}', "gone.arrow: not there"),
+        ("dataset_dict.json", '{"splits": 5}', "`splits` is 5: must be a list"),
+        ("dataset_dict.json", '{"splits": ["train"]}', "state.json: not there"),
+    ],
+)
+def test_a_dataset_that_is_not_whole_is_refused(tmp_path: Path, name: str, content: str, expected: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(CirillaError, match=expected) as caught:
+        said(tmp_path)
+    assert "save_to_disk" in str(caught.value.hint)
+
+
 AMBIGUOUS: dict[str, tuple[dict[str, Any], str]] = {
     "two conversations": (
         {"messages": [{"role": "user", "content": "a"}], "instruction": "a", "output": "b"},

@@ -40,6 +40,7 @@ BAD_LINES = {
     "not UTF-8": (b'{"id": "\xff"}', "not UTF-8"),
     "half a surrogate pair": ('{"id": "1", "title": "\\ud83d", "text": ""}', "half of a surrogate pair"),
     "nested without end": ("[" * 100_000, "nested too deeply"),
+    "a number without end": (f'{{"id": "1", "title": "Ciri", "text": "", "revision": {"9" * 5000}}}', "4,300 digits"),
     "a missing field": ({"id": "1", "title": "Ciri"}, "`text` is missing"),
     "a wrong type": ({**PAGE, "revision": "12"}, "`revision` is '12': must be a valid integer"),
     "a near key": ({**PAGE, "titel": "x"}, "`titel` is not a field of a document; did you mean `title`?"),

@@ -5,10 +5,13 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cirilla_cli.errors import CirillaError
+from cirilla_cli.fs import hash_json, write_json
+from cirilla_cli.lineage.data import behind, described
 from cirilla_cli.lineage.trace import trace
 
 from .conftest import PAGES
@@ -77,6 +80,33 @@ def test_a_parent_that_changed_or_is_missing_is_named(
     harm(tmp_path / "copy" / file)
     problems = trace(tmp_path / "copy" / "runs" / "sft").problems
     assert any(said in problem for problem in problems), problems
+
+
+@pytest.mark.parametrize("value", [5, "x", [5], {"a": 5}, None])
+@pytest.mark.parametrize(
+    ("file", "key"),
+    [
+        ("cirilla.json", "files"), ("cirilla.json", "step"), ("cirilla.json", "data"), ("lock.json", "resolved"),
+        ("lock.json", "data"), ("lock.json", "files"),
+    ],
+)  # fmt: skip
+def test_a_note_with_strange_values_is_traced_as_far_as_it_goes(
+    workshop: Path, tmp_path: Path, file: str, key: str, value: Any
+) -> None:
+    lock = json.loads((workshop / "runs" / "sft" / "lock.json").read_text(encoding="utf-8"))
+    record = {"name": "far", "step": 2, "recipe_sha256": hash_json(lock["resolved"]), "files": {}, "data": []}
+    for name, note in (("model/cirilla.json", record), ("run/lock.json", lock)):
+        path = tmp_path / name
+        write_json(path, {**note, key: value} if path.name == file else note)
+    assert trace(tmp_path / "model").root.kind == "model"
+    assert trace(tmp_path / "run").root.kind == "run"
+
+
+def test_rows_said_to_be_made_from_themselves_end_somewhere(tmp_path: Path) -> None:
+    (tmp_path / "samples.jsonl").write_text("", encoding="utf-8")
+    write_json(tmp_path / "report.json", {"out": "samples.jsonl", "inputs": [{"path": str(tmp_path)}]})
+    assert len(list(behind(described(tmp_path, "sft", None)))) == 1
+    assert trace(tmp_path).root.kind in ("samples", "documents")
 
 
 def test_a_place_that_leads_nowhere_is_refused(tmp_path: Path) -> None:

@@ -45,6 +45,14 @@ def test_strict_fails_where_a_parent_has_changed(workshop: Path, tmp_path: Path)
     assert lenient.stdout == strict.stdout
 
 
+def test_nothing_that_a_page_says_is_obeyed_by_the_terminal(tmp_path: Path) -> None:
+    page = {"id": "1", "title": "\x1b[2Jgone\x07\nnext", "text": "One.", "url": "https://x/\x1b]0;title\x07"}
+    (tmp_path / "documents.jsonl").write_text(json.dumps(page) + "\n", encoding="utf-8")
+    done = call("trace", str(tmp_path), "--pages")
+    assert done.stdout.replace("\n", "").replace("\t", "").isprintable()
+    assert done.stdout.splitlines()[-1].split("\t")[0].split() == ["[2Jgone", "next"]
+
+
 def test_an_answer_is_read_from_its_argument_and_from_standard_input(workshop: Path) -> None:
     run, answer = (
         str(workshop / "runs" / "sft"),

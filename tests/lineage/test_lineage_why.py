@@ -3,13 +3,18 @@
 import hashlib
 import json
 import random
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from cirilla_cli.data.shards import ShardIndex
 from cirilla_cli.data.tokenizer import load_tokenizer
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.fs import hash_path
+from cirilla_cli.lineage.index import open_shards
 from cirilla_cli.lineage.why import Searched, Why, open_model, why
 from cirilla_cli.progress import Silent
 
@@ -100,6 +105,51 @@ def test_the_index_is_made_once_and_named_by_its_shard(workshop: Path, searched:
     assert stamps == [path.stat().st_mtime_ns for path in kept]
     marks = {shard.info.sha256[:16] for shard in searched.shards}
     assert {path.stem.rpartition("-")[2] for path in kept} == marks
+
+
+HARMS: dict[str, Callable[[bytes], bytes]] = {
+    "zeros": lambda raw: bytes(len(raw)),
+    "no header": lambda raw: b"xx" + raw[2:],
+    "cut": lambda raw: raw[:-4],
+    "empty": lambda raw: b"",
+    "places that are none": lambda raw: raw[:128] + b"\xff\xff\xff\x7f" * ((len(raw) - 128) // 4),
+    "a hole": lambda raw: raw[:128] + bytes(len(raw) - 128),
+}
+
+
+@pytest.mark.parametrize("harm", HARMS.values(), ids=HARMS)
+def test_a_damaged_index_is_made_anew(harm: Callable[[bytes], bytes], searched: Searched, tmp_path: Path) -> None:
+    shard = searched.shards[0]
+    shutil.copytree(shard.folder, tmp_path / "shards")
+    (file,) = (tmp_path / "shards" / ".cirilla-cache").glob("*.suffixes-*.npy")
+    raw = file.read_bytes()
+    file.write_bytes(harm(raw))
+    (opened,) = open_shards(tmp_path / "shards", ShardIndex.read(tmp_path / "shards"), Silent())
+    assert np.array_equal(opened.suffixes.order_N, shard.suffixes.order_N)
+    assert file.read_bytes() == raw
+
+
+def test_a_folder_that_takes_no_index_is_searched_all_the_same(searched: Searched, tmp_path: Path) -> None:
+    shutil.copytree(searched.shards[0].folder, tmp_path / "shards", ignore=shutil.ignore_patterns(".cirilla-cache"))
+    (tmp_path / "shards" / ".cirilla-cache").write_text("in the way")
+    (opened,) = open_shards(tmp_path / "shards", ShardIndex.read(tmp_path / "shards"), Silent())
+    assert np.array_equal(opened.suffixes.order_N, searched.shards[0].suffixes.order_N)
+
+
+@pytest.mark.parametrize("name", ["train-00000.bin", "train-00000.idx.npy"])
+@pytest.mark.parametrize("harm", [lambda raw: raw[::-1], lambda raw: b""], ids=["other bytes", "empty"])
+def test_shards_that_changed_are_neither_indexed_nor_searched(
+    workshop: Path, tmp_path: Path, name: str, harm: Callable[[bytes], bytes]
+) -> None:
+    """An index made of them would stay wrong when they are put back."""
+    shutil.copytree(workshop, tmp_path / "copy", ignore=shutil.ignore_patterns(".cirilla-cache"))
+    for note in (tmp_path / "copy").glob("**/*.json"):
+        note.write_text(note.read_text().replace(str(workshop), str(tmp_path / "copy")))
+    file = tmp_path / "copy" / "chats" / "shards" / "chat" / name
+    file.write_bytes(harm(file.read_bytes()))
+    with pytest.raises(CirillaError, match=name):
+        open_model(tmp_path / "copy" / "runs" / "sft", Silent())
+    assert not list((tmp_path / "copy").glob("**/*.suffixes-*"))
 
 
 def test_an_index_changes_no_hash_of_the_shards_it_belongs_to(workshop: Path, searched: Searched) -> None:

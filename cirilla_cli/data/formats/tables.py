@@ -3,14 +3,18 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from cirilla_cli.data.jsonl import shown
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.fs import read_object
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+L = TypeVar("L")
+
+_SAVE = "save it anew: dataset.save_to_disk(...)"
 _AT_ONCE = 1024
 """Rows of a Parquet file that are in memory together."""
 _AS_JSON = ("verify",)
@@ -72,20 +76,34 @@ def dataset_files(folder: Path) -> list[Path]:
         CirillaError: it holds several splits, of which one must be named, or rows picked out by an index.
     """
     if (folder / "dataset_dict.json").is_file():
-        splits = [str(split) for split in read_object(folder / "dataset_dict.json").get("splits", [])]
+        splits = _listed(folder / "dataset_dict.json", "splits", str)
         if len(splits) == 1:
             return dataset_files(folder / splits[0])
         raise CirillaError(
             f"{folder}: holds the splits {', '.join(splits)}, which are not for one purpose",
-            hint=f"name one of them: {folder / (splits[0] if splits else 'train')}",
+            hint=f"name one of them: {folder / splits[0]}",
         )
-    state = read_object(folder / "state.json")
-    if state.get("_indices_files"):
+    if read_object(_whole(folder / "state.json")).get("_indices_files"):
         raise CirillaError(
             f"{folder}: a selection of rows, kept as an index",
             hint="save it whole: dataset.flatten_indices().save_to_disk(...)",
         )
-    return [folder / Path(file["filename"]).name for file in state.get("_data_files", [])]
+    files = _listed(folder / "state.json", "_data_files", dict)
+    return [_whole(folder / Path(str(file.get("filename") or "filename")).name) for file in files]
+
+
+def _listed(path: Path, key: str, kind: type[L]) -> list[L]:
+    """What a list in one of the files of a dataset names; there must be something."""
+    found = read_object(path).get(key)
+    if not isinstance(found, list) or not found or not all(isinstance(one, kind) for one in found):
+        raise CirillaError(f"{path}: `{key}` is {shown(found)}: must be a list, not empty", hint=_SAVE)
+    return found
+
+
+def _whole(path: Path) -> Path:
+    if not path.is_file():
+        raise CirillaError(f"{path}: not there, so this is only a part of a dataset", hint=_SAVE)
+    return path
 
 
 def _rows(batches: "Iterable[Any]") -> Iterator[dict[str, Any]]:
