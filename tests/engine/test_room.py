@@ -45,7 +45,7 @@ def _asked(error: CirillaError) -> int:
         ({}, 3, 3),
         ({"eval": EvaluationConfig(every=2)}, 4, 3),
         ({"train": TrainConfig(ema=AverageConfig(), **BATCH)}, 3, 4),
-        ({"train": TrainConfig(divergence=DivergenceConfig(action="rollback"), **BATCH)}, 5, 3),
+        ({"train": TrainConfig(divergence=DivergenceConfig(action="rollback"), **BATCH)}, 6, 3),
         ({"train": TrainConfig(divergence=DivergenceConfig(), **BATCH)}, 3, 3),
     ],
 )
