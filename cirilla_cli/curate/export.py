@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from cirilla_cli.curate.card import card
 from cirilla_cli.curate.report import CurateReport
 from cirilla_cli.data.jsonl import Complaints, read_rows
+from cirilla_cli.errors import CirillaError
 from cirilla_cli.fs import replace_folder, write_text
 
 if TYPE_CHECKING:
@@ -58,7 +59,14 @@ def _write(rows: Path, path: Path, schema: "pa.Schema") -> None:
     with ParquetWriter(path, schema, compression="zstd") as writer:
         objects = _objects(rows)
         while group := list(islice(objects, _GROUP_ROWS)):
-            writer.write_table(pa.Table.from_pylist(group, schema=schema))
+            try:
+                table = pa.Table.from_pylist(group, schema=schema)
+            except (OverflowError, pa.ArrowInvalid):
+                raise CirillaError(
+                    f"{rows}: a number (such as `revision`) is beyond 64 bits, and Parquet holds no such",
+                    hint="mend the row, or leave out curate.export",
+                ) from None
+            writer.write_table(table)
 
 
 def _objects(path: Path) -> Iterator[dict[str, Any]]:

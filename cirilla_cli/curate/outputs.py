@@ -7,10 +7,18 @@ from typing import Any
 
 from cirilla_cli.data.jsonl import STDIO, JsonlWriter
 from cirilla_cli.data.rows import Record
+from cirilla_cli.errors import CirillaError
 from cirilla_cli.fs import sync_folder
 
 SIDE = ("validation", "test", "rejected", "duplicates", "quarantine")
 """Files of rows beside the training rows; each is there only where it has rows."""
+
+
+def side_folder(out: Path) -> Path | None:
+    """Where everything but the training rows goes; None beside standard output."""
+    if out == STDIO:
+        return None
+    return out.with_name(f"{out.stem}.curate") if out.suffix == ".jsonl" else out
 
 
 class Outputs:
@@ -19,19 +27,20 @@ class Outputs:
     Args:
         out: a folder, a file FILE.jsonl (the other files go to the folder FILE.curate beside it), or - for the
             training rows on standard output and nothing else.
+
+    Raises:
+        CirillaError: a folder stands where a file is to be.
     """
 
     def __init__(self, out: Path) -> None:
-        self.out = out
-        if out == STDIO:
-            self.side: Path | None = None
-        else:
-            self.side = out.with_name(f"{out.stem}.curate") if out.suffix == ".jsonl" else out
+        self.out, self.side = out, side_folder(out)
         self._train: Path | None = STDIO if out == STDIO else None
         self._open: dict[str, JsonlWriter] = {}
         self._adopted: set[str] = set()
         self._closed = False
         for path in self._all():
+            if path.is_dir():
+                raise CirillaError(f"{path}: is a folder, and a file is to be written", hint="name another place")
             _partial(path).unlink(missing_ok=True)
 
     def choose(self, kind: str) -> None:

@@ -12,12 +12,12 @@ from cirilla_cli import __version__
 from cirilla_cli.curate.card import card
 from cirilla_cli.curate.config import CurateConfig
 from cirilla_cli.curate.export import FOLDERS, export
-from cirilla_cli.curate.outputs import Outputs
+from cirilla_cli.curate.outputs import Outputs, side_folder
 from cirilla_cli.curate.report import CurateReport
 from cirilla_cli.curate.sift import Sifter
 from cirilla_cli.data.jsonl import STDIO
 from cirilla_cli.errors import CirillaError
-from cirilla_cli.fs import hash_file, hash_json, hash_path, read_json, write_json, write_text
+from cirilla_cli.fs import as_object, hash_file, hash_json, hash_path, read_json, sole_writer, write_json, write_text
 from cirilla_cli.progress import Progress
 
 
@@ -35,11 +35,30 @@ def curate(config: CurateConfig, out: Path, progress: Progress, *, seed: int = 0
     Raises:
         CirillaError: no sources, unreadable ones, documents and samples mixed, or no row left.
     """
-    started = time.monotonic()
     if not config.sources:
         raise CirillaError("nothing to curate", hint="name files or folders: cirilla curate documents.jsonl")
-    outputs = Outputs(out)
-    made_from = _fingerprint(config, seed)
+    made_from, side = _fingerprint(config, seed), side_folder(out)
+    if side is None:
+        return _curate(config, Outputs(out), progress, seed, made_from, fresh)
+    _check_outside(side, config)
+    with sole_writer(side):
+        return _curate(config, Outputs(out), progress, seed, made_from, fresh)
+
+
+def _check_outside(side: Path, config: CurateConfig) -> None:
+    """Raises: CirillaError: what is written would be read the next time."""
+    for name, source in config.sources.items():
+        if source.path.is_dir() and side.resolve().is_relative_to(source.path.resolve()):
+            raise CirillaError(
+                f"{side}: lies in the source `{name}` ({source.path}), and would be read the next time",
+                hint="--out names a place outside of it",
+            )
+
+
+def _curate(
+    config: CurateConfig, outputs: Outputs, progress: Progress, seed: int, made_from: str | None, fresh: bool
+) -> CurateReport:
+    started, out = time.monotonic(), outputs.out
     done = None if fresh else _done(outputs, made_from, out)
     if done is not None:
         progress.say(f"{out}: done already (--fresh starts over)")
@@ -87,11 +106,10 @@ def _done(outputs: Outputs, made_from: str | None, out: Path) -> CurateReport | 
         report = CurateReport(**read_json(outputs.side / "report.json"))
     except (ValueError, TypeError):
         return None
-    whole = all(
-        Path(split["file"]).is_file() and hash_file(Path(split["file"])) == split["sha256"]
-        for split in report.splits.values()
-    )
-    whole &= report.export is None or Path(report.export).is_dir()
+    splits = [as_object(split) for split in as_object(report.splits).values()]
+    files = [(Path(str(split.get("file"))), split.get("sha256")) for split in splits]
+    whole = bool(files) and all(file.is_file() and hash_file(file) == digest for file, digest in files)
+    whole &= report.export is None or Path(str(report.export)).is_dir()
     report.already_done = True
     return report if report.made_from == made_from and report.out == str(out) and whole else None
 

@@ -3,7 +3,8 @@
 file --sniff--> container --open--> rows --known--> drafts --record--> documents and samples
 """
 
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from cirilla_cli.data.config import FormatName
@@ -27,6 +28,9 @@ TOKENIZER_FILES = frozenset({
     "merges.txt", "generation_config.json", "config.json",
 })  # fmt: skip
 """What lies beside token files, and holds no rows."""
+
+_SPLIT = re.compile(r"(train|validation|test)(?:-\d{5}-of-\d{5})?\.parquet")
+"""A file of a dataset on the Hub, and of `curate.export`."""
 
 _OWN: dict[str, type[Record]] = {"document": Document, "sample": Sample}
 
@@ -100,7 +104,7 @@ def input_files(path: Path, intake: Intake | None = None) -> Iterator[Path]:
         if any(file.is_file() for file in named):
             yield from (file for file in named if file.is_file())
             return
-        below = files_below(path)
+        below = _of_one_split(path, files_below(path))
     except PermissionError:
         raise CirillaError(f"{path}: cannot be read: permission denied") from None
     kinds = TEXT_SUFFIXES | ROW_SUFFIXES | OTHER_SUFFIXES
@@ -113,3 +117,22 @@ def input_files(path: Path, intake: Intake | None = None) -> Iterator[Path]:
         for file in set(below) - set(found):
             intake.notes[f"file passed over: {file.suffix or file.name}"] += 1
     yield from found
+
+
+def _of_one_split(folder: Path, files: Sequence[Path]) -> Sequence[Path]:
+    """The files of a folder as the Hub lays out datasets, without its card; other folders as they are.
+
+    Raises:
+        CirillaError: it holds several splits, of which one must be named.
+    """
+    splits: dict[str, list[Path]] = {}
+    for file in files:
+        split = _SPLIT.fullmatch(file.name) if file.parent in (folder, folder / "data") else None
+        if split is not None:
+            splits.setdefault(split[1], []).append(file)
+    if len(splits) > 1:
+        raise CirillaError(
+            f"{folder}: holds the splits {', '.join(splits)}, which are not for one purpose",
+            hint="name the files of one: " + " ".join(map(str, splits.get("train") or next(iter(splits.values())))),
+        )
+    return [file for file in files if file != folder / "README.md"] if splits else files

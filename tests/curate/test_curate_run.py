@@ -350,6 +350,63 @@ def test_rows_come_back_from_an_export_as_they_were(tmp_path: Path, layout: str,
         assert back == (tmp_path / "out" / rows_of).read_text(encoding="utf-8").splitlines()
 
 
+@pytest.mark.parametrize("layout", ["parquet", "datasets"])
+def test_an_exported_folder_is_read_without_its_card_and_of_splits_one_must_be_named(
+    tmp_path: Path, layout: str, wiki: str
+) -> None:
+    whole = run(tmp_path / "whole", sources={"x": {"path": wiki}}, export=layout)
+    split = run(tmp_path / "split", sources={"x": {"path": wiki}}, split={"test": 0.2}, export=layout)
+    back = [row.id for row in read_inputs([Path(str(whole.export))])]
+    assert back == ids(tmp_path / "whole" / "documents.jsonl")
+    with pytest.raises(CirillaError, match="holds the splits test, train"):
+        list(read_inputs([Path(str(split.export))]))
+
+
+def test_a_number_that_parquet_does_not_hold_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "w.jsonl", [{**document(1), "revision": 2**64}])
+    with pytest.raises(CirillaError, match="beyond 64 bits"):
+        run(tmp_path / "out", sources={"x": {"path": path}}, export="parquet")
+
+
+def test_two_at_once_in_one_place_are_one_too_many(tmp_path: Path, wiki: str) -> None:
+    out = tmp_path / "out"
+    holder = "import fcntl, os, sys; fcntl.flock(os.open(sys.argv[1], 0), 2); print(flush=True); sys.stdin.read()"
+    out.mkdir()
+    with subprocess.Popen(
+        [sys.executable, "-c", holder, str(out)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdin is not None
+        assert other.stdout is not None
+        other.stdout.readline()
+        with pytest.raises(CirillaError, match="another process is writing there"):
+            run(out, sources={"x": {"path": wiki}})
+        other.kill()
+    assert run(out, sources={"x": {"path": wiki}}).rows == 200
+
+
+@pytest.mark.parametrize("below", [".", "out"])
+def test_nothing_is_written_into_a_source(tmp_path: Path, below: str) -> None:
+    (tmp_path / "in").mkdir()
+    write(tmp_path / "in" / "a.jsonl", [document(1)])
+    with pytest.raises(CirillaError, match="lies in the source `x`"):
+        run(tmp_path / "in" / below, sources={"x": {"path": str(tmp_path / "in")}})
+    assert [path.name for path in (tmp_path / "in").iterdir()] == ["a.jsonl"]
+
+
+def test_a_folder_in_the_place_of_a_file_is_refused(tmp_path: Path, wiki: str) -> None:
+    (tmp_path / "out" / "documents.jsonl").mkdir(parents=True)
+    with pytest.raises(CirillaError, match=r"documents.jsonl: is a folder"):
+        run(tmp_path / "out", sources={"x": {"path": wiki}})
+
+
+@pytest.mark.parametrize("splits", [5, {"train": {}}, {"train": 5}, {}])
+def test_a_strange_report_vouches_for_nothing(tmp_path: Path, wiki: str, splits: Any) -> None:
+    run(tmp_path / "out", sources={"x": {"path": wiki}})
+    report = tmp_path / "out" / "report.json"
+    report.write_text(json.dumps({**json.loads(report.read_text()), "splits": splits}))
+    assert not run(tmp_path / "out", sources={"x": {"path": wiki}}).already_done
+
+
 def test_datasets_loads_the_exported_folder_with_its_splits(tmp_path: Path, wiki: str) -> None:
     datasets = pytest.importorskip("datasets")
     run(tmp_path / "out", sources={"wiki": {"path": wiki}}, split={"test": 0.2}, export="datasets")
