@@ -15,6 +15,9 @@ from cirilla_cli.cli.dashboard import Work, board, figure
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.progress import Progress, Silent
 
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+"""Control characters, as escapes that can be read."""
+
 
 @contextlib.contextmanager
 def progress_for(*, quiet: bool, verbose: bool = False) -> Iterator[Progress]:
@@ -79,9 +82,10 @@ def show_error(error: CirillaError, *, as_json: bool) -> None:
         wheres = [{k: v for k, v in asdict(w).items() if v is not None} for w in error.where]
         show_json({"error": str(error), "hint": error.hint, "where": wheres})
         return
-    print(f"error: {error}", file=sys.stderr)
+    # Names of files and keys are anybody's text, which the terminal is not to obey.
+    print(f"error: {error}".translate(_CONTROLS), file=sys.stderr)
     if error.hint:
-        print(f"\nhint: {error.hint}", file=sys.stderr)
+        print(f"\nhint: {error.hint}".translate(_CONTROLS), file=sys.stderr)
 
 
 def columns(rows: list[list[str]], *, right: frozenset[int] = frozenset()) -> str:

@@ -53,6 +53,10 @@ def test_nothing_that_a_page_says_is_obeyed_by_the_terminal(tmp_path: Path) -> N
     assert done.stdout.splitlines()[-1].split("\t")[0].split() == ["[2Jgone", "next"]
 
 
+def test_names_in_a_message_are_not_obeyed_either(tmp_path: Path) -> None:
+    assert "no\\x1b[31mwhere: no such file" in call("trace", "no\x1b[31mwhere", cwd=tmp_path).stderr
+
+
 def test_an_answer_is_read_from_its_argument_and_from_standard_input(workshop: Path) -> None:
     run, answer = (
         str(workshop / "runs" / "sft"),
