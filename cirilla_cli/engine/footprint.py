@@ -187,14 +187,19 @@ def fits(found: Footprint, memory: int) -> bool:
 def outlined(job: Job, shape: Shape, batches: Sequence[TokenBatch], kind: DeviceClass) -> Outline:
     """The outline of a step; of many layers, what two shallow walks and a straight line through them say."""
     depths = shallow(shape, job.memory.checkpointing)
-    # On several threads of a CPU what experts hold for a moment does not grow evenly with depth.
-    if depths is None or (kind == "cpu" and has_experts(shape)):
+    if depths is None or not is_drawn_on(job, shape, kind):
         return whole(job, shape, batches, kind)
     few, more = depths
     low, high = (whole(job, _of_depth(shape, n), batches, kind) for n in depths)
     if len(low.windows) != len(high.windows):
         return whole(job, shape, batches, kind)
     return low.beyond(high, (shape.n_layers - few) // (more - few))
+
+
+def is_drawn_on(job: Job, shape: Shape, kind: DeviceClass) -> bool:
+    """Whether shallow models say what one of this depth holds."""
+    # On several threads of a CPU what experts hold for a moment does not grow evenly with depth.
+    return shallow(shape, job.memory.checkpointing) is not None and not (kind == "cpu" and has_experts(shape))
 
 
 def whole(job: Job, shape: Shape, batches: Sequence[TokenBatch], kind: DeviceClass) -> Outline:

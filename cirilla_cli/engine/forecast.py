@@ -3,7 +3,7 @@
 import math
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from cirilla_cli.data.config import LabelledTextConfig, SentencePieceConfig
 from cirilla_cli.engine import auto
 from cirilla_cli.engine.build import retuned
 from cirilla_cli.engine.config import ClassificationConfig, FullCheckpointingConfig, SelectiveCheckpointingConfig
-from cirilla_cli.engine.footprint import DeviceClass, Footprint, Shape, fits, footprint, made_up, rough
+from cirilla_cli.engine.footprint import DeviceClass, Footprint, Shape, fits, footprint, is_drawn_on, made_up, rough
 from cirilla_cli.engine.job import Job
 from cirilla_cli.engine.labelled import classifier_config
 from cirilla_cli.engine.metrics import matmul_rate, read_metrics
@@ -38,6 +38,9 @@ _LOOKED_AT = 4
 _LEAST_LOGITS = 16 << 20
 
 _PASS_TOKENS = 128
+
+_OF_CHUNKS = {"logits", "temporary", "allocator", "kernels"}
+"""Parts of a footprint that may become less with smaller chunks of logits."""
 
 _MOST_TOKENS = 1 << 28
 """Of a forward pass, and rows of a step, that are looked at."""
@@ -180,7 +183,7 @@ def forecast(
         seen = look(job, vocab)
     found = footprint(job, seen.shape, seen.batches(job), seen.cut, target.kind)
     short = target.memory is not None and not fits(found, target.memory)
-    changes = _fitting(job, seen, vocab, target) if short else None
+    changes = _fitting(job, seen, found, vocab, target) if short else None
     return {
         **_counts(seen), "device": target.kind, "memory": found.parts, "peak_bytes": found.peak,
         "micro_batch_tokens": seen.cut.rows_per_micro_batch * seen.cut.context_length,
@@ -257,32 +260,59 @@ def _rate(job: Job, flops_per_token: float, target: Target) -> tuple[float | Non
     return _SHARE * measured, f"{_SHARE:.0%} of that of large products, measured now"
 
 
-def _fitting(job: Job, now: Seen, vocab: int | None, target: Target) -> Change | None:
-    """The change that costs least time and makes the step fit; None where none of them does."""
+def _fitting(job: Job, now: Seen, found: Footprint, vocab: int | None, target: Target) -> Change | None:
+    """The change that costs least time and makes the step, now ``found``, fit; None where none of them does."""
     every = [lever.choices(job, now) for lever in _LEVERS]
-    seen: dict[tuple[int, ...], int | None] = {}
-
-    def peak(places: tuple[int, ...]) -> int | None:
-        """Bytes of a step with these settings, where they fit."""
-        if places not in seen:
-            seen[places] = _peak(_picked(job, every, places), vocab, target)
-        return seen[places]
-
-    last = tuple(len(choices) - 1 for choices in every)
-    # What goes no further with any lever than something that does not fit will not fit either: so whatever else is
-    # saved, each way of computing blocks again is looked at with all else at its most saving, the last one first.
-    if peak(last) is None:
-        return None
-    for kept in range(last[2]):
-        peak((last[0], last[1], kept))
+    search = _Search(
+        tuple(len(choices) - 1 for choices in every), target, lambda p: _asked(job, every, p, vocab, target)
+    )
+    search.note((0,) * len(every), found)
     for places in sorted(product(*(range(len(choices)) for choices in every)), key=lambda p: _slower(every, p)):
-        if any(found is None and _within(places, tried) for tried, found in seen.items()):
-            continue
-        most = peak(places)
-        if most is not None:
+        if search.can_fit(places) and search.fits(places):
             slower = _slower(every, places) / _slower(every, [0] * len(every))
-            return Change(_settings(every, places), slower, most)
+            return Change(_settings(every, places), slower, search.peaks[places])
     return None
+
+
+@dataclass
+class _Search:
+    """Settings, each by its place among its choices, that were looked at; nothing is looked at twice."""
+
+    last: tuple[int, ...]
+    """What saves most."""
+    target: Target
+    ask: Callable[[tuple[int, ...]], Footprint]
+    peaks: dict[tuple[int, ...], int] = field(default_factory=dict)
+    """Of those that fit."""
+    short: list[tuple[int, ...]] = field(default_factory=list)
+    """Those that do not."""
+
+    def note(self, places: tuple[int, ...], found: Footprint) -> None:
+        """Remember what a step takes, and what follows for smaller chunks of logits."""
+        assert self.target.memory is not None
+        if fits(found, self.target.memory):
+            self.peaks[places] = found.peak
+            return
+        # What is held at that moment besides logits, temporaries and the heap's holes is held with any chunks.
+        kept = {part: size for part, size in found.parts.items() if part not in _OF_CHUNKS}
+        of_any = not fits(replace(found, parts=kept), self.target.memory)
+        self.short.append((places[0], self.last[1], places[2]) if of_any else places)
+
+    def fits(self, places: tuple[int, ...]) -> bool:
+        """Whether a step fits; not where these go no further with any lever than what does not."""
+        if any(_within(places, tried) for tried in self.short):
+            return False
+        if places not in self.peaks:
+            self.note(places, self.ask(places))
+        return places in self.peaks
+
+    def can_fit(self, places: tuple[int, ...]) -> bool:
+        """Whether anything fits whose blocks are kept as these are."""
+        furthest = (*self.last[:2], places[2])
+        if not self.fits(furthest):
+            # Where nothing fits at all, this says it of every other way to keep blocks.
+            self.fits(self.last)
+        return furthest in self.peaks
 
 
 def _within(places: Sequence[int], others: Sequence[int]) -> bool:
@@ -295,18 +325,19 @@ def _picked(job: Job, every: "Sequence[Sequence[Choice]]", places: Sequence[int]
     return job
 
 
-def _peak(job: Job, vocab: int | None, target: Target) -> int | None:
-    """Bytes of a job's step, where they fit: asked of shallow models first, which is faster."""
+def _asked(
+    job: Job, every: "Sequence[Sequence[Choice]]", places: Sequence[int], vocab: int | None, target: Target
+) -> Footprint:
+    """What a step takes with these settings; where it does not fit, as far as shallow models say, which is faster."""
     assert target.memory is not None
+    job = _picked(job, every, places)
     seen = look(job, vocab)
     batches = seen.batches(job)
-    for ask in (rough, footprint):
-        found = ask(job, seen.shape, batches, seen.cut, target.kind)
+    if target.kind == "cpu" and is_drawn_on(job, seen.shape, target.kind):
+        found = rough(job, seen.shape, batches, seen.cut, target.kind)
         if not fits(found, target.memory):
-            return None
-        if target.kind == "cuda":
-            break
-    return found.peak
+            return found
+    return footprint(job, seen.shape, batches, seen.cut, target.kind)
 
 
 def _settings(every: "Sequence[Sequence[Choice]]", places: Sequence[int]) -> dict[str, int | str]:

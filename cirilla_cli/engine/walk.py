@@ -8,7 +8,7 @@ which experts are chosen. What operations allocate inside, unseen by the mode, s
 import weakref
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch._meta_registrations  # noqa: F401  # shapes of operations that have no kernel for them
@@ -101,20 +101,34 @@ class Walked:
         return sums
 
 
+class Form(NamedTuple):
+    """All that a result's shape can depend on of a tensor."""
+
+    shape: torch.Size
+    stride: tuple[int, ...]
+    offset: int | torch.SymInt
+    dtype: torch.dtype
+
+    def made(self) -> Tensor:
+        """A new tensor of this form, on the device `meta`."""
+        return torch.empty_strided(self.shape, self.stride, dtype=self.dtype, device="meta")
+
+
 class Hollow(Tensor):
     """A tensor that says it lies on a device and has no memory there."""
 
     bare: Tensor
     """The same on the device `meta`."""
+    form: Form
 
     @staticmethod
-    def __new__(cls, bare: Tensor, device: torch.device) -> "Hollow":
-        """As ``bare``, on ``device``."""
+    def __new__(cls, bare: Tensor, device: torch.device, form: Form | None = None) -> "Hollow":
+        """As ``bare``, whose form may be known, on ``device``."""
+        form = form or _form(bare)
         made = Tensor._make_wrapper_subclass(
-            cls, bare.size(), strides=bare.stride(), storage_offset=bare.storage_offset(), dtype=bare.dtype,
-            device=device,
-        )  # fmt: skip
-        made.bare = bare
+            cls, form.shape, strides=form.stride, storage_offset=form.offset, dtype=form.dtype, device=device
+        )
+        made.bare, made.form = bare, form
         return made
 
     @property
@@ -127,6 +141,7 @@ class Hollow(Tensor):
         """Be ``other`` from now on."""
         Tensor.data.__set__(self, other)  # type: ignore[attr-defined]
         self.bare = _bare(other)
+        self.form = _form(self.bare)
 
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
@@ -145,6 +160,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.walked = Walked()
         self._vocab, self._device = vocab_size, device
         self._known: dict[int, tuple[int, weakref.ref[Any]]] = {}
+        self._learned: dict[Any, Any] = {}
         self._backward = False
 
     @classmethod
@@ -205,9 +221,9 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
     # What is computed, and what is hollow
 
     def _run(self, func: Any, args: Any, kwargs: Any) -> Any:
-        tensors = [*_tensors(args), *_tensors(kwargs)]
-        if any(isinstance(x, Hollow) for x in tensors):
+        if _has_hollow(args) or _has_hollow(kwargs):
             return self._chosen(func, args, self._hollow(func, args, kwargs))
+        tensors = [*_tensors(args), *_tensors(kwargs)]
         if "device" in kwargs:
             # What is computed stays here, wherever hollow tensors say that they lie.
             kwargs = {**kwargs, "device": torch.device("cpu")}
@@ -222,13 +238,46 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return func(*args, **kwargs) if computed else out
 
     def _hollow(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """The result's shape."""
+        """The result's shape, asked of torch once for each form of what is given."""
         if "device" in kwargs:
             kwargs = {**kwargs, "device": torch.device("meta")}
-        out = _shaped(func, _mapped(_bare, _places(func, args)), _mapped(_bare, kwargs))
-        if func._schema.is_mutable:
-            return _changed(func, args, kwargs)
+        args = _places(func, args)
+        if func.is_view:
+            return self._mapped_hollow(_shaped(func, _mapped(_bare, args), _mapped(_bare, kwargs)))
+        key = func, _key(args), _key(kwargs)
+        if key not in self._learned:
+            out = self._learn(key, func, _mapped(_bare, args), _mapped(_bare, kwargs))
+            if not func._schema.is_mutable:
+                return self._mapped_hollow(out)
+        return _changed(func, args, kwargs) if func._schema.is_mutable else self._again(self._learned[key])
+
+    def _mapped_hollow(self, out: Any) -> Any:
         return _mapped(lambda bare: Hollow(bare, self._device), out)
+
+    def _learn(self, key: Any, func: Any, args: Any, kwargs: Any) -> Any:
+        """What torch says, remembered where it is new memory, and the form of what was given stays."""
+        given = [*_tensors(args), *_tensors(kwargs)]
+        before = [(_form(x), x.untyped_storage().nbytes()) for x in given]
+        out = _shaped(func, args, kwargs)
+        if [(_form(x), x.untyped_storage().nbytes()) for x in given] != before:
+            return out
+        made = _tensors(out)
+        places = {x.untyped_storage()._cdata for x in made}
+        apart = len(places) == len(made) and places.isdisjoint(x.untyped_storage()._cdata for x in given)
+        if func._schema.is_mutable:
+            self._learned[key] = None
+        elif apart and all(x.untyped_storage().nbytes() == _form(x).made().untyped_storage().nbytes() for x in made):
+            self._learned[key] = _mapped(_form, out)
+        return out
+
+    def _again(self, learned: Any) -> Any:
+        """A result of the forms that were learned."""
+        if isinstance(learned, Form):
+            return Hollow(learned.made(), self._device, learned)
+        if isinstance(learned, list | tuple):
+            parts = [self._again(part) for part in learned]
+            return parts if isinstance(learned, list) else tuple(parts)
+        return learned
 
     def _emptied(self, x: Tensor) -> Tensor:
         """A tensor's shape without its memory; small ones stay what they are."""
@@ -293,6 +342,24 @@ def _bare(x: Tensor) -> Tensor:
     return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="meta")
 
 
+def _form(x: Tensor) -> Form:
+    return x.form if isinstance(x, Hollow) else Form(x.shape, x.stride(), x.storage_offset(), x.dtype)
+
+
+def _key(value: Any) -> Any:
+    """What equals that of another value only where torch gives the same shape for both; True, 1 and 1.0 do not."""
+    if isinstance(value, Tensor):
+        form = _form(value)
+        return form.shape, form.stride, form.dtype
+    if value is None or type(value) is int:
+        return value
+    if isinstance(value, list | tuple):
+        return tuple([_key(part) for part in value])
+    if isinstance(value, dict):
+        return tuple([(name, _key(part)) for name, part in value.items()])
+    return type(value), value
+
+
 def _shaped(func: Any, args: Any, kwargs: Any) -> Any:
     """What an operation gives on the device `meta`; of grouped products torch 2.13 knows that in bfloat16 alone."""
     if func is not aten._grouped_mm.default:
@@ -310,6 +377,13 @@ def _changed(func: Any, args: Any, kwargs: Any) -> Any:
     return changed[0] if len(returns) == 1 else tuple(changed)
 
 
+def _has_hollow(value: Any) -> bool:
+    """Whether there is a hollow tensor in nested arguments."""
+    if isinstance(value, list | tuple | dict):
+        return any(map(_has_hollow, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, Hollow)
+
+
 def _tensors(value: Any) -> list[Tensor]:
     """Every tensor in nested arguments or results."""
     if isinstance(value, Tensor):
@@ -320,7 +394,7 @@ def _tensors(value: Any) -> list[Tensor]:
     return []
 
 
-def _mapped(change: Callable[[Tensor], Tensor], value: Any) -> Any:
+def _mapped(change: Callable[[Tensor], Any], value: Any) -> Any:
     """The same with each tensor changed."""
     if isinstance(value, Tensor):
         return change(value)

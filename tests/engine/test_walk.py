@@ -22,7 +22,7 @@ from cirilla_cli.engine.config import (
 from cirilla_cli.engine.footprint import DeviceClass, Outline, footprint, outlined, shallow, whole
 from cirilla_cli.engine.job import Job
 from cirilla_cli.engine.trainer import Trainer
-from cirilla_cli.engine.walk import Ledger
+from cirilla_cli.engine.walk import Hollow, Ledger
 from cirilla_cli.model.config import DecoderConfig, EncoderConfig
 from cirilla_cli.model.init import fresh
 from cirilla_cli.model.mixers.config import AttentionConfig, Mamba2Config
@@ -235,3 +235,36 @@ def test_plans_for_experts_on_a_cpu_are_walked_in_full(tiny: ModuleType, tmp_pat
     job = tiny.job("pretrain", tmp_path, tmp_path, model=config)
     assert shallow(config, None) is not None
     assert outlined(job, config, batches, "cpu") == whole(job, config, batches, "cpu")
+
+
+def operations(x: torch.Tensor) -> list[torch.Tensor]:
+    """Results whose formats, strides and places differ by little in what is asked."""
+    turned, part = x.t(), x[1:]
+    asked = [x + 1, x + 1.0, x + True, turned + 1, turned + 1.0, part + 1, part.t() + 1.0, x.sum(0), x.sum(1)]
+    asked += [x.to(torch.bool), x.to(torch.bfloat16), *x.max(0), *x.max(1), part, turned, part.add_(1), x.add_(2.0)]
+    return [*asked, torch.empty_like(turned), torch.cat([x, part]), torch.cat([part, part])]
+
+
+def test_a_walk_asked_again_says_what_torch_says() -> None:
+    """Of everything that is asked, and again from memory; what it made before stays apart from what it makes then."""
+    truth = operations(torch.ones(4, 5))
+    with Ledger(300, CPU) as ledger:
+        x = torch.empty(4, 5, device="meta")
+        turns = [operations(x) for _ in range(3)]
+        count = len({id(each.bare.untyped_storage()) for said in turns for each in said if isinstance(each, Hollow)})
+    forms = [(each.shape, each.stride(), each.storage_offset(), each.dtype) for each in truth]
+    for said in turns:
+        assert [(each.shape, each.stride(), each.storage_offset(), each.dtype) for each in said] == forms
+    shared = 4
+    own = sum(isinstance(each, Hollow) for each in turns[0]) - shared
+    assert count == 3 * own + 1
+    assert ledger.walked.peak()[1] > 0
+
+
+def test_whole_numbers_and_fractions_are_not_taken_for_each_other() -> None:
+    """1, 1.0 and True are equal in Python, and make three formats of whole numbers and truths."""
+    whole = Hollow(torch.empty(4, dtype=torch.int64, device="meta"), CPU)
+    with Ledger(300, CPU):
+        truth = whole > 0
+        said = [truth + True, truth + 1, truth + 1.0, whole + True, whole + 1.0]
+    assert [each.dtype for each in said] == [torch.bool, torch.int64, torch.float32, torch.int64, torch.float32]
