@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -88,30 +89,39 @@ def copy_tree(folder: Path) -> Path:
     return root
 
 
-def run_tests(tests: Sequence[str], root: Path) -> tuple[int, str]:
-    """pytest's exit code and output over ``tests`` on the code below ``root``."""
+@dataclass(frozen=True)
+class Ran:
+    """One call of pytest: its exit code, what it printed, and whether any test was more than skipped."""
+
+    code: int
+    output: str
+    any: bool
+
+
+def run_tests(tests: Sequence[str], root: Path) -> Ran:
+    """pytest over ``tests`` on the code below ``root``."""
     environment = {**os.environ, "PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"}
     where = "import importlib.util as u, sys; sys.stdout.write(u.find_spec('cirilla_cli').origin)"
     found = subprocess.run(
         [sys.executable, "-c", where], cwd=root, env=environment, capture_output=True, text=True, check=True
     )
     assert Path(found.stdout).is_relative_to(root), f"the copy is not what is imported, but {found.stdout}"
+    record = root / "tests.xml"
+    done = subprocess.run(pytest(tests, record), cwd=root, env=environment, capture_output=True, text=True, check=False)
+    return Ran(done.returncode, done.stdout + done.stderr, not record.is_file() or any_ran(record))
+
+
+def pytest(tests: Sequence[str], record: Path) -> list[str]:
+    """The call: the first failure ends it, and ``record`` counts what ran."""
     # What differs is not shown, so it is not worked out: where CI is set, pytest would compare megabytes word by word.
-    call = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-x",
-        "-W",
-        "error",
-        "-p",
-        "no:cacheprovider",
-        "--assert=plain",
-        *tests,
-    ]
-    done = subprocess.run(call, cwd=root, env=environment, capture_output=True, text=True, check=False)
-    return done.returncode, done.stdout + done.stderr
+    options = ["-q", "-x", "-W", "error", "-p", "no:cacheprovider", "--assert=plain", f"--junitxml={record}"]
+    return [sys.executable, "-m", "pytest", *options, *tests]
+
+
+def any_ran(record: Path) -> bool:
+    """Whether a record in JUnit's form holds a test that was not skipped."""
+    suites = ElementTree.parse(record).getroot().iter("testsuite")
+    return any(int(suite.get("tests", "0")) > int(suite.get("skipped", "0")) for suite in suites)
 
 
 def try_break(broken: Break) -> Outcome:
@@ -124,13 +134,13 @@ def _tried(broken: Break, root: Path) -> Outcome:
     failed = apply(broken.path, root)
     if failed:
         return Outcome(broken, f"no longer applies: {failed.splitlines()[0]}", noticed=False)
-    code, output = run_tests([broken.test], root)
-    if code == 1:
+    ran = run_tests([broken.test], root)
+    if ran.code == 1:
         return Outcome(broken, "noticed", noticed=True)
-    last = (output.strip().splitlines() or ["nothing said"])[-1]
-    if code == 0 and re.match(r"\d+ skipped in ", last):
+    if ran.code == 0 and not ran.any:
         return Outcome(broken, "not tried: its test is skipped here", noticed=False, tried=False)
-    return Outcome(broken, "NOT NOTICED" if code == 0 else f"could not be run ({code}): {last}", noticed=False)
+    last = (ran.output.strip().splitlines() or ["nothing said"])[-1]
+    return Outcome(broken, "NOT NOTICED" if ran.code == 0 else f"could not be run ({ran.code}): {last}", noticed=False)
 
 
 def unbroken(breaks: Sequence[Break]) -> str:
@@ -139,8 +149,8 @@ def unbroken(breaks: Sequence[Break]) -> str:
     if absent:
         return "there is no " + ", ".join(absent)
     with tempfile.TemporaryDirectory() as folder:
-        code, output = run_tests(sorted({b.test for b in breaks}), copy_tree(Path(folder)))
-    return "" if code == 0 else f"the named tests do not pass unbroken:\n{output}"
+        ran = run_tests(sorted({b.test for b in breaks}), copy_tree(Path(folder)))
+    return "" if ran.code == 0 else f"the named tests do not pass unbroken:\n{ran.output}"
 
 
 def main(names: Sequence[str]) -> int:

@@ -42,6 +42,8 @@ def test_only_a_failing_test_counts_as_noticed(
     project = tmp_path / "project"
     (project / "cirilla_cli").mkdir(parents=True)
     (project / "cirilla_cli" / "__init__.py").write_text("ONE = 1\n")
+    # How quiet pytest is decides what it prints: as it is set here.
+    (project / "pyproject.toml").write_bytes((ROOT / "pyproject.toml").read_bytes())
     (project / "tests").mkdir()
     (project / "tests" / "test_made_up.py").write_text(f"import cirilla_cli\n\n\ndef test_one_and_one():\n    {test}\n")
     patch = tmp_path / "made-up.patch"

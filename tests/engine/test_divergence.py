@@ -201,6 +201,8 @@ def test_interrupting_a_run_that_goes_back_changes_none_of_its_bits(
     last = [run / "checkpoints" / f"step-{STEPS:06d}" for run in (out, straight[0])]
     assert (last[0] / "ema.safetensors").read_bytes() == (last[1] / "ema.safetensors").read_bytes()
     assert tiny.curve(out) == tiny.curve(straight[0])
+    watched = [json.loads((run / "state.json").read_text())["watched"] for run in last]
+    assert watched[0] == watched[1], "what it may go back to, in a divergence to come, is the same too"
 
 
 def test_a_run_that_is_to_stop_stops_with_the_reason_and_may_go_back_later(
