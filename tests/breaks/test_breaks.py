@@ -32,6 +32,7 @@ PATCH = """\
         ("ONE = 3", "assert cirilla_cli.ONE == 1", "noticed"),
         ("ONE = 3", "assert cirilla_cli.ONE", "NOT NOTICED"),
         ("ONE = (", "assert cirilla_cli.ONE == 1", "could not be run"),
+        ("ONE = 3", "__import__('pytest').skip('it wants what is absent')", "not tried"),
     ],
 )
 def test_only_a_failing_test_counts_as_noticed(
