@@ -3,6 +3,7 @@
 import functools
 import importlib
 import inspect
+import os
 import pkgutil
 import re
 import sys
@@ -13,6 +14,13 @@ from typing import Any
 import pytest
 
 _SUFFIX = re.compile(r"_([A-Z0-9]+)$")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Workers (`pytest -n 2`) share the processors instead of each taking all."""
+    workers = os.environ.get("PYTEST_XDIST_WORKER_COUNT")
+    if workers is not None:
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -100,7 +100,8 @@ class Ran:
 
 def run_tests(tests: Sequence[str], root: Path) -> Ran:
     """pytest over ``tests`` on the code below ``root``."""
-    environment = {**os.environ, "PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"}
+    # A thread each, since two are tried at a time.
+    environment = {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"}
     where = "import importlib.util as u, sys; sys.stdout.write(u.find_spec('cirilla_cli').origin)"
     found = subprocess.run(
         [sys.executable, "-c", where], cwd=root, env=environment, capture_output=True, text=True, check=True
