@@ -113,7 +113,7 @@ class HubConfig(Section):
     split: str = "train"
     """Split to read."""
     revision: str | None = None
-    """Commit, tag or branch on the Hub; name one, so that the same text comes again."""
+    """Commit, tag or branch on the Hub; null is the newest, and each row says which commit that was."""
     text_key: str = "text"
     """Column that holds the text."""
     title_key: str | None = None

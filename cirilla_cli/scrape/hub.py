@@ -1,7 +1,12 @@
-"""A data set from the Hugging Face Hub, or a local one, as a stream of documents."""
+"""A data set from the Hugging Face Hub, or a local one, as a stream of documents.
 
-from collections.abc import Iterator
-from pathlib import Path
+name --commit--> files of the split --one after another--> rows --text--> documents
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cirilla_cli.data.rows import Document, License
@@ -10,12 +15,20 @@ from cirilla_cli.scrape.config import HubConfig
 from cirilla_cli.scrape.page import Reject, Site
 
 
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """How far an earlier run came: the last rows it kept and rejected, and the UTF-8 bytes of the documents it kept."""
+
+    ids: tuple[str, ...] = ()
+    bytes: int = 0
+
+
 class HubSource:
-    """Documents of a streamed data set; the id of each holds its place in the stream, so a stream can go on.
+    """Documents of a data set; the id of each names its file and its row there, so that a stream can go on.
 
     Args:
-        taken: rows of the stream that an earlier run has dealt with.
-        taken_bytes: UTF-8 bytes of the documents it kept.
+        commit: the commit of the Hub that is read; None: the one that ``config.revision`` stands for now.
+        taken: what an earlier run over the same commit has dealt with.
 
     Raises:
         CirillaError: no such data set, configuration, split or column. ServiceError: the Hub does not answer.
@@ -24,33 +37,50 @@ class HubSource:
     requests = 0
 
     def __init__(
-        self, config: HubConfig, min_chars: int, license: License | None, taken: int = 0, taken_bytes: int = 0
-    ) -> None:
+        self, config: HubConfig, min_chars: int, license: License | None, commit: str | None = None,
+        taken: Taken | None = None,
+    ) -> None:  # fmt: skip
         self.config, self.min_chars = config, min_chars
-        self._taken, self._bytes = taken, taken_bytes
-        self._rows = _open(config)
-        stated = getattr(self._rows.info, "license", None)
-        given = license or (License(name=stated) if stated else None)
-        self.site = Site(config.path, None, given)
+        local = Path(config.path).exists()
+        self.commit, stated = _NOTHING if local else _about(config.path, commit or config.revision)
+        self._rows, self._files = _open(config, self.commit)
+        taken = taken or Taken()
+        self._bytes = taken.bytes
+        self._file, self._row = max(map(self._place, taken.ids), default=(0, 0))
+        name = config.path if self.commit is None else f"{config.path}@{self.commit}"
+        self.site = Site(name, None, license or stated)
 
     def rows(self) -> Iterator[Document | Reject]:
         """Every row as a document or a rejection, until ``max_bytes`` of text are taken."""
-        stream = self._rows.skip(self._taken) if self._taken else self._rows
         most = self.config.max_bytes
-        index = self._taken
         if most is not None and self._bytes >= most:
             return
-        for row in _guarded(stream, self.config):
-            result = self._row(index, row)
-            index += 1
+        for name, row in self._named():
+            result = self._document(name, row)
             yield result
             if isinstance(result, Document):
                 self._bytes += len(result.text.encode("utf-8", "surrogatepass"))
                 if most is not None and self._bytes >= most:
                     return
 
-    def _row(self, index: int, row: dict[str, Any]) -> Document | Reject:
-        name = f"{self.config.path}#{index}"
+    def _place(self, id: str) -> tuple[int, int]:
+        """(number of the file, number in it) of the row behind the one named."""
+        file, _, row = id.rpartition("#")
+        return [self._prefix(name) for name in self._files].index(file), int(row) + 1
+
+    def _prefix(self, file: str) -> str:
+        return f"{self.config.path}/{file}"
+
+    def _named(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Every row that is left, with its name; no file before the first that is wanted is looked at."""
+        for index in range(self._file, len(self._files)):
+            shard = self._rows.shard(len(self._files), index)
+            first = self._row if index == self._file else 0
+            with _hub_answers(self.config.path):
+                for row, data in enumerate(shard.skip(first) if first else shard, first):
+                    yield f"{self._prefix(self._files[index])}#{row}", data
+
+    def _document(self, name: str, row: dict[str, Any]) -> Document | Reject:
         title = str(row.get(self.config.title_key) or "") if self.config.title_key else ""
         if self.config.text_key not in row:
             raise CirillaError(
@@ -63,36 +93,80 @@ class HubSource:
         url = row.get("url")
         return Document(
             id=name, title=title, text=text.strip(), url=url if isinstance(url, str) else None,
-            license=self.site.license, site=self.config.path,
+            license=self.site.license, site=self.site.name,
         )  # fmt: skip
 
 
-def _open(config: HubConfig) -> Any:
+Known = tuple[str | None, License | None]
+"""The commit of a data set, and the licence that its card states."""
+
+_NOTHING: Known = (None, None)
+
+
+def _about(name: str, revision: str | None) -> Known:
+    from huggingface_hub import HfApi
+
+    try:
+        with _hub_answers(name):
+            about = HfApi().dataset_info(name, revision=revision)
+    except ValueError:
+        hint = "source.path is OWNER/NAME, or a folder that exists"
+        raise CirillaError(f"{name}: no such folder, and no name that the Hub could have", hint=hint) from None
+    assert about.sha is not None
+    card: dict[str, Any] = about.card_data.to_dict() if about.card_data else {}  # type: ignore[no-untyped-call]
+    return about.sha, _licence(card)
+
+
+def _licence(card: dict[str, Any]) -> License | None:
+    """The licence of a card: `license` is an identifier or several; behind `other` stand a name and an address."""
+    stated = card.get("license")
+    names = [stated] if isinstance(stated, str) else [name for name in stated or () if isinstance(name, str)]
+    if not names:
+        return None
+    named = card.get("license_name") if names == ["other"] else None
+    link = card.get("license_link")
+    return License(name=str(named or ", ".join(names)), url=link if isinstance(link, str) else None)
+
+
+def _open(config: HubConfig, commit: str | None) -> tuple[Any, Sequence[str]]:
+    """(the stream, the names of the files it reads one after another)."""
     import datasets
 
-    local = Path(config.path).exists()
     try:
-        return datasets.load_dataset(
-            config.path, config.name, split=config.split, revision=None if local else config.revision, streaming=True
-        )
+        with _hub_answers(config.path):
+            builder = datasets.load_dataset_builder(config.path, config.name, revision=commit)
+            stream = builder.as_streaming_dataset(split=config.split)
     except (datasets.exceptions.DatasetsError, FileNotFoundError, ValueError) as error:
         raise CirillaError(f"{config.path}: {_first_line(error)}", hint="check source.path, name and split") from None
-    except OSError as error:
-        raise _unreachable(config, error) from None
+    paths = (builder.config.data_files or {}).get(config.split, ())
+    if len(paths) != stream.num_shards:  # an archive of several files, say
+        return stream, [f"{index:05d}" for index in range(stream.num_shards)]
+    return stream, [_below(config.path, str(path)) for path in paths]
 
 
-def _guarded(stream: Any, config: HubConfig) -> Iterator[dict[str, Any]]:
-    """The rows of a stream; a lost connection is the Hub's failure, not ours."""
+def _below(root: str, path: str) -> str:
+    """A file's path within its data set."""
+    if path.startswith("hf://"):
+        return path.partition("@")[2].partition("/")[2]
+    file = PurePosixPath(path)
+    base = Path(root).resolve()
+    return str(file.relative_to(base)) if base.is_dir() and file.is_relative_to(base) else file.name
+
+
+@contextlib.contextmanager
+def _hub_answers(name: str) -> Iterator[None]:
+    """Whatever keeps the Hub from answering is the Hub's failure, not ours."""
+    from cirilla_cli.hub.download import HUB_FAILURES, hub_error
+
     try:
-        yield from stream
+        yield
+    except HUB_FAILURES as error:
+        raise hub_error(name, error) from None
+    except FileNotFoundError:
+        raise
     except (OSError, TimeoutError) as error:
-        raise _unreachable(config, error) from None
-
-
-def _unreachable(config: HubConfig, error: Exception) -> ServiceError:
-    return ServiceError(
-        f"{config.path}: the Hub does not answer: {_first_line(error)}", hint="run the same command again"
-    )
+        said = f"{name}: the Hub does not answer: {_first_line(error)}"
+        raise ServiceError(said, hint="run the same command again") from None
 
 
 def _first_line(error: Exception) -> str:

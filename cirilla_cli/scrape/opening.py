@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from cirilla_cli.data.jsonl import Complaints, JsonlWriter, read_records, read_rows, repair_tail
 from cirilla_cli.data.rows import Document, License
@@ -15,6 +15,9 @@ from cirilla_cli.progress import Progress
 from cirilla_cli.scrape.config import DumpConfig, FilesConfig, HubConfig, MediaWikiConfig, ScrapeConfig
 from cirilla_cli.scrape.outputs import Folder, Pipe, Place, Tally
 from cirilla_cli.scrape.page import Reject, Rules, Site
+
+if TYPE_CHECKING:
+    from cirilla_cli.scrape.hub import Taken
 
 R = TypeVar("R", Document, Reject)
 
@@ -122,27 +125,26 @@ def _hub(
     """A stream cannot be read anew at will, so an unfinished one goes on where its last row stands."""
     from cirilla_cli.scrape.hub import HubSource
 
-    tally, append = Tally(), False
-    taken = taken_bytes = 0
-    if place.side is not None:
-        mark = {"kind": "stream", "config": hash_json(config.model_dump(mode="json"))}
-        journal = place.side / "journal.jsonl"
-        append = place.part.exists() and _last_mark(journal) == mark
-        if append:
-            taken, taken_bytes = _taken(place, tally)
-        else:
-            with JsonlWriter(journal, append=True) as writer:
-                writer.write(mark)
-    hub = HubSource(source, config.min_chars, given, taken, taken_bytes)
-    return hub, _sink(place, tally, stack, append=append)
+    tally = Tally()
+    if place.side is None:
+        return HubSource(source, config.min_chars, given), _sink(place, tally, stack, append=False)
+    journal, wanted = place.side / "journal.jsonl", hash_json(config.model_dump(mode="json"))
+    mark = _last_mark(journal)
+    taken = _taken(place, tally) if mark.get("config") == wanted and place.part.exists() else None
+    hub = HubSource(source, config.min_chars, given, mark.get("commit") if taken else None, taken)
+    if taken is None:
+        with JsonlWriter(journal, append=True) as writer:
+            writer.write({"kind": "stream", "config": wanted, "commit": hub.commit})
+    return hub, _sink(place, tally, stack, append=taken is not None)
 
 
-def _last_mark(journal: Path) -> dict[str, object] | None:
+def _last_mark(journal: Path) -> dict[str, Any]:
+    """What was last noted of a stream: the recipe it was for, and the commit it reads."""
     repair_tail(journal)
     if not journal.exists():
-        return None
+        return {}
     marks = [row.data for row in read_rows(journal, Complaints()) if row.data.get("kind") == "stream"]
-    return marks[-1] if marks else None
+    return marks[-1] if marks else {}
 
 
 def _gathered(path: Path, model: type[R]) -> Iterator[R]:
@@ -151,12 +153,14 @@ def _gathered(path: Path, model: type[R]) -> Iterator[R]:
         yield from read_records(path, model)
 
 
-def _taken(place: Place, tally: Tally) -> tuple[int, int]:
-    """(rows of the stream dealt with, bytes of text kept) by what has been gathered; torn last rows are cut off."""
-    last, size = -1, 0
+def _taken(place: Place, tally: Tally) -> "Taken":
+    """How far the rows gathered so far reach; torn last rows are cut off."""
+    from cirilla_cli.scrape.hub import Taken
+
+    size, last = 0, dict[type[Document | Reject], str]()
     rows: Iterator[Document | Reject] = chain(_gathered(place.part, Document), _gathered(place.rejects_part, Reject))
     for row in rows:
         tally.count(row)
-        last = max(last, int(row.id.rpartition("#")[2]))
+        last[type(row)] = row.id
         size += len(row.text.encode("utf-8", "surrogatepass")) if isinstance(row, Document) else 0
-    return last + 1, size
+    return Taken(tuple(last.values()), size)
