@@ -148,6 +148,16 @@ def hash_path(path: Path) -> str:
     return digest.hexdigest()
 
 
+def on_the_hub(path: Path) -> bool:
+    """Whether a path of a recipe is an address, `hf://datasets/...` (as a path it has lost one of its slashes)."""
+    return path.parts[:2] == ("hf:", "datasets")
+
+
+def as_written(path: Path) -> str:
+    """A path, or an address on the Hub, as the user wrote it."""
+    return "hf://" + "/".join(path.parts[1:]) if on_the_hub(path) else str(path)
+
+
 def hash_json(value: Any) -> str:
     """SHA-256 of a JSON value, independent of key order and spacing."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)

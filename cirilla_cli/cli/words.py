@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cirilla_cli.errors import CirillaError
+from cirilla_cli.fs import on_the_hub
 
 _KEY = re.compile(r"^[A-Za-z_][\w.\-]*=")
 
@@ -38,7 +39,7 @@ def read_words(words: Sequence[str], verb: str) -> Reading:
             _take_path(word, reading)
         elif word.endswith((".yaml", ".yml")) or (not _exists(word) and builtin.has(word, verb)):
             _take_recipe(word, reading)
-        elif _exists(word) or is_hub_name(word):
+        elif _exists(word) or is_hub_name(word) or on_the_hub(Path(word)):
             reading.inputs.append(word)
         else:
             unknown.append(_tried(word, verb))
@@ -82,5 +83,5 @@ def _tried(word: str, verb: str) -> str:
     meant = f"; did you mean `{close}`?" if close else ""
     return (
         f"`{word}`: no override (no `=`), no recipe file (.yaml), no file or folder of that name, "
-        f"no built-in recipe of `{verb}` ({', '.join(names) or 'there are none'}), no OWNER/NAME{meant}"
+        f"no built-in recipe of `{verb}` ({', '.join(names) or 'there are none'}), no OWNER/NAME, no hf://datasets/OWNER/NAME{meant}"
     )

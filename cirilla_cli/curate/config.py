@@ -1,5 +1,6 @@
 """Sections for curating; torch-free."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
@@ -19,7 +20,7 @@ class SourceConfig(Section):
     """One source of rows."""
 
     path: FilePath
-    """A file, a folder, or - for standard input."""
+    """A file, a folder, - for standard input, or files of the Hub as hf://datasets/OWNER/NAME[@REVISION][/FILES]."""
     format: FormatName | None = None
     """What the rows are, where they should not be told by their content; null tells each by itself."""
     weight: PositiveFloat | None = None
@@ -245,6 +246,10 @@ class CurateConfig(Section):
     """What is held out for validation and test."""
     export: Literal["parquet", "datasets"] | None = None
     """Also write Parquet files (parquet), or a folder for `datasets` and the Hub with its card (datasets)."""
+
+    def paths(self) -> list[Path]:
+        """Every path that is read."""
+        return [*(source.path for source in self.sources.values()), *self.evaluation.values()]
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

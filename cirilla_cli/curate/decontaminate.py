@@ -1,8 +1,8 @@
 """Training rows that hold what models will be measured on."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 from cirilla_cli.curate.config import ContaminationConfig
@@ -38,16 +38,19 @@ class EvalSet:
     texts: tuple[EvalText, ...]
 
 
-def read_eval_sets(paths: Mapping[str, Path]) -> list[EvalSet]:
+def read_eval_sets(files: Mapping[str, Sequence[Path]]) -> list[EvalSet]:
     """Question sets, and whatever `read_inputs` reads: of samples the user's turns count, of documents their text.
 
     Raises:
         CirillaError: a file is missing, holds rows that are neither, or no text at all.
     """
-    sets = [EvalSet(name, tuple(_texts(path))) for name, path in paths.items()]
-    for found, path in zip(sets, paths.values(), strict=True):
+    sets = [EvalSet(name, tuple(chain.from_iterable(map(_texts, paths)))) for name, paths in files.items()]
+    for found, paths in zip(sets, files.values(), strict=True):
         if not found.texts:
-            raise CirillaError(f"evaluation set `{found.name}` ({path}) holds no text", hint="name a set that has rows")
+            there = ", ".join(map(str, paths))
+            raise CirillaError(
+                f"evaluation set `{found.name}` ({there}) holds no text", hint="name a set that has rows"
+            )
     return sets
 
 

@@ -13,11 +13,11 @@ from cirilla_cli.curate.card import card
 from cirilla_cli.curate.config import CurateConfig
 from cirilla_cli.curate.export import FOLDERS, export
 from cirilla_cli.curate.outputs import Outputs, side_folder
+from cirilla_cli.curate.places import Places
 from cirilla_cli.curate.report import CurateReport
 from cirilla_cli.curate.sift import Sifter
-from cirilla_cli.data.jsonl import STDIO
 from cirilla_cli.errors import CirillaError
-from cirilla_cli.fs import as_object, hash_file, hash_json, hash_path, read_json, sole_writer, write_json, write_text
+from cirilla_cli.fs import as_object, hash_file, hash_json, read_json, sole_writer, write_json, write_text
 from cirilla_cli.progress import Progress
 
 
@@ -34,15 +34,16 @@ def curate(config: CurateConfig, out: Path, progress: Progress, *, seed: int = 0
 
     Raises:
         CirillaError: no sources, unreadable ones, documents and samples mixed, or no row left.
+        ServiceError: the Hub, which a source names, does not answer.
     """
     if not config.sources:
         raise CirillaError("nothing to curate", hint="name files or folders: cirilla curate documents.jsonl")
-    made_from, side = _fingerprint(config, seed), side_folder(out)
+    places, side = Places.of(config.paths(), progress), side_folder(out)
     if side is None:
-        return _curate(config, Outputs(out), progress, seed, made_from, fresh)
+        return _curate(config, places, Outputs(out), progress, seed, fresh)
     _check_outside(side, config)
     with sole_writer(side):
-        return _curate(config, Outputs(out), progress, seed, made_from, fresh)
+        return _curate(config, places, Outputs(out), progress, seed, fresh)
 
 
 def _check_outside(side: Path, config: CurateConfig) -> None:
@@ -56,9 +57,9 @@ def _check_outside(side: Path, config: CurateConfig) -> None:
 
 
 def _curate(
-    config: CurateConfig, outputs: Outputs, progress: Progress, seed: int, made_from: str | None, fresh: bool
+    config: CurateConfig, places: Places, outputs: Outputs, progress: Progress, seed: int, fresh: bool
 ) -> CurateReport:
-    started, out = time.monotonic(), outputs.out
+    started, out, made_from = time.monotonic(), outputs.out, _fingerprint(config, places, seed)
     done = None if fresh else _done(outputs, made_from, out)
     if done is not None:
         progress.say(f"{out}: done already (--fresh starts over)")
@@ -66,7 +67,7 @@ def _curate(
     # A report vouches for the rows beside it; those are about to change.
     if outputs.side is not None:
         (outputs.side / "report.json").unlink(missing_ok=True)
-    report = _curated(config, outputs, progress, seed)
+    report = _curated(config, places, outputs, progress, seed)
     report.made_from = made_from
     if outputs.side is not None:
         for folder in FOLDERS.values():
@@ -79,23 +80,10 @@ def _curate(
     return report
 
 
-def _fingerprint(config: CurateConfig, seed: int) -> str | None:
+def _fingerprint(config: CurateConfig, places: Places, seed: int) -> str | None:
     """Hash of everything the result follows from; None where a source is a stream."""
-    paths = [*(source.path for source in config.sources.values()), *config.evaluation.values()]
-    if STDIO in paths:
-        return None
-    hashes = [_hash(path) for path in paths]
-    return hash_json([config.model_dump(mode="json"), seed, hashes, __version__])
-
-
-def _hash(path: Path) -> str | None:
-    if path == STDIO:
-        return None
-    if not path.exists():
-        hub = len(path.parts) == 2 and not path.suffix
-        hint = "cirilla scrape takes OWNER/NAME from the Hub, with scrape.source.kind=hub" if hub else None
-        raise CirillaError(f"{path}: no such file or folder", hint=hint)
-    return hash_path(path)
+    hashes = [places.digest(path) for path in config.paths()]
+    return None if None in hashes else hash_json([config.model_dump(mode="json"), seed, hashes, __version__])
 
 
 def _done(outputs: Outputs, made_from: str | None, out: Path) -> CurateReport | None:
@@ -114,8 +102,8 @@ def _done(outputs: Outputs, made_from: str | None, out: Path) -> CurateReport | 
     return report if report.made_from == made_from and report.out == str(out) and whole else None
 
 
-def _curated(config: CurateConfig, outputs: Outputs, progress: Progress, seed: int) -> CurateReport:
-    sifter = Sifter(config, outputs, seed, progress)
+def _curated(config: CurateConfig, places: Places, outputs: Outputs, progress: Progress, seed: int) -> CurateReport:
+    sifter = Sifter(config, places, outputs, seed, progress)
     try:
         sifter.look()
         sifter.sift()

@@ -1,6 +1,7 @@
 """Decides about every row: it goes to the training rows, to a side that is held out, or to a file that says why not."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 from cirilla_cli.curate.base import Filter, Refused, Row, size_of
@@ -9,14 +10,15 @@ from cirilla_cli.curate.decontaminate import Decontaminator, read_eval_sets
 from cirilla_cli.curate.duplicates import Deduper
 from cirilla_cli.curate.mixture import Mixer, reorder
 from cirilla_cli.curate.outputs import Outputs
+from cirilla_cli.curate.places import Places
 from cirilla_cli.curate.report import Account, CurateReport, ordered
 from cirilla_cli.curate.split import SIDES, sides_of
 from cirilla_cli.data.inputs import read_inputs
 from cirilla_cli.data.intake import Intake
-from cirilla_cli.data.jsonl import STDIO, Complaints, read_records
+from cirilla_cli.data.jsonl import Complaints, read_records
 from cirilla_cli.data.rows import Document, Sample
 from cirilla_cli.errors import CirillaError
-from cirilla_cli.fs import hash_file, hash_path
+from cirilla_cli.fs import hash_file
 from cirilla_cli.progress import Progress
 
 Kind = Literal["documents", "samples"]
@@ -30,8 +32,8 @@ _EVERY = 1000
 class Sifter:
     """Sends every row where it belongs, and counts."""
 
-    def __init__(self, config: CurateConfig, outputs: Outputs, seed: int, progress: Progress) -> None:
-        self.config, self.outputs, self.progress = config, outputs, progress
+    def __init__(self, config: CurateConfig, places: Places, outputs: Outputs, seed: int, progress: Progress) -> None:
+        self.config, self.places, self.outputs, self.progress = config, places, outputs, progress
         self.account = Account(config.sources)
         self._filters: dict[str, Filter] = {name: section.build() for name, section in config.filters.items()}
         weights = {name: source.weight for name, source in config.sources.items() if source.weight is not None}
@@ -66,7 +68,7 @@ class Sifter:
         rejects = self.outputs.partial("quarantine") if self.outputs.side is not None else None
         with Intake(rejects) as self._intake:
             for name, source in self.config.sources.items():
-                for row in read_inputs([source.path], format=source.format, intake=self._intake):
+                for row in read_inputs(self.places.files(source.path), format=source.format, intake=self._intake):
                     yield name, row
 
     def _counted(self, rows: Rows) -> Rows:
@@ -113,13 +115,16 @@ class Sifter:
         if not self.config.evaluation:
             yield from rows
             return
-        finder = Decontaminator(self.config.contamination, read_eval_sets(self.config.evaluation))
+        finder = Decontaminator(self.config.contamination, read_eval_sets(self._named()))
         for name, row, leak in finder.checked(rows):
             if leak is None:
                 yield name, row
             else:
                 self._reject(name, row, leak.reason, leak.row())
         self._evaluation = {name: dict(found) for name, found in finder.report().items()}
+
+    def _named(self) -> dict[str, Sequence[Path]]:
+        return {name: self.places.files(path) for name, path in self.config.evaluation.items()}
 
     def _unique(self, rows: Rows) -> Rows:
         """The rows that repeat none before them."""
@@ -194,7 +199,7 @@ class Sifter:
         for name, source in self.config.sources.items():
             path = source.path
             counts = dict(self.account.by_source[name])
-            found[name] = {"path": str(path), "sha256": None if path == STDIO else hash_path(path), **counts}
+            found[name] = {"path": self.places.name(path), "sha256": self.places.digest(path), **counts}
             if source.weight is not None:
                 found[name] |= {"weight": source.weight, "epochs": self._epochs[name]}
         return found
@@ -202,7 +207,7 @@ class Sifter:
     def _compared(self) -> dict[str, dict[str, Any]]:
         paths = self.config.evaluation
         return {
-            name: {"path": str(paths[name]), "sha256": hash_path(paths[name]), **found}
+            name: {"path": self.places.name(paths[name]), "sha256": self.places.digest(paths[name]), **found}
             for name, found in self._evaluation.items()
         }
 

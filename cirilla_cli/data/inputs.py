@@ -18,7 +18,7 @@ from cirilla_cli.data.intake import Intake
 from cirilla_cli.data.jsonl import STDIO, Row, validate
 from cirilla_cli.data.rows import Document, Record, Sample
 from cirilla_cli.errors import CirillaError
-from cirilla_cli.fs import files_below
+from cirilla_cli.fs import as_written, files_below, on_the_hub
 
 OTHER_SUFFIXES = frozenset({".parquet", ".arrow", ".bin", ".db", ".sqlite", ".sqlite3"})
 """Files of a folder that are looked into besides text and rows."""
@@ -96,7 +96,8 @@ def input_files(path: Path, intake: Intake | None = None) -> Iterator[Path]:
         return
     try:
         if not path.is_dir():
-            raise CirillaError(f"{path}: no such file or folder")
+            hint = f"cirilla curate {as_written(path)} --out set fetches it" if on_the_hub(path) else None
+            raise CirillaError(f"{as_written(path)}: no such file or folder", hint=hint)
         if is_dataset(path):
             yield from dataset_files(path)
             return

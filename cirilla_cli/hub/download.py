@@ -32,7 +32,7 @@ def download(name: str, progress: Progress, *, endpoint: str | None = None) -> P
     try:
         folder = Path(
             snapshot_download(
-                name, allow_patterns=_TAKEN, ignore_patterns=_LEFT, endpoint=endpoint, tqdm_class=_bar(progress)
+                name, allow_patterns=_TAKEN, ignore_patterns=_LEFT, endpoint=endpoint, tqdm_class=bar(progress)
             )
         )
     except HUB_FAILURES as error:
@@ -42,7 +42,7 @@ def download(name: str, progress: Progress, *, endpoint: str | None = None) -> P
     return folder
 
 
-def _bar(progress: Progress) -> type[tqdm]:
+def bar(progress: Progress) -> type[tqdm]:
     """The library's progress bar, drawn by ``progress`` and nowhere else."""
 
     class Bar(tqdm):
@@ -51,7 +51,8 @@ def _bar(progress: Progress) -> type[tqdm]:
             super().__init__(*args, **silent)  # type: ignore[no-untyped-call]
 
         def display(self, msg: str | None = None, pos: int | None = None) -> bool:
-            progress.step(f"download ({str(self.unit).strip()})", self.n, self.total)
+            if self.n:  # the library draws bars before it knows of what
+                progress.step(f"download ({str(self.unit).strip()})", self.n, self.total)
             return True
 
     return Bar

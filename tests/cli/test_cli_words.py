@@ -79,6 +79,10 @@ def test_a_part_of_a_built_in_recipe_is_a_recipe_for_its_own_verb() -> None:
     assert read_words(["quickstart/tasks"], "synth").inputs == ["quickstart/tasks"]
 
 
+def test_an_address_on_the_hub_is_an_input() -> None:
+    assert read_words(["hf://datasets/a/b/data/train-*"], "curate").inputs == ["hf://datasets/a/b/data/train-*"]
+
+
 def test_the_home_folder_is_written_out() -> None:
     assert read_words(["~/x"], "tokenize").inputs == [str(Path("~/x").expanduser())]
 
@@ -93,6 +97,7 @@ def test_anything_else_is_refused_with_what_was_tried(word: str) -> None:
         "no file or folder",
         "no built-in recipe of `pretrain` (",
         "no OWNER/NAME",
+        "no hf://datasets/OWNER/NAME",
     ):
         assert tried in str(caught.value)
     assert caught.value.hint is not None

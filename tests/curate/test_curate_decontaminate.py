@@ -161,7 +161,7 @@ def test_sets_are_read_from_questions_samples_and_text(tmp_path: Path) -> None:
     (tmp_path / "q.jsonl").write_text(question.line() + "\n", encoding="utf-8")
     (tmp_path / "rows.jsonl").write_text(json.dumps({"question": "Who is Odo?", "answer": "A smith."}) + "\n")
     (tmp_path / "page.txt").write_text("A page.\n", encoding="utf-8")
-    sets = read_eval_sets({name: tmp_path / name for name in ("q.jsonl", "rows.jsonl", "page.txt")})
+    sets = read_eval_sets({name: [tmp_path / name] for name in ("q.jsonl", "rows.jsonl", "page.txt")})
     assert [[(text.text.strip(), text.seen) for text in found.texts] for found in sets] == [
         [(QUESTION, True)], [("Who is Odo?", False)], [("A page.", False)],
     ]  # fmt: skip
@@ -170,7 +170,7 @@ def test_sets_are_read_from_questions_samples_and_text(tmp_path: Path) -> None:
 def test_a_set_without_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "none.jsonl").write_text("", encoding="utf-8")
     with pytest.raises(CirillaError, match="holds no text"):
-        read_eval_sets({"exam": tmp_path / "none.jsonl"})
+        read_eval_sets({"exam": [tmp_path / "none.jsonl"]})
 
 
 def test_rows_are_compared_with_nothing_where_all_is_seen() -> None:
