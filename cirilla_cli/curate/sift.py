@@ -85,8 +85,9 @@ class Sifter:
             self._kind, self._first = kind, name
             self.outputs.choose(kind)
         elif kind != self._kind:
+            other = "others" if name == self._first else f"source `{self._first}`"
             raise CirillaError(
-                f"source `{name}` holds {kind}, and source `{self._first}` {self._kind}: a set is of one kind",
+                f"rows of source `{name}` are {kind}, {other} {self._kind}: a set is of one kind",
                 hint="curate documents and samples by a recipe each, with the same `split` in both",
             )
 

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import io
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -54,8 +55,20 @@ def train(config: SentencePieceConfig, texts: Iterable[str]) -> "SentencePieceTo
             raise lines.failed from None  # the trainer wraps what its input raises in its own text
         if lines.count == 0:
             raise CirillaError("there is no text to train a tokenizer on", hint="are the inputs empty?") from None
-        raise CirillaError(f"the tokenizer could not be trained: {error}") from error
+        raise _untrained(config, str(error)) from error
     return SentencePieceTokenizer(model.getvalue())
+
+
+def _untrained(config: SentencePieceConfig, said: str) -> CirillaError:
+    """What sentencepiece says, in the words of a recipe where it is about one."""
+    short = re.search(r"smaller than required_chars\. \d+ vs (\d+)", said)
+    if short is None:
+        return CirillaError(f"the tokenizer could not be trained: {said}")
+    return CirillaError(
+        f"`tokenizer.vocab_size` is {config.vocab_size}, must be at least {short[1]}: "
+        "each character of the texts has a piece",
+        hint=f"tokenize.tokenizer.vocab_size={max(512, 2 * int(short[1]))}",
+    )
 
 
 class _Lines:

@@ -333,7 +333,7 @@ def test_a_refused_run_leaves_the_rows_of_the_earlier_one(tmp_path: Path, wiki: 
 
 def test_documents_and_samples_are_not_one_set(tmp_path: Path, wiki: str) -> None:
     samples = write(tmp_path / "s.jsonl", [chat(1)])
-    with pytest.raises(CirillaError, match="source `qa` holds samples, and source `wiki` documents"):
+    with pytest.raises(CirillaError, match="rows of source `qa` are samples, source `wiki` documents"):
         run(tmp_path / "out", sources={"wiki": {"path": wiki}, "qa": {"path": samples}})
     assert not list((tmp_path / "out").glob("*"))
 

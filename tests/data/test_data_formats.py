@@ -181,6 +181,14 @@ def test_tables_hold_the_same_rows(tmp_path: Path) -> None:
         said(cut)
 
 
+@pytest.mark.parametrize("held", [b"", b"neither rows nor a table"], ids=["empty", "text"])
+@pytest.mark.parametrize(("ending", "kind"), [("parquet", "Parquet"), ("arrow", "Arrow")])
+def test_what_is_only_named_as_a_table_is_said(held: bytes, ending: str, kind: str, tmp_path: Path) -> None:
+    (tmp_path / f"a.{ending}").write_bytes(held)
+    with pytest.raises(CirillaError, match=f"a.{ending}: not a whole {kind} file"):
+        said(tmp_path / f"a.{ending}")
+
+
 def test_a_saved_dataset_is_read_and_of_splits_one_must_be_named(tmp_path: Path) -> None:
     from datasets import Dataset, DatasetDict
 

@@ -233,6 +233,12 @@ def test_too_few_pieces_for_every_byte_is_said() -> None:
         train(SentencePieceConfig(vocab_size=273), ["Ciri"])
 
 
+def test_too_few_pieces_for_every_character_is_said_with_the_number_that_would_do() -> None:
+    with pytest.raises(CirillaError, match="is 276, must be at least 283: each character of the texts has a piece"):
+        train(SentencePieceConfig(vocab_size=276), ["abcdefghi"])
+    assert train(SentencePieceConfig(vocab_size=283), ["abcdefghi"]).vocab_size == 283
+
+
 def test_a_folder_without_a_tokenizer_is_said(tmp_path: Path) -> None:
     with pytest.raises(CirillaError, match="no tokenizer here"):
         load_tokenizer(tmp_path)

@@ -12,7 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cirilla_cli.data.config import PackedTextConfig, SentencePieceConfig, TextSourceConfig
+from cirilla_cli.data.config import (
+    ConversationsConfig,
+    PackedTextConfig,
+    PreferencesConfig,
+    SentencePieceConfig,
+    TextSourceConfig,
+)
 from cirilla_cli.engine.build import build, open_inputs
 from cirilla_cli.engine.config import CrossEntropyConfig, DPOConfig, EvaluationConfig, MemoryConfig, TrainConfig
 from cirilla_cli.engine.hooks import Log
@@ -94,6 +100,24 @@ def test_the_hash_of_weights_covers_all_their_files_and_no_others(tmp_path: Path
     assert weights_hash(tmp_path) == first
     (tmp_path / "model-00002-of-00002.safetensors").write_bytes(b"b")
     assert weights_hash(tmp_path) != first
+
+
+# Its rows
+
+
+@pytest.mark.parametrize("verb", ["sft", "dpo"])
+def test_rows_that_could_be_two_things_are_what_format_says(
+    verb: str, go: Callable[..., TrainReport], started: Path, tmp_path: Path
+) -> None:
+    """They could be a chat of Alpaca's (the key `output`) or of a prompt and its completion; or a pair."""
+    both = {"instruction": "the griffin", "output": "silver", "prompt": "the moon", "completion": "gold"}
+    row = {**both, "chosen": "gold", "rejected": "rain"} if verb == "dpo" else both
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({**row, "id": n}) + "\n" for n in range(40)), encoding="utf-8")
+    kind, name = (PreferencesConfig, "preference") if verb == "dpo" else (ConversationsConfig, "alpaca")
+    with pytest.raises(CirillaError, match=r"rows.jsonl:1: could be .*`format` says which"):
+        go(verb, started, data=kind(path=(path,), val=0.2))
+    go(verb, started, data=kind(path=(path,), val=0.2, format=name), train=TrainConfig(steps=2, batch_tokens=64))
 
 
 # Its shards

@@ -15,6 +15,8 @@ Container = Literal[
 TEXT_SUFFIXES = frozenset({".txt", ".text", ".md"})
 ROW_SUFFIXES = frozenset({".jsonl", ".ndjson", ".json"})
 
+_TABLES: dict[str, Container] = {".parquet": "parquet", ".arrow": "arrow"}
+
 FINEWEB_MAGIC = 20240520
 _HEAD = 1 << 16
 _MAGIC: dict[bytes, Container] = {
@@ -37,6 +39,8 @@ def container(path: Path) -> Container:
             return kind
     if path.suffix.lower() in TEXT_SUFFIXES:
         return "text"
+    if path.suffix.lower() in _TABLES:  # it lacks its mark: whoever reads it will say so
+        return _TABLES[path.suffix.lower()]
     begin = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     if begin[:1] in (b"{", b"["):
         return "json" if is_one_value(path, begin) else "lines"
