@@ -98,7 +98,7 @@ class Ran:
     any: bool
 
 
-def run_tests(tests: Sequence[str], root: Path) -> Ran:
+def run_tests(tests: Sequence[str], root: Path, *options: str) -> Ran:
     """pytest over ``tests`` on the code below ``root``."""
     # A thread each, since two are tried at a time.
     environment = {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"}
@@ -108,15 +108,17 @@ def run_tests(tests: Sequence[str], root: Path) -> Ran:
     )
     assert Path(found.stdout).is_relative_to(root), f"the copy is not what is imported, but {found.stdout}"
     record = root / "tests.xml"
-    done = subprocess.run(pytest(tests, record), cwd=root, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*pytest(record), *options, *tests], cwd=root, env=environment, capture_output=True, text=True, check=False
+    )
     return Ran(done.returncode, done.stdout + done.stderr, not record.is_file() or any_ran(record))
 
 
-def pytest(tests: Sequence[str], record: Path) -> list[str]:
-    """The call: the first failure ends it, and ``record`` counts what ran."""
+def pytest(record: Path) -> list[str]:
+    """The call without the tests: the first failure ends it, and ``record`` counts what ran."""
     # What differs is not shown, so it is not worked out: where CI is set, pytest would compare megabytes word by word.
     options = ["-q", "-x", "-W", "error", "-p", "no:cacheprovider", "--assert=plain", f"--junitxml={record}"]
-    return [sys.executable, "-m", "pytest", *options, *tests]
+    return [sys.executable, "-m", "pytest", *options]
 
 
 def any_ran(record: Path) -> bool:
@@ -150,7 +152,7 @@ def unbroken(breaks: Sequence[Break]) -> str:
     if absent:
         return "there is no " + ", ".join(absent)
     with tempfile.TemporaryDirectory() as folder:
-        ran = run_tests(sorted({b.test for b in breaks}), copy_tree(Path(folder)))
+        ran = run_tests(sorted({b.test for b in breaks}), copy_tree(Path(folder)), "-n", "2")
     return "" if ran.code == 0 else f"the named tests do not pass unbroken:\n{ran.output}"
 
 
