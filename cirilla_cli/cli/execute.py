@@ -63,6 +63,7 @@ def synth(resolved: Resolved, progress: Progress, control: Control) -> Any:
     from pydantic import SecretStr
 
     from cirilla_cli.synth.run import synthesize
+    from cirilla_cli.synth.shared import synth_merge, synth_share
 
     config: Any = resolved.recipe.synth  # type: ignore[attr-defined]
     if config.source.kind in ("reasoning-gym", "teacher") and config.source.seed is None:
@@ -71,9 +72,11 @@ def synth(resolved: Resolved, progress: Progress, control: Control) -> Any:
     if key and config.source.kind == "teacher" and config.source.teacher.kind == "openai":
         teacher = config.source.teacher.model_copy(update={"api_key": SecretStr(key)})
         config = config.model_copy(update={"source": config.source.model_copy(update={"teacher": teacher})})
+    if control.share is not None:
+        return synth_share(config, Path(resolved.out), control.share, progress, fresh=control.fresh)
     if control.fresh:
         forget(resolved)
-    return synthesize(config, Path(resolved.out), progress)
+    return (synth_merge if control.merge else synthesize)(config, Path(resolved.out), progress)
 
 
 def curate(resolved: Resolved, progress: Progress, control: Control) -> Any:

@@ -13,13 +13,13 @@ from cirilla_cli.cli.launch import after_the_first, launch, place_of
 from cirilla_cli.cli.options import Flags
 from cirilla_cli.cli.places import check_out
 from cirilla_cli.cli.render import plain, progress_for, show_json
+from cirilla_cli.cli.sharing import part_said, share_of
 from cirilla_cli.cli.words import Reading, read_words
 from cirilla_cli.errors import CirillaError, UsageError, Where
 from cirilla_cli.recipe.load import Resolved, load_recipe
 from cirilla_cli.units import show_bytes, show_count, show_seconds
 
 if TYPE_CHECKING:
-    from cirilla_cli.data.parts import Share
     from cirilla_cli.engine.config import Place
 
 
@@ -59,39 +59,18 @@ def _run(resolved: Resolved, flags: Flags, place: "Place | None" = None) -> Any:
         return RUNNERS[resolved.verb](
             resolved,
             progress,
-            Control(flags.fresh, flags.resume, place, flags.verify_resume, _share_of(flags), flags.merge),
+            Control(flags.fresh, flags.resume, place, flags.verify_resume, share_of(flags), flags.merge),
         )
-
-
-def _share_of(flags: Flags) -> "Share | None":
-    """Which share of the work a call is to do.
-
-    Raises:
-        UsageError: `--shard` is none, or contradicts other flags.
-    """
-    if flags.merge and (flags.shard is not None or flags.fresh):
-        other = "--fresh" if flags.shard is None else "--shard"
-        raise UsageError(f"--merge and {other} contradict each other: parts are made first, then merged as they are")
-    if flags.shard is None:
-        return None
-    from cirilla_cli.data.parts import Share
-
-    return Share.parse(flags.shard)
 
 
 def _data(resolved: Resolved, flags: Flags, summary: Callable[[Any], str]) -> None:
     """Show the recipe of a data verb, or run it and tell what came of it."""
-    share = _share_of(flags)
+    share = share_of(flags)
     if flags.dry_run:
         _shown(resolved, flags)
         return
     report = _run(resolved, flags)
-    _finish(resolved, report, flags, summary(report) if share is None else _part(report))
-
-
-def _part(report: Any) -> str:
-    done = "done already" if report.already_done else f"{report.items:,} of {report.of:,} items"
-    return f"{report.out}: {done} ({show_seconds(report.seconds)})"
+    _finish(resolved, report, flags, summary(report) if share is None else part_said(report))
 
 
 def _finish(resolved: Resolved, report: Any, flags: Flags, summary: str) -> None:

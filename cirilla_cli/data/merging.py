@@ -31,7 +31,7 @@ class Parts:
 
     def _read(self, number: int) -> Iterator[Mapping[str, Any]]:
         rows = (row.data for row in read_rows(self.folder / Share(number, self.of).name / RESULTS, Complaints()))
-        next(rows)  # what it was made from
+        next(rows, None)  # what it was made from
         return rows
 
     def folders(self) -> list[Path]:

@@ -100,10 +100,9 @@ class MadeFrom:
 
     @classmethod
     def read(cls, data: Mapping[str, Any]) -> Self:
-        """From JSON; strange values are kept, and equal nothing."""
-        texts = (str(data.get(name)) for name in ("verb", "recipe"))
-        lists = (tuple(data.get(name) or ()) for name in ("inputs", "paths"))
-        return cls(*texts, *lists, str(data.get("version")))
+        """From JSON; strange values equal nothing."""
+        inputs, paths = (tuple(map(str, data.get(name) or ())) for name in ("inputs", "paths"))
+        return cls(str(data.get("verb")), str(data.get("recipe")), inputs, paths, str(data.get("version")))
 
     def differs(self, other: Self) -> str | None:
         """In what ``other`` was made otherwise, None where it was not."""

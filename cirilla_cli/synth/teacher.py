@@ -14,7 +14,7 @@ from cirilla_cli.progress import Progress
 from cirilla_cli.synth.base import Made, Rejected, origin_of
 from cirilla_cli.synth.config import TeacherQAConfig
 from cirilla_cli.synth.grounding import Pair, Pairs, chunks, fault, quoted
-from cirilla_cli.synth.journal import Journal
+from cirilla_cli.synth.journal import FILE, Journal
 from cirilla_cli.teachers.base import Completion, Failure, Request, in_parallel
 
 _SYSTEM = "You write questions and answers about a text. You use nothing but the text. You reply with JSON alone."
@@ -61,7 +61,7 @@ class TeacherQA:
 
     def __init__(self, config: TeacherQAConfig, workspace: Path | None) -> None:
         self.config = config
-        self._journal_path = None if workspace is None else workspace / "journal.jsonl"
+        self._journal_path = None if workspace is None else workspace / FILE
         self._prompt = _PROMPT if config.prompt is None else _read_prompt(config.prompt)
         self._schema = _inlined(Pairs.model_json_schema())
         self._prompt_sha = content_hash(_SYSTEM, self._prompt, self._schema)[:16]
