@@ -247,14 +247,16 @@ class Part:
 
 
 def _lines_behind(path: Path, made_from: MadeFrom) -> int | None:
-    """Results on record of the same; None where there is no record of it."""
+    """Results on record of the same; None where there is no record of it, or a damaged one."""
     if not path.is_file():
         return None
-    rows = read_rows(path, Complaints())
-    first = next(iter(rows), None)
+    complaints = Complaints()
+    rows = read_rows(path, complaints)
+    first = next(rows, None)
     if first is None or MadeFrom.read(as_object(first.data.get("made_from"))) != made_from:
         return None
-    return sum(1 for _ in rows)
+    found = sum(1 for _ in rows)
+    return None if complaints.count else found
 
 
 def content_of(folder: Path) -> str:

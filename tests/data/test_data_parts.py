@@ -1,5 +1,6 @@
 """An array of processes and a merge give the bytes of one process, whatever is killed; foreign parts are refused."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -18,7 +19,7 @@ from cirilla_cli.curate.config import CurateConfig
 from cirilla_cli.curate.run import curate
 from cirilla_cli.curate.shared import curate_merge, curate_share
 from cirilla_cli.data.config import TokenizeConfig
-from cirilla_cli.data.parts import PartReport, Share
+from cirilla_cli.data.parts import PartReport, Share, content_of
 from cirilla_cli.data.run import tokenize
 from cirilla_cli.data.shared import tokenize_merge, tokenize_share
 from cirilla_cli.errors import CirillaError, UsageError
@@ -270,6 +271,31 @@ def test_a_finished_part_does_nothing_and_a_part_cut_anywhere_goes_on_to_the_sam
         assert everything() == before
 
 
+def test_a_part_with_a_damaged_line_is_made_anew(one: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A power cut may leave zeros where a line was."""
+    inside(tmp_path / "array", monkeypatch)
+    one.share(Share(1, 1), Silent())
+    before, path = everything(), OUT / "parts" / "1-of-1" / "results.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:3], bytes(len(lines[3]) - 1) + b"\n"]))
+    one.share(Share(1, 1), Silent())
+    assert everything() == before
+
+
+def test_where_folders_cannot_be_locked_nobody_is_kept_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NFS answers EBADF to an exclusive lock on what is not open for writing (flock(2)), others ENOSYS."""
+    import fcntl
+
+    for code in (errno.EBADF, errno.ENOSYS, errno.EOPNOTSUPP):
+
+        def refuse(*_: Any, code: int = code) -> None:
+            raise OSError(code, os.strerror(code))
+
+        monkeypatch.setattr(fcntl, "flock", refuse)
+        with sole_writer(tmp_path / "x"):
+            (tmp_path / "x" / "file").write_text("written")
+
+
 def test_what_is_on_record_is_not_made_again(one: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Counting(Silent):
         steps = 0
@@ -359,8 +385,6 @@ def test_parts_of_other_inputs_recipes_verbs_and_versions_are_named(one: Stage, 
 
 def test_parts_that_hold_other_items_are_refused_before_anything_is_written(one: Stage, parts: Path) -> None:
     """A mark that fits what is there is no proof: the items are compared one by one."""
-    from cirilla_cli.data.parts import content_of
-
     folder = parts / "3-of-3"
     lines = (folder / "results.jsonl").read_bytes().splitlines(keepends=True)
     (folder / "results.jsonl").write_bytes(b"".join(lines[:-1]))
@@ -428,3 +452,19 @@ def test_shares_are_even_and_an_items_share_depends_on_its_key_alone() -> None:
     assert sum(sizes) == len(keys)
     assert max(sizes) - min(sizes) < 200  # six standard deviations of 8,000 throws of a die of eight
     assert Share.parse("3/8") == Share(3, 8)
+
+
+def test_a_shard_of_other_rows_is_not_brought(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mark of the part fits what lies there, and only the rows themselves can tell."""
+    (tmp_path / "inputs").mkdir()
+    stage = tokenizing(tmp_path / "inputs")
+    inside(tmp_path / "array", monkeypatch)
+    stage.share(Share(1, 1), Silent())
+    folder = OUT / "parts" / "1-of-1"
+    first, second = sorted((folder / "shards" / "text").glob("train-*.json"))[:2]
+    shutil.copyfile(second, first)
+    mark = json.loads((folder / "part.json").read_text())
+    (folder / "part.json").write_text(json.dumps(mark | {"sha256": content_of(folder)}))
+    with pytest.raises(CirillaError, match="does not hold train-00000 of these rows"):
+        stage.merge(Silent())
+    assert not (OUT / "shards" / "text" / "index.json").exists()
