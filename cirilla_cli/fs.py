@@ -94,7 +94,7 @@ def as_objects(value: Any) -> list[Mapping[str, Any]]:
 def sole_writer(folder: Path) -> Iterator[None]:
     """Keep other processes that ask for the same out of ``folder``, which is made; a killed one keeps nobody out.
 
-    Where there are no such locks (Windows, NFS and other file systems of clusters), nobody is kept out.
+    Where the system has no such locks (Windows), nobody is kept out.
 
     Raises:
         CirillaError: another process is at work there.
@@ -112,8 +112,6 @@ def sole_writer(folder: Path) -> Iterator[None]:
         os.close(handle)
         hint = "wait until it is done, or name another place with --out"
         raise CirillaError(f"{folder}: another process is writing there", hint=hint) from None
-    except OSError:
-        pass  # flock(2): NFS locks what is open for writing, which a folder never is; others have no such call
     try:
         yield
     finally:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 from cirilla_cli import __version__
+from cirilla_cli.config import Section
 from cirilla_cli.data.jsonl import STDIO, Complaints, JsonlWriter, read_rows, repair_tail
 from cirilla_cli.errors import CirillaError, InterruptedRun, UsageError
 from cirilla_cli.fs import as_object, hash_file, hash_json, hash_path, read_json, sole_writer, write_json
@@ -117,6 +118,16 @@ class MadeFrom:
         elif self.inputs != other.inputs:
             return f"made from other inputs: {', '.join(other.paths)}"
         return None if other.recipe == self.recipe else "made by another recipe"
+
+
+def paths_of(section: Section) -> Iterator[Path]:
+    """The files and folders that a section of a recipe, and those in it, name."""
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        if isinstance(value, Section):
+            yield from paths_of(value)
+        elif isinstance(value, Path):
+            yield value
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,8 +271,9 @@ def _lines_behind(path: Path, made_from: MadeFrom) -> int | None:
 
 
 def content_of(folder: Path) -> str:
-    """Hash of every file of a part but its mark."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MARK)
+    """Hash of every file of a part but its mark, and what is hidden: locks, and files that were never whole."""
+    shown = (path for path in folder.rglob("[!.]*") if path.is_file())
+    files = sorted(path for path in shown if path != folder / MARK)
     return hash_json([[path.relative_to(folder).as_posix(), hash_file(path)] for path in files])
 
 

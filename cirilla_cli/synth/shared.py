@@ -1,17 +1,21 @@
 """Samples made on many machines: a part asks a teacher about its share of pages, or makes its share of the tasks."""
 
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from cirilla_cli.data.jsonl import Complaints, JsonlWriter, read_rows
 from cirilla_cli.data.merging import Parts, merging
-from cirilla_cli.data.parts import MadeFrom, Part, PartReport, Share, make_part
+from cirilla_cli.data.parts import ALONE, MadeFrom, Part, PartReport, Share, Spread, make_part, paths_of
 from cirilla_cli.errors import CirillaError
+from cirilla_cli.fs import hash_json
 from cirilla_cli.progress import Progress
-from cirilla_cli.synth.config import FandomConfig, ReasoningGymConfig, SynthConfig, TeacherQAConfig
+from cirilla_cli.synth.base import Synthesizer
+from cirilla_cli.synth.config import ReasoningGymConfig, SynthConfig, SynthSection, TeacherQAConfig
 from cirilla_cli.synth.journal import FILE
 from cirilla_cli.synth.reasoning import ReasoningGym
 from cirilla_cli.synth.run import SynthReport, documents_of, places, rows_at, synthesize
+from cirilla_cli.synth.teacher import TeacherQA
 
 
 def synth_share(config: SynthConfig, out: Path, share: Share, progress: Progress, *, fresh: bool = False) -> PartReport:
@@ -26,16 +30,26 @@ def synth_share(config: SynthConfig, out: Path, share: Share, progress: Progress
 
 
 def _make_share(config: SynthConfig, progress: Progress, part: Part) -> None:
-    match config.source:
-        case ReasoningGymConfig():
-            source = ReasoningGym(config.source, part)
-            made = source.make(documents_of(config, source), progress)
-        case _:
-            teacher = config.source.build(part.folder)
-            own = (document for document in documents_of(config, teacher) if part.takes(document.id))
-            made = teacher.make(own, progress)
-    for _ in made:
+    source = _spread(config.source, part.folder, part)
+    for _ in source.make(documents_of(config, source), progress):
         pass
+
+
+def _spread(source: SynthSection, workspace: Path | None, spread: Spread) -> Synthesizer:
+    """The source, for the items that ``spread`` takes; of a teacher these are its pieces of pages.
+
+    Raises:
+        CirillaError: it cannot be shared out.
+    """
+    match source:
+        case ReasoningGymConfig():
+            return ReasoningGym(source, spread)
+        case TeacherQAConfig():
+            return TeacherQA(source, workspace, spread)
+    raise CirillaError(
+        f"source `{source.kind}` cannot be shared out: its rules compare every page with all others",
+        hint="leave out --shard and --merge; a teacher's work and tasks can be shared out",
+    )
 
 
 def synth_merge(config: SynthConfig, out: Path, progress: Progress) -> SynthReport:
@@ -46,50 +60,32 @@ def synth_merge(config: SynthConfig, out: Path, progress: Progress) -> SynthRepo
     """
     side = places(out)[1]
     with merging(side, _made_from(config), progress) as parts:
-        if isinstance(config.source, ReasoningGymConfig):
-            return synthesize(config, out, progress, ReasoningGym(config.source, parts))
         assert side is not None, "`merging` refuses standard output"
-        for document in documents_of(config, config.source.build(None)):
-            parts.takes(document.id)
-        parts.complete()
         _join_answers(parts, side / FILE)
-        return synthesize(config, out, progress)
+        return synthesize(config, out, progress, _spread(config.source, side, parts))
 
 
 def _join_answers(parts: Parts, path: Path) -> None:
     """Add what the teachers of all parts have answered to the record at ``path``, each answer once."""
+    files = [file for file in (folder / FILE for folder in parts.folders()) if file.is_file()]
+    if not files:
+        return
     with JsonlWriter(path, append=True) as record:
-        known = {(row.data.get("teacher"), row.data.get("id")) for row in read_rows(path, Complaints())}
-        for file in (folder / FILE for folder in parts.folders()):
-            for row in read_rows(file, Complaints()) if file.is_file() else ():
-                key = row.data.get("teacher"), row.data.get("id")
-                if key not in known:
-                    known.add(key)
-                    record.write(row.data)
+        known = {hash_json(row.data) for row in read_rows(path, Complaints())}
+        for row in chain.from_iterable(read_rows(file, Complaints()) for file in files):
+            if (told := hash_json(row.data)) not in known:
+                known.add(told)
+                record.write(row.data)
 
 
 def _made_from(config: SynthConfig) -> MadeFrom:
     """What parts are made from.
 
     Raises:
-        CirillaError: the source cannot be shared out.
+        CirillaError: the source cannot be shared out, or an input is missing.
     """
-    source = config.source
-    paths = list(map(rows_at, config.inputs))
-    match source:
-        case FandomConfig():
-            raise CirillaError(
-                "source `fandom` cannot be shared out: its rules compare every page with all others",
-                hint="leave out --shard and --merge; a teacher's work and tasks can be shared out",
-            )
-        case TeacherQAConfig():
-            if source.limit is not None:
-                raise CirillaError(
-                    "`synth.source.limit` counts parts of pages in order, and cannot be shared out",
-                    hint="leave it out, or leave out --shard and --merge",
-                )
-            paths += [] if source.prompt is None else [source.prompt]
-            paths += [source.teacher.path] if source.teacher.kind == "replay" else []
+    _spread(config.source, None, ALONE)
+    paths = [*map(rows_at, config.inputs), *paths_of(config.source)]
     # How many requests are under way at once, and with which key, makes no difference to what is made.
     recipe = config.model_dump(mode="json", exclude={"source": {"workers": True, "teacher": {"api_key": True}}})
     return MadeFrom.of("synth", recipe, paths)
