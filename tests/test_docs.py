@@ -20,7 +20,9 @@ BEGIN, END = "<!-- reference: begin (python tests/test_docs.py) -->", "<!-- refe
 WRONG_CALL: type[Exception] = typer.BadParameter.__mro__[1]
 """What Typer raises for an unknown flag or a value of the wrong type; its own name is not public."""
 
-OTHERS = {"cat", "head", "tail", "pip", "pytest", "python", "ollama", "git", "docker", "grep", "jq", "cd", "export"}
+OTHERS = {
+    "cat", "head", "tail", "pip", "pytest", "python", "ollama", "git", "docker", "grep", "jq", "cd", "export", "sbatch",
+}  # fmt: skip
 MACHINE = re.compile(r"(?<![\w.])(?:/(?:tmp|home|root|Users|mnt|opt|var)\b|[A-Z]:\\)")
 
 

@@ -20,7 +20,7 @@ class Source(Group):
     limit: int | None = option("--limit", metavar="N", help="Stop after so many documents.")
 
 
-@takes("out", "fresh")
+@takes("out", "fresh", "shard", "merge")
 def scrape(words: Words = None, *, source: Source, flags: Flags) -> None:
     """Fetch a wiki's pages as documents: from its API, an XML dump, or files.
 
@@ -39,7 +39,7 @@ class Maker(Group):
     teacher: str | None = option("--teacher", metavar="KIND:MODEL@URL", help="ollama:MODEL@URL or openai:MODEL@URL.")
 
 
-@takes("out", "fresh")
+@takes("out", "fresh", "shard", "merge")
 def synth(words: Words = None, *, maker: Maker, flags: Flags) -> None:
     """Make questions and answers: from documents by rules, from task generators, or with a teacher model.
 
@@ -50,7 +50,7 @@ def synth(words: Words = None, *, maker: Maker, flags: Flags) -> None:
     synth_verb(words or [], maker.source, maker.teacher, flags)
 
 
-@takes("out", "fresh")
+@takes("out", "fresh", "shard", "merge")
 def curate(words: Words = None, *, flags: Flags) -> None:
     """Make one set of several: drop bad, repeated and contaminated rows, mix, and hold some out.
 
@@ -61,7 +61,7 @@ def curate(words: Words = None, *, flags: Flags) -> None:
     curate_verb(words or [], flags)
 
 
-@takes("out", "fresh")
+@takes("out", "fresh", "shard", "merge")
 def tokenize(words: Words = None, *, flags: Flags) -> None:
     """Train or load a tokenizer and write token shards.
 

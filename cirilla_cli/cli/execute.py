@@ -15,6 +15,7 @@ from cirilla_cli.recipe.tree import DEFAULT
 
 if TYPE_CHECKING:
     from cirilla_cli.checkpoint import AnyFound, Loaded
+    from cirilla_cli.data.parts import Share
     from cirilla_cli.engine.config import Place
     from cirilla_cli.infer.run import Prompt
 
@@ -28,20 +29,27 @@ class Control:
     place: "Place | None" = None
     """Which of the processes of a training run this is; None for the only one."""
     verify_resume: bool = False
+    share: "Share | None" = None
+    """Which share of a data stage's work is done; None for all of it."""
+    merge: bool = False
+    """Whether the parts of a data stage become the whole."""
 
 
 def scrape(resolved: Resolved, progress: Progress, control: Control) -> Any:
     """Documents to the recipe's `out`."""
     from cirilla_cli.recipe.builtin import bundled
     from cirilla_cli.scrape.run import scrape as area
+    from cirilla_cli.scrape.shared import scrape_merge, scrape_share
 
     config: Any = resolved.recipe.scrape  # type: ignore[attr-defined]
     if getattr(config.source, "path", None) is not None and str(config.source.path).startswith("builtin:"):
         source = config.source.model_copy(update={"path": bundled(str(config.source.path))})
         config = config.model_copy(update={"source": source})
+    if control.share is not None:
+        return scrape_share(config, Path(resolved.out), control.share, progress, fresh=control.fresh)
     if control.fresh:
         forget(resolved)
-    report = area(config, Path(resolved.out), progress)
+    report = (scrape_merge if control.merge else area)(config, Path(resolved.out), progress)
     if report.documents == 0:
         why = ", ".join(f"{count} {reason}" for reason, count in report.rejected.items()) or "there are no pages"
         raise CirillaError(
@@ -55,6 +63,7 @@ def synth(resolved: Resolved, progress: Progress, control: Control) -> Any:
     from pydantic import SecretStr
 
     from cirilla_cli.synth.run import synthesize
+    from cirilla_cli.synth.shared import synth_merge, synth_share
 
     config: Any = resolved.recipe.synth  # type: ignore[attr-defined]
     if config.source.kind in ("reasoning-gym", "teacher") and config.source.seed is None:
@@ -63,26 +72,38 @@ def synth(resolved: Resolved, progress: Progress, control: Control) -> Any:
     if key and config.source.kind == "teacher" and config.source.teacher.kind == "openai":
         teacher = config.source.teacher.model_copy(update={"api_key": SecretStr(key)})
         config = config.model_copy(update={"source": config.source.model_copy(update={"teacher": teacher})})
+    if control.share is not None:
+        return synth_share(config, Path(resolved.out), control.share, progress, fresh=control.fresh)
     if control.fresh:
         forget(resolved)
-    return synthesize(config, Path(resolved.out), progress)
+    return (synth_merge if control.merge else synthesize)(config, Path(resolved.out), progress)
 
 
 def curate(resolved: Resolved, progress: Progress, control: Control) -> Any:
     """A curated set to the recipe's `out`."""
     from cirilla_cli.curate.run import curate as area
+    from cirilla_cli.curate.shared import curate_merge, curate_share
 
     recipe: Any = resolved.recipe
+    if control.share is not None:
+        job = recipe.curate, Path(resolved.out), control.share, progress
+        return curate_share(*job, seed=recipe.seed, fresh=control.fresh)
+    if control.merge:
+        return curate_merge(recipe.curate, Path(resolved.out), progress, seed=recipe.seed)
     return area(recipe.curate, Path(resolved.out), progress, seed=recipe.seed, fresh=control.fresh)
 
 
 def tokenize(resolved: Resolved, progress: Progress, control: Control) -> Any:
     """A tokenizer and shards in the recipe's `out`."""
     from cirilla_cli.data.run import tokenize as area
+    from cirilla_cli.data.shared import tokenize_merge, tokenize_share
 
+    config: Any = resolved.recipe.tokenize  # type: ignore[attr-defined]
+    if control.share is not None:
+        return tokenize_share(config, Path(resolved.out), control.share, progress, fresh=control.fresh)
     if control.fresh:
         forget(resolved)
-    return area(resolved.recipe.tokenize, Path(resolved.out), progress)  # type: ignore[attr-defined]
+    return (tokenize_merge if control.merge else area)(config, Path(resolved.out), progress)
 
 
 def train(resolved: Resolved, progress: Progress, control: Control) -> Any:

@@ -64,6 +64,10 @@ class Flags:
         default=False,
         help="Train nothing: replay from the checkpoint before the newest, and compare every bit.",
     )
+    shard: str | None = option(
+        "--shard", metavar="I/N", help="Do one of N shares of the work, as a part in OUT/parts; --merge joins them."
+    )
+    merge: bool = option("--merge", default=False, help="Make the result of all parts in OUT/parts.")
 
 
 _EVERYWHERE = frozenset({"json", "quiet", "verbose", "dry_run"})

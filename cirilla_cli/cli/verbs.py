@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, count
 from pathlib import Path
@@ -13,6 +13,7 @@ from cirilla_cli.cli.launch import after_the_first, launch, place_of
 from cirilla_cli.cli.options import Flags
 from cirilla_cli.cli.places import check_out
 from cirilla_cli.cli.render import plain, progress_for, show_json
+from cirilla_cli.cli.sharing import part_said, share_of
 from cirilla_cli.cli.words import Reading, read_words
 from cirilla_cli.errors import CirillaError, UsageError, Where
 from cirilla_cli.recipe.load import Resolved, load_recipe
@@ -56,8 +57,20 @@ def _run(resolved: Resolved, flags: Flags, place: "Place | None" = None) -> Any:
 
     with progress_for(quiet=flags.quiet or flags.json, verbose=flags.verbose) as progress:
         return RUNNERS[resolved.verb](
-            resolved, progress, Control(flags.fresh, flags.resume, place, flags.verify_resume)
+            resolved,
+            progress,
+            Control(flags.fresh, flags.resume, place, flags.verify_resume, share_of(flags), flags.merge),
         )
+
+
+def _data(resolved: Resolved, flags: Flags, summary: Callable[[Any], str]) -> None:
+    """Show the recipe of a data verb, or run it and tell what came of it."""
+    share = share_of(flags)
+    if flags.dry_run:
+        _shown(resolved, flags)
+        return
+    report = _run(resolved, flags)
+    _finish(resolved, report, flags, summary(report) if share is None else part_said(report))
 
 
 def _finish(resolved: Resolved, report: Any, flags: Flags, summary: str) -> None:
@@ -88,11 +101,7 @@ def scrape_verb(words: Sequence[str], given: Mapping[str, Any], flags: Flags) ->
     if reading.recipe is None and not extra and not any(o.startswith("scrape.") for o in reading.overrides):
         raise CirillaError("what should be scraped?", hint=_FANDOM)
     resolved = _resolve("scrape", reading, "default", extra, flags)
-    if flags.dry_run:
-        _shown(resolved, flags)
-        return
-    report = _run(resolved, flags)
-    _finish(resolved, report, flags, f"{report.documents} documents in {resolved.out} ({show_seconds(report.seconds)})")
+    _data(resolved, flags, lambda r: f"{r.documents} documents in {resolved.out} ({show_seconds(r.seconds)})")
 
 
 def _scrape_source(reading: Reading, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -141,11 +150,7 @@ def synth_verb(words: Sequence[str], source: str | None, teacher: str | None, fl
     ):
         extra["synth.inputs"] = [_documents(flags)]
     resolved = _resolve("synth", reading, "default", extra, flags)
-    if flags.dry_run:
-        _shown(resolved, flags)
-        return
-    report = _run(resolved, flags)
-    _finish(resolved, report, flags, f"{report.samples} samples in {resolved.out} ({show_seconds(report.seconds)})")
+    _data(resolved, flags, lambda r: f"{r.samples} samples in {resolved.out} ({show_seconds(r.seconds)})")
 
 
 def _documents(flags: Flags) -> str:
@@ -176,11 +181,7 @@ def curate_verb(words: Sequence[str], flags: Flags) -> None:
     names = _distinct([_stem(path) for path in reading.inputs])
     extra = {f"curate.sources.{name}.path": path for name, path in zip(names, reading.inputs, strict=True)}
     resolved = _resolve("curate", reading, "default", extra, flags)
-    if flags.dry_run:
-        _shown(resolved, flags)
-        return
-    report = _run(resolved, flags)
-    _finish(resolved, report, flags, f"{report.summary()} in {resolved.out} ({show_seconds(report.seconds)})")
+    _data(resolved, flags, lambda r: f"{r.summary()} in {resolved.out} ({show_seconds(r.seconds)})")
 
 
 def tokenize_verb(words: Sequence[str], flags: Flags) -> None:
@@ -188,16 +189,12 @@ def tokenize_verb(words: Sequence[str], flags: Flags) -> None:
     reading = read_words(words, "tokenize")
     extra = {"tokenize.inputs": reading.inputs} if reading.inputs else {}
     resolved = _resolve("tokenize", reading, "default", extra, flags)
-    if flags.dry_run:
-        _shown(resolved, flags)
-        return
-    report = _run(resolved, flags)
+    _data(resolved, flags, lambda report: f"{_tokens(report)} in {resolved.out}")
+
+
+def _tokens(report: Any) -> str:
     tokens = sum(split["tokens"] for splits in report.kinds.values() for split in splits.values())
-    summary = (
-        f"{show_count(tokens)} tokens of {report.vocab_size} kinds, {report.bytes_per_token} bytes each, "
-        f"in {resolved.out}"
-    )
-    _finish(resolved, report, flags, summary)
+    return f"{show_count(tokens)} tokens of {report.vocab_size} kinds, {report.bytes_per_token} bytes each,"
 
 
 def train_verb(verb: str, words: Sequence[str], flags: Flags) -> None:

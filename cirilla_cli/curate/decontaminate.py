@@ -96,6 +96,18 @@ class Leak:
         return {name: self.__getattribute__(name) for name in self.__slots__}
 
 
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a row has of the evaluation sets, their texts by number."""
+
+    leak: Leak | None = None
+    """The longest text that stands in it."""
+    held: tuple[int, ...] = ()
+    """All that stand in it."""
+    alike: tuple[int, ...] = ()
+    """Those that a line of it resembles."""
+
+
 @dataclass(slots=True)
 class _Counts:
     """What became of one set: numbers of its texts, and how many rows held one."""
@@ -146,10 +158,16 @@ class Decontaminator:
     def checked(self, rows: Iterable[tuple[str, Row]]) -> Iterator[tuple[str, Row, Leak | None]]:
         """Rows beside the names of their sources, in order, each with what `check` says; thousands are read ahead."""
         rows = iter(rows)
-        while batch := _batch(rows):
+        while batch := next_batch(rows):
             yield from self._batch(batch)
 
     def _batch(self, batch: list[tuple[str, Row]]) -> Iterator[tuple[str, Row, Leak | None]]:
+        for (source, row), finding in zip(batch, self.findings(batch), strict=True):
+            self.count(finding)
+            yield source, row, finding.leak
+
+    def findings(self, batch: Sequence[tuple[str, Row]]) -> Iterator[Finding]:
+        """What each row of a batch has of the sets, uncounted; a pure function of the row."""
         words = self._vocabulary.words([_text(row) for _, row in batch])
         longest: dict[int, Run] = {}
         held: dict[int, set[int]] = {}
@@ -157,19 +175,23 @@ class Decontaminator:
             held.setdefault(run.row, set()).add(run.text)
             if run.row not in longest or (run.words, -run.text) > (longest[run.row].words, -longest[run.row].text):
                 longest[run.row] = run
-        for _, text in self._alike.find(words).tolist():
-            for name, _ in self._owners[text]:
-                self._counts[name].resembled.add(text)
+        alike: dict[int, set[int]] = {}
+        for number, text in self._alike.find(words).tolist():
+            alike.setdefault(number, set()).add(text)
         for number, (source, row) in enumerate(batch):
-            self._count(held.get(number, set()))
-            yield source, row, self._leak(longest[number], source, row) if number in longest else None
+            leak = self._leak(longest[number], source, row) if number in longest else None
+            yield Finding(leak, tuple(sorted(held.get(number, ()))), tuple(sorted(alike.get(number, ()))))
 
-    def _count(self, texts: set[int]) -> None:
-        for name in {name for text in texts for name, _ in self._owners[text]}:
+    def count(self, finding: Finding) -> None:
+        """Add what a row was found to have to the report."""
+        for name in {name for text in finding.held for name, _ in self._owners[text]}:
             self._counts[name].rows += 1
-        for text in texts:
+        for text in finding.held:
             for name, _ in self._owners[text]:
                 self._counts[name].leaked.add(text)
+        for text in finding.alike:
+            for name, _ in self._owners[text]:
+                self._counts[name].resembled.add(text)
 
     def _leak(self, run: Run, source: str, row: Row) -> Leak:
         name, text = self._owners[run.text][0]
@@ -188,7 +210,7 @@ def _text(row: Row) -> str:
     return "\n".join([*(message.content for message in row.messages), *answers])
 
 
-def _batch(rows: Iterator[tuple[str, Row]]) -> list[tuple[str, Row]]:
+def next_batch(rows: Iterator[tuple[str, Row]]) -> list[tuple[str, Row]]:
     """The next rows, as many as are compared at once."""
     batch: list[tuple[str, Row]] = []
     chars = 0

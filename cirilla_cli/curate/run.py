@@ -16,12 +16,15 @@ from cirilla_cli.curate.outputs import Outputs, side_folder
 from cirilla_cli.curate.places import Places
 from cirilla_cli.curate.report import CurateReport
 from cirilla_cli.curate.sift import Sifter
+from cirilla_cli.data.parts import ALONE, Spread
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.fs import as_object, hash_file, hash_json, read_json, sole_writer, write_json, write_text
 from cirilla_cli.progress import Progress
 
 
-def curate(config: CurateConfig, out: Path, progress: Progress, *, seed: int = 0, fresh: bool = False) -> CurateReport:
+def curate(
+    config: CurateConfig, out: Path, progress: Progress, *, seed: int = 0, fresh: bool = False, spread: Spread = ALONE
+) -> CurateReport:
     """Read the sources and write what is worth learning from, once, on the right side of the split.
 
     Args:
@@ -31,19 +34,31 @@ def curate(config: CurateConfig, out: Path, progress: Progress, *, seed: int = 0
         progress: who watches.
         seed: of the mixture's choice and order of rows.
         fresh: work even where the same was done before.
+        spread: may look up what parts have said of the rows.
 
     Raises:
         CirillaError: no sources, unreadable ones, documents and samples mixed, or no row left.
         ServiceError: the Hub, which a source names, does not answer.
     """
+    side, places = checked_side(config, out), Places.of(config.paths(), progress)
+    if side is None:
+        return _curate(config, places, Outputs(out), progress, seed, fresh, spread)
+    with sole_writer(side):
+        return _curate(config, places, Outputs(out), progress, seed, fresh, spread)
+
+
+def checked_side(config: CurateConfig, out: Path) -> Path | None:
+    """The folder for all but the training rows; None beside standard output.
+
+    Raises:
+        CirillaError: there are no sources, or what is written would be read the next time.
+    """
     if not config.sources:
         raise CirillaError("nothing to curate", hint="name files or folders: cirilla curate documents.jsonl")
-    places, side = Places.of(config.paths(), progress), side_folder(out)
-    if side is None:
-        return _curate(config, places, Outputs(out), progress, seed, fresh)
-    _check_outside(side, config)
-    with sole_writer(side):
-        return _curate(config, places, Outputs(out), progress, seed, fresh)
+    side = side_folder(out)
+    if side is not None:
+        _check_outside(side, config)
+    return side
 
 
 def _check_outside(side: Path, config: CurateConfig) -> None:
@@ -57,7 +72,7 @@ def _check_outside(side: Path, config: CurateConfig) -> None:
 
 
 def _curate(
-    config: CurateConfig, places: Places, outputs: Outputs, progress: Progress, seed: int, fresh: bool
+    config: CurateConfig, places: Places, outputs: Outputs, progress: Progress, seed: int, fresh: bool, spread: Spread
 ) -> CurateReport:
     started, out, made_from = time.monotonic(), outputs.out, _fingerprint(config, places, seed)
     done = None if fresh else _done(outputs, made_from, out)
@@ -67,7 +82,7 @@ def _curate(
     # A report vouches for the rows beside it; those are about to change.
     if outputs.side is not None:
         (outputs.side / "report.json").unlink(missing_ok=True)
-    report = _curated(config, places, outputs, progress, seed)
+    report = _curated(config, places, outputs, progress, seed, spread)
     report.made_from = made_from
     if outputs.side is not None:
         for folder in FOLDERS.values():
@@ -102,8 +117,10 @@ def _done(outputs: Outputs, made_from: str | None, out: Path) -> CurateReport | 
     return report if report.made_from == made_from and report.out == str(out) and whole else None
 
 
-def _curated(config: CurateConfig, places: Places, outputs: Outputs, progress: Progress, seed: int) -> CurateReport:
-    sifter = Sifter(config, places, outputs, seed, progress)
+def _curated(
+    config: CurateConfig, places: Places, outputs: Outputs, progress: Progress, seed: int, spread: Spread
+) -> CurateReport:
+    sifter = Sifter(config, places, outputs, seed, progress, spread)
     try:
         sifter.look()
         sifter.sift()

@@ -1,10 +1,9 @@
 """Decides about every row: it goes to the training rows, to a side that is held out, or to a file that says why not."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any, Literal
 
-from cirilla_cli.curate.base import Filter, Refused, Row, size_of
+from cirilla_cli.curate.base import Filter, Row, size_of
 from cirilla_cli.curate.config import CurateConfig
 from cirilla_cli.curate.decontaminate import Decontaminator, read_eval_sets
 from cirilla_cli.curate.duplicates import Deduper
@@ -13,9 +12,11 @@ from cirilla_cli.curate.outputs import Outputs
 from cirilla_cli.curate.places import Places
 from cirilla_cli.curate.report import Account, CurateReport, ordered
 from cirilla_cli.curate.split import SIDES, sides_of
+from cirilla_cli.curate.verdict import VERDICT, Judge, Verdict
 from cirilla_cli.data.inputs import read_inputs
 from cirilla_cli.data.intake import Intake
 from cirilla_cli.data.jsonl import Complaints, read_records
+from cirilla_cli.data.parts import ALONE, Spread
 from cirilla_cli.data.rows import Document, Sample
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.fs import hash_file
@@ -32,16 +33,20 @@ _EVERY = 1000
 class Sifter:
     """Sends every row where it belongs, and counts."""
 
-    def __init__(self, config: CurateConfig, places: Places, outputs: Outputs, seed: int, progress: Progress) -> None:
-        self.config, self.places, self.outputs, self.progress = config, places, outputs, progress
+    def __init__(
+        self, config: CurateConfig, places: Places, outputs: Outputs, seed: int, progress: Progress,
+        spread: Spread = ALONE,
+    ) -> None:  # fmt: skip
+        self.config, self.places, self.outputs, self.progress, self._spread = config, places, outputs, progress, spread
         self.account = Account(config.sources)
         self._filters: dict[str, Filter] = {name: section.build() for name, section in config.filters.items()}
+        sets = read_eval_sets({name: places.files(path) for name, path in config.evaluation.items()})
+        self._finder = Decontaminator(config.contamination, sets) if sets else None
         weights = {name: source.weight for name, source in config.sources.items() if source.weight is not None}
         self._mixer = Mixer(config.mixture, weights, seed) if weights else None
         self._kind: Kind | None = None
         self._first = ""
         self._intake = Intake()
-        self._evaluation: dict[str, dict[str, Any]] = {}
         self._epochs: dict[str, float] = {}
 
     def look(self) -> None:
@@ -54,8 +59,7 @@ class Sifter:
 
     def sift(self) -> None:
         """Read every source, in order, and decide about each row."""
-        rows = self._clean(self._filtered(self._counted(self._read())))
-        for name, row in self._unique(rows):
+        for name, row in self._unique(self._stayed()):
             sides = sides_of(row, self.config.split)
             if len(sides) > 1:
                 numbers = {"sides": ", ".join(sorted(sides))}
@@ -91,41 +95,26 @@ class Sifter:
                 hint="curate documents and samples by a recipe each, with the same `split` in both",
             )
 
-    def _filtered(self, rows: Rows) -> Rows:
-        """The rows that are good enough; tasks are generated, and judged by their answers."""
-        for name, row in rows:
-            rules = {} if isinstance(row, Sample) and row.kind == "task" else self._filters
-            kept = self._judged(name, row, rules)
-            if kept is not None:
-                yield name, kept
+    def judged(self) -> Iterator[tuple[tuple[str, Row], Verdict]]:
+        """The rows that are judged here, with what is said of each by itself; all are read."""
+        judge, rows = Judge(self._filters, self._finder), self._counted(self._read())
+        return self._spread.each(rows, lambda one: f"{one[0]}/{one[1].id}", judge.verdicts, VERDICT)
 
-    def _judged(self, name: str, row: Row, rules: Mapping[str, Filter]) -> Row | None:
-        for rule_name, rule in rules.items():
-            judged = rule.apply(row, name)
-            if isinstance(judged, Refused):
-                self._reject(name, row, f"{rule_name}: {judged.reason}", judged.numbers)
-                return None
-            row = judged
-        return row
-
-    def _clean(self, rows: Rows) -> Rows:
-        """The rows that hold nothing of the evaluation sets.
+    def _stayed(self) -> Rows:
+        """The rows that are good enough and hold nothing of the evaluation sets.
 
         Before duplicates, so that no clean row goes for the sake of one that goes itself.
         """
-        if not self.config.evaluation:
-            yield from rows
-            return
-        finder = Decontaminator(self.config.contamination, read_eval_sets(self._named()))
-        for name, row, leak in finder.checked(rows):
-            if leak is None:
-                yield name, row
-            else:
+        for (name, row), verdict in self.judged():
+            leak = verdict.finding.leak
+            if self._finder is not None:
+                self._finder.count(verdict.finding)
+            if verdict.refused is not None:
+                self._reject(name, row, verdict.refused.reason, verdict.refused.numbers)
+            elif leak is not None:
                 self._reject(name, row, leak.reason, leak.row())
-        self._evaluation = {name: dict(found) for name, found in finder.report().items()}
-
-    def _named(self) -> dict[str, Sequence[Path]]:
-        return {name: self.places.files(path) for name, path in self.config.evaluation.items()}
+            else:
+                yield name, verdict.changed or row
 
     def _unique(self, rows: Rows) -> Rows:
         """The rows that repeat none before them."""
@@ -209,7 +198,7 @@ class Sifter:
         paths = self.config.evaluation
         return {
             name: {"path": self.places.name(paths[name]), "sha256": self.places.digest(paths[name]), **found}
-            for name, found in self._evaluation.items()
+            for name, found in (self._finder.report() if self._finder else {}).items()
         }
 
     def _splits(self) -> dict[str, dict[str, Any]]:

@@ -6,6 +6,8 @@ inputs --read--> records --group by kind and split, fill to a shard's size--> ta
 
 import functools
 import hashlib
+import os
+import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
@@ -21,6 +23,7 @@ from cirilla_cli.data.encode import encode_all, kind_of, split_key, training_tex
 from cirilla_cli.data.inputs import check_inputs, read_inputs
 from cirilla_cli.data.jsonl import STDIO
 from cirilla_cli.data.origins import RowOrigin, write_origins
+from cirilla_cli.data.parts import ALONE, Spread
 from cirilla_cli.data.rows import Document, Sample, content_hash, held_out
 from cirilla_cli.data.shards import Kind, ShardIndex, ShardInfo, TokenShards, write_shard
 from cirilla_cli.data.tokenizer import Tokenizer, load_tokenizer
@@ -50,8 +53,10 @@ class TokenizeReport:
     licenses: dict[str, int] = field(default_factory=dict)
 
 
-def tokenize(config: TokenizeConfig, out: Path, progress: Progress) -> TokenizeReport:
+def tokenize(config: TokenizeConfig, out: Path, progress: Progress, spread: Spread = ALONE) -> TokenizeReport:
     """Write ``out/tokenizer``, ``out/shards/{text,chat,preference}``, ``out/report.json``; continues what was cut off.
+
+    ``spread`` may say where shards lie that are finished.
 
     Raises:
         CirillaError: no inputs, no rows in them, or rows that are not understood (all of them named).
@@ -59,22 +64,35 @@ def tokenize(config: TokenizeConfig, out: Path, progress: Progress) -> TokenizeR
     if not config.inputs:
         raise CirillaError("nothing to tokenize", hint="name files or folders: cirilla tokenize documents.jsonl")
     paths = [_spooled(path, out) for path in config.inputs]
+    shards = encode_inputs(config, paths, out, progress, spread)
+    if shards.rows == 0:
+        raise CirillaError(f"{', '.join(map(str, config.inputs))}: no rows, so nothing to tokenize")
+    shards.finish([{"path": str(path), "sha256": hash_path(path)} for path in paths])
+    report = _report(shards, shards.tokenizer, out, read_inputs(paths, format=config.format))
+    write_json(out / "report.json", asdict(report))
+    return report
+
+
+def encode_inputs(
+    config: TokenizeConfig, paths: Sequence[Path], out: Path, progress: Progress, spread: Spread
+) -> "_Sharder":
+    """Write the tokenizer and the shards that ``spread`` takes; no index yet.
+
+    Raises:
+        CirillaError: rows are not understood, or the shards found are not of these rows.
+    """
     progress.say("checking the rows")
     check_inputs(paths, format=config.format)
     tokenizer = _tokenizer(config, paths, out, progress)
-    shards = _Sharder(config, tokenizer, out / "shards", progress)
+    shards = _Sharder(config, tokenizer, out / "shards", progress, spread)
     # An index vouches for every shard beside it; those may be about to change.
     for index in (out / "shards").glob("*/index.json"):
         index.unlink()
     with shards:
         for record in read_inputs(paths, format=config.format):
             shards.add(record)
-    if shards.rows == 0:
-        raise CirillaError(f"{', '.join(map(str, config.inputs))}: no rows, so nothing to tokenize")
-    shards.finish([{"path": str(path), "sha256": hash_path(path)} for path in paths])
-    report = _report(shards, tokenizer, out, read_inputs(paths, format=config.format))
-    write_json(out / "report.json", asdict(report))
-    return report
+    spread.complete()
+    return shards
 
 
 def _spooled(path: Path, out: Path) -> Path:
@@ -112,8 +130,11 @@ def _tokenizer(config: TokenizeConfig, paths: Sequence[Path], out: Path, progres
 class _Sharder:
     """Groups records by kind and split into shards, encodes those in order, and remembers what it wrote."""
 
-    def __init__(self, config: TokenizeConfig, tokenizer: Tokenizer, folder: Path, progress: Progress) -> None:
+    def __init__(
+        self, config: TokenizeConfig, tokenizer: Tokenizer, folder: Path, progress: Progress, spread: Spread
+    ) -> None:
         self.config, self.tokenizer, self.folder, self.progress = config, tokenizer, folder, progress
+        self._spread = spread
         self.rows = 0
         self.done: dict[Kind, dict[str, list[ShardInfo]]] = {}
         self.licenses: dict[str, int] = {}
@@ -155,10 +176,17 @@ class _Sharder:
         number = self._count.get(place, 0)
         self._count[place] = number + 1
         records, self._open[place], self._size[place] = self._open[place], [], 0
-        if records:
+        name = f"{split}-{number:05d}"
+        key = f"{kind}/{name}"
+        if records and self._spread.takes(key):
+            found = self._spread.done_in(key)
+            if found is not None:
+                bring_shard(
+                    found / "shards" / kind, self.folder / kind, name, _fingerprint(self.tokenizer.hash, records)
+                )
             # The tokenizer by its place: a process that has it already keeps what it learned of the words.
             known_as = self.folder.parent / "tokenizer", self.tokenizer.hash
-            task = (self.folder / kind, f"{split}-{number:05d}", records, *known_as)
+            task = (self.folder / kind, name, records, *known_as)
             future = self._pool.submit(encode_shard, *task) if self._pool else encode_shard(*task)
             self._running.append((kind, split, future))
             self._collect(2 * self.config.workers)
@@ -195,6 +223,28 @@ def encode_shard(folder: Path, name: str, records: list[Record], tokenizer_at: P
     info = replace(info, rows_sha256=write_origins(folder / info.rows, records))
     write_json(marker, {"made_from": made_from, "info": asdict(info)})
     return info
+
+
+def bring_shard(source: Path, folder: Path, name: str, made_from: str) -> None:
+    """Put a finished shard's files into ``folder`` too, its marker last; without copies, where the system can.
+
+    Raises:
+        CirillaError: ``source`` does not hold the shard of these rows.
+    """
+    marker = source / f"{name}.json"
+    if not marker.is_file() or read_json(marker)["made_from"] != made_from:
+        raise CirillaError(
+            f"{source}: does not hold {name} of these rows", hint="remove the parts, and make them again"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in sorted(source.glob(f"{name}.*"), key=lambda path: path == marker):
+        spare = folder / f".{file.name}.part"
+        spare.unlink(missing_ok=True)
+        try:
+            os.link(file, spare)
+        except OSError:
+            shutil.copyfile(file, spare)
+        os.replace(spare, folder / file.name)
 
 
 def _fingerprint(tokenizer_hash: str, records: Sequence[Record]) -> str:

@@ -13,10 +13,12 @@ from pathlib import Path
 from urllib.parse import urljoin
 from xml.parsers import expat
 
+from cirilla_cli.data.parts import ALONE, Spread
 from cirilla_cli.data.rows import Document, License
 from cirilla_cli.errors import CirillaError, Where
 from cirilla_cli.scrape.page import RawPage, Reading, Reject, Rules, Site, extract, reject
 from cirilla_cli.scrape.redirects import Redirects
+from cirilla_cli.scrape.results import RESULT
 from cirilla_cli.scrape.templates import REDIRECT, Templates
 from cirilla_cli.scrape.wikitext import STANDARD_NAMESPACES, read_wikitext
 
@@ -226,9 +228,10 @@ class DumpSource:
     """
 
     def __init__(
-        self, path: Path, open_plain: Opener, rules: Rules, license: License | None, requests: int = 0
-    ) -> None:
-        self.path, self.rules, self._open, self.requests = path, rules, open_plain, requests
+        self, path: Path, open_plain: Opener, rules: Rules, license: License | None, requests: int = 0,
+        spread: Spread = ALONE,
+    ) -> None:  # fmt: skip
+        self.path, self.rules, self._open, self.requests, self._spread = path, rules, open_plain, requests, spread
         self._templates, self._redirects = Templates(), Redirects()
         self._titles: set[str] = set()
         site = DumpSite()
@@ -258,22 +261,30 @@ class DumpSource:
 
     def rows(self) -> Iterator[Document | Reject]:
         """Every page that is no redirect, and every redirect that leads nowhere, in the order of the export."""
-        for site, page in read_pages(self.path, self._open):
-            raw = RawPage(
-                page.id, page.title, _namespace(page, site.namespaces), page.revision if page.revision >= 0 else None,
-                page.timestamp, "wikitext", page.text,
-            )  # fmt: skip
-            if page.title in self._redirects.targets:
-                why = self._why_nowhere(page.title)
-                if why is not None and raw.namespace in self.rules.namespaces:
-                    yield reject(raw, why, self._redirects.targets[page.title])
-            elif page.model != "wikitext" and raw.namespace in self.rules.namespaces:
-                yield reject(raw, "content model", page.model)
-            else:
-                yield extract(raw, self._aliases.get(page.title, ()), self.site, self.rules, self._read)
+        pages = read_pages(self.path, self._open)
+        rows = self._spread.each(pages, _key, lambda own: (self._row(*page) for page in own), RESULT)
+        yield from (row for _, row in rows if row is not None)
+
+    def _row(self, site: DumpSite, page: DumpPage) -> Document | Reject | None:
+        raw = RawPage(
+            page.id, page.title, _namespace(page, site.namespaces), page.revision if page.revision >= 0 else None,
+            page.timestamp, "wikitext", page.text,
+        )  # fmt: skip
+        ours = raw.namespace in self.rules.namespaces
+        if page.title in self._redirects.targets:
+            why = self._why_nowhere(page.title)
+            return reject(raw, why, self._redirects.targets[page.title]) if why is not None and ours else None
+        if page.model != "wikitext" and ours:
+            return reject(raw, "content model", page.model)
+        return extract(raw, self._aliases.get(page.title, ()), self.site, self.rules, self._read)
 
     def _read(self, page: RawPage) -> Reading:
         return read_wikitext(page.content, page.title, self._templates, self.site.namespaces)
+
+
+def _key(item: tuple[DumpSite, DumpPage]) -> str:
+    """What a page of an export is shared out by."""
+    return str(item[1].id)
 
 
 def _namespace(page: DumpPage, namespaces: dict[str, int]) -> int:

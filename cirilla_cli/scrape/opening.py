@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from cirilla_cli.data.jsonl import Complaints, JsonlWriter, read_records, read_rows, repair_tail
+from cirilla_cli.data.parts import ALONE, Spread
 from cirilla_cli.data.rows import Document, License
 from cirilla_cli.errors import InterruptedRun
 from cirilla_cli.fs import hash_json
@@ -40,18 +41,20 @@ class Source(Protocol):
 Opened = tuple[Source, Pipe | Folder]
 
 
-def open_source(config: ScrapeConfig, place: Place, progress: Progress, stack: contextlib.ExitStack) -> Opened:
+def open_source(
+    config: ScrapeConfig, place: Place, progress: Progress, stack: contextlib.ExitStack, spread: Spread = ALONE
+) -> Opened:
     """The source and where its rows go; both are closed with ``stack``.
 
     Raises:
         CirillaError: the source cannot be read or must not be. ServiceError: it does not answer.
     """
-    given = License(name=config.license.name, url=config.license.url) if config.license else None
+    given = _given(config)
     match config.source:
         case MediaWikiConfig():
             source: Source = _wiki(config, config.source, given, place, progress, stack)
         case DumpConfig():
-            source = _dump(config, config.source, given, place, progress, stack)
+            source = open_dump(config, config.source, place, progress, stack, spread)
         case FilesConfig():
             from cirilla_cli.scrape.files import FilesSource
 
@@ -81,10 +84,11 @@ def _wiki(
     return WikiSource(api, site, source, Rules(config.min_chars, source.namespaces), store, given, config.limit)
 
 
-def _dump(
-    config: ScrapeConfig, source: DumpConfig, given: License | None, place: Place, progress: Progress,
-    stack: contextlib.ExitStack,
+def open_dump(
+    config: ScrapeConfig, source: DumpConfig, place: Place, progress: Progress, stack: contextlib.ExitStack,
+    spread: Spread = ALONE,
 ) -> Source:  # fmt: skip
+    """An export, downloaded before if it is at an address; ``spread`` says which of its pages are read here."""
     from cirilla_cli.scrape.dump import DumpSource, opened
 
     path, requests = dump_file(source, place), 0
@@ -92,7 +96,12 @@ def _dump(
         path, requests = _downloaded(source.address, config.contact, path, progress, stack)
     assert path is not None, "a dump is a file or an address"
     open_plain = stack.enter_context(opened(path))
-    return DumpSource(path, open_plain, Rules(config.min_chars, source.namespaces), given, requests)
+    return DumpSource(path, open_plain, Rules(config.min_chars, source.namespaces), _given(config), requests, spread)
+
+
+def _given(config: ScrapeConfig) -> License | None:
+    """The licence that the recipe states."""
+    return License(name=config.license.name, url=config.license.url) if config.license else None
 
 
 def _downloaded(

@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from cirilla_cli.data.jsonl import JsonlWriter
+from cirilla_cli.data.parts import ALONE, Spread
 from cirilla_cli.data.rows import License
 from cirilla_cli.errors import InterruptedRun
 from cirilla_cli.fs import hash_path
@@ -41,11 +42,11 @@ class ScrapeReport(BaseModel):
     """Where the rows lie; `-` for standard output."""
 
 
-def scrape(config: ScrapeConfig, out: Path, progress: Progress) -> ScrapeReport:
+def scrape(config: ScrapeConfig, out: Path, progress: Progress, spread: Spread = ALONE) -> ScrapeReport:
     """Bring the documents of a source to ``out``: a folder, a FILE.jsonl, or `-` for standard output.
 
     Over an unfinished or older result only what is missing or has changed is fetched, and the rows are made anew from
-    the raw pages, so they are the same however often the work was cut short.
+    the raw pages, so they are the same however often the work was cut short. ``spread`` may look up a dump's rows.
 
     Raises:
         CirillaError: the source cannot be read or must not be. ServiceError: the network failed.
@@ -53,7 +54,7 @@ def scrape(config: ScrapeConfig, out: Path, progress: Progress) -> ScrapeReport:
     """
     started, place = time.monotonic(), Place.of(out)
     with contextlib.ExitStack() as stack:
-        source, sink = open_source(config, place, progress, stack)
+        source, sink = open_source(config, place, progress, stack, spread)
         try:
             _pump(source, sink, config.limit, progress)
         except KeyboardInterrupt:

@@ -8,6 +8,9 @@ from typing import Self
 from cirilla_cli.data.jsonl import Complaints, JsonlWriter, read_rows, repair_tail
 from cirilla_cli.teachers.base import Completion, Failure, Request, Teacher
 
+FILE = "journal.jsonl"
+"""Its name in a folder."""
+
 
 class Journal:
     """A teacher that looks into an append-only file first; raw answers stand in it, checks are made anew each run.

@@ -48,7 +48,7 @@ class SynthReport:
         return asdict(self)
 
 
-def synthesize(config: SynthConfig, out: Path, progress: Progress) -> SynthReport:
+def synthesize(config: SynthConfig, out: Path, progress: Progress, source: Synthesizer | None = None) -> SynthReport:
     """Run ``config.source`` and write what it makes.
 
     Args:
@@ -57,20 +57,21 @@ def synthesize(config: SynthConfig, out: Path, progress: Progress) -> SynthRepor
             FILE.jsonl (the others go to the folder FILE.synth beside it), or `-` (samples to standard output as soon
             as they are made, nothing else). Files appear only when all is done.
         progress: who watches.
+        source: what makes the rows; None: what the section builds.
 
     Raises:
         CirillaError: bad input rows (all of them named), or nothing could be made.
         ServiceError: a teacher does not answer.
     """
     started = time.monotonic()
-    main, side = _places(out)
-    source = config.source.build(side)
-    documents = _documents(config, source)
+    main, side = places(out)
+    source = config.source.build(side) if source is None else source
+    documents = documents_of(config, source)
     with _Sink(main, side, config) as sink:
         for made in source.make(documents, progress):
             sink.take(made)
         sink.finish(config, progress)
-    files = [path for path in map(_rows, config.inputs) if path != STDIO]
+    files = [path for path in map(rows_at, config.inputs) if path != STDIO]
     sink.report.inputs = [{"path": str(path), "sha256": hash_path(path)} for path in files]
     sink.report.source = config.source.model_dump(mode="json")
     sink.report.seconds = round(time.monotonic() - started, 3)
@@ -79,7 +80,7 @@ def synthesize(config: SynthConfig, out: Path, progress: Progress) -> SynthRepor
     return sink.report
 
 
-def _places(out: Path) -> tuple[Path, Path | None]:
+def places(out: Path) -> tuple[Path, Path | None]:
     """The samples file, and the folder for what stands beside it (None: standard output alone)."""
     if out == STDIO:
         return STDIO, None
@@ -88,7 +89,12 @@ def _places(out: Path) -> tuple[Path, Path | None]:
     return out / "samples.jsonl", out
 
 
-def _documents(config: SynthConfig, source: Synthesizer) -> Iterator[Document]:
+def documents_of(config: SynthConfig, source: Synthesizer) -> Iterator[Document]:
+    """What ``source`` reads, nothing where it reads none.
+
+    Raises:
+        CirillaError: `inputs` names documents for a source that reads none, or none for one that does; rows are wrong.
+    """
     if not source.reads_documents:
         if config.inputs:
             raise CirillaError(f"source `{config.source.kind}` reads no documents, but `inputs` names some")
@@ -107,7 +113,7 @@ def _read(inputs: Iterable[Path], format: FormatName | None) -> Iterator[Documen
     Raises:
         CirillaError: a row is none of what is read, or is a sample.
     """
-    for record in read_inputs(map(_rows, inputs), format=format):
+    for record in read_inputs(map(rows_at, inputs), format=format):
         if not isinstance(record, Document):
             raise CirillaError(
                 f"`inputs` hold samples (first: {record.id}), and samples are made from documents",
@@ -116,7 +122,7 @@ def _read(inputs: Iterable[Path], format: FormatName | None) -> Iterator[Documen
         yield record
 
 
-def _rows(path: Path) -> Path:
+def rows_at(path: Path) -> Path:
     """The file or folder of documents that an input means."""
     inside = path / "documents.jsonl"
     return inside if path != STDIO and inside.is_file() else path

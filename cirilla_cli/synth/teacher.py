@@ -8,13 +8,14 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from cirilla_cli.data.parts import ALONE, Spread
 from cirilla_cli.data.rows import Document, Message, Origin, Sample, content_hash, short_id
 from cirilla_cli.errors import CirillaError, ServiceError
 from cirilla_cli.progress import Progress
 from cirilla_cli.synth.base import Made, Rejected, origin_of
 from cirilla_cli.synth.config import TeacherQAConfig
 from cirilla_cli.synth.grounding import Pair, Pairs, chunks, fault, quoted
-from cirilla_cli.synth.journal import Journal
+from cirilla_cli.synth.journal import FILE, Journal
 from cirilla_cli.teachers.base import Completion, Failure, Request, in_parallel
 
 _SYSTEM = "You write questions and answers about a text. You use nothing but the text. You reply with JSON alone."
@@ -59,9 +60,9 @@ class TeacherQA:
 
     reads_documents = True
 
-    def __init__(self, config: TeacherQAConfig, workspace: Path | None) -> None:
-        self.config = config
-        self._journal_path = None if workspace is None else workspace / "journal.jsonl"
+    def __init__(self, config: TeacherQAConfig, workspace: Path | None, spread: Spread = ALONE) -> None:
+        self.config, self._spread = config, spread
+        self._journal_path = None if workspace is None else workspace / FILE
         self._prompt = _PROMPT if config.prompt is None else _read_prompt(config.prompt)
         self._schema = _inlined(Pairs.model_json_schema())
         self._prompt_sha = content_hash(_SYSTEM, self._prompt, self._schema)[:16]
@@ -76,9 +77,13 @@ class TeacherQA:
             if journal.found:
                 progress.say(f"{journal.found:,} answers on record in {self._journal_path}")
             work = in_parallel(
-                lambda unit: self._settle(unit[1], journal), enumerate(self._plan(documents)), self.config.workers
+                lambda unit: self._settle(unit[1], journal), enumerate(self._own(documents)), self.config.workers
             )
             yield from _in_order(_counted(work, journal, progress))
+
+    def _own(self, documents: Iterable[Document]) -> Iterator[Unit]:
+        yield from (unit for unit in self._plan(documents) if self._spread.takes(unit.id))
+        self._spread.complete()
 
     def _plan(self, documents: Iterable[Document]) -> Iterator[Unit]:
         left = self.config.limit

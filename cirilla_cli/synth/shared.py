@@ -1,0 +1,91 @@
+"""Samples made on many machines: a part asks a teacher about its share of pages, or makes its share of the tasks."""
+
+from functools import partial
+from itertools import chain
+from pathlib import Path
+
+from cirilla_cli.data.jsonl import Complaints, JsonlWriter, read_rows
+from cirilla_cli.data.merging import Parts, merging
+from cirilla_cli.data.parts import ALONE, MadeFrom, Part, PartReport, Share, Spread, make_part, paths_of
+from cirilla_cli.errors import CirillaError
+from cirilla_cli.fs import hash_json
+from cirilla_cli.progress import Progress
+from cirilla_cli.synth.base import Synthesizer
+from cirilla_cli.synth.config import ReasoningGymConfig, SynthConfig, SynthSection, TeacherQAConfig
+from cirilla_cli.synth.journal import FILE
+from cirilla_cli.synth.reasoning import ReasoningGym
+from cirilla_cli.synth.run import SynthReport, documents_of, places, rows_at, synthesize
+from cirilla_cli.synth.teacher import TeacherQA
+
+
+def synth_share(config: SynthConfig, out: Path, share: Share, progress: Progress, *, fresh: bool = False) -> PartReport:
+    """Make one share of what can be made apart; ``fresh`` does it anew.
+
+    Raises:
+        CirillaError: bad input, or a source that cannot be shared out. ServiceError: a teacher does not answer.
+    """
+    made_from = _made_from(config)
+    work = partial(_make_share, config, progress)
+    return make_part(places(out)[1], share, made_from, progress, work, fresh=fresh)
+
+
+def _make_share(config: SynthConfig, progress: Progress, part: Part) -> None:
+    source = _spread(config.source, part.folder, part)
+    for _ in source.make(documents_of(config, source), progress):
+        pass
+
+
+def _spread(source: SynthSection, workspace: Path | None, spread: Spread) -> Synthesizer:
+    """The source, for the items that ``spread`` takes; of a teacher these are its pieces of pages.
+
+    Raises:
+        CirillaError: it cannot be shared out.
+    """
+    match source:
+        case ReasoningGymConfig():
+            return ReasoningGym(source, spread)
+        case TeacherQAConfig():
+            return TeacherQA(source, workspace, spread)
+    raise CirillaError(
+        f"source `{source.kind}` cannot be shared out: its rules compare every page with all others",
+        hint="leave out --shard and --merge; a teacher's work and tasks can be shared out",
+    )
+
+
+def synth_merge(config: SynthConfig, out: Path, progress: Progress) -> SynthReport:
+    """Make the rows of all parts, as `synthesize` makes them; a teacher is asked for nothing that is on record.
+
+    Raises:
+        CirillaError: parts are missing, or are not of this.
+    """
+    side = places(out)[1]
+    with merging(side, _made_from(config), progress) as parts:
+        assert side is not None, "`merging` refuses standard output"
+        _join_answers(parts, side / FILE)
+        return synthesize(config, out, progress, _spread(config.source, side, parts))
+
+
+def _join_answers(parts: Parts, path: Path) -> None:
+    """Add what the teachers of all parts have answered to the record at ``path``, each answer once."""
+    files = [file for file in (folder / FILE for folder in parts.folders()) if file.is_file()]
+    if not files:
+        return
+    with JsonlWriter(path, append=True) as record:
+        known = {hash_json(row.data) for row in read_rows(path, Complaints())}
+        for row in chain.from_iterable(read_rows(file, Complaints()) for file in files):
+            if (told := hash_json(row.data)) not in known:
+                known.add(told)
+                record.write(row.data)
+
+
+def _made_from(config: SynthConfig) -> MadeFrom:
+    """What parts are made from.
+
+    Raises:
+        CirillaError: the source cannot be shared out, or an input is missing.
+    """
+    _spread(config.source, None, ALONE)
+    paths = [*map(rows_at, config.inputs), *paths_of(config.source)]
+    # How many requests are under way at once, and with which key, makes no difference to what is made.
+    recipe = config.model_dump(mode="json", exclude={"source": {"workers": True, "teacher": {"api_key": True}}})
+    return MadeFrom.of("synth", recipe, paths)
