@@ -9,7 +9,8 @@ from cirilla_cli.data.rows import Document, Message, Origin, Sample, short_id
 from cirilla_cli.synth.base import Made, Rejected, origin_of, page_chat
 from cirilla_cli.synth.config import FandomConfig
 from cirilla_cli.synth.facts import InfoFact, is_person
-from cirilla_cli.synth.phrases import fill, plain_label, ranked, subject_of
+from cirilla_cli.synth.kinds.unmentioned import unmentioned
+from cirilla_cli.synth.phrases import fill, plain_label, ranked, subject_name, subject_of
 from cirilla_cli.verify.match import normalise
 
 ABSENT = "The page does not say."
@@ -33,27 +34,25 @@ _ALIAS_WHAT = (
 _REVERSE_NOUN = (
     "Whose {label} is {x}?",
     'Who or what has "{x}" as {label}?',
-    'Of whom or what is "{x}" the {label}?',
     'Which page gives "{x}" as {label}?',
-    'Under which title would you find {label} "{x}"?',
+    'On which page is the {label} given as "{x}"?',
 )
 _REVERSE_ENTRY = (
-    'Whose entry reads "{label}: {x}"?',
     'Which page has the entry "{label}: {x}"?',
     'Who or what is listed with "{label}: {x}"?',
+    'On which page does "{label}: {x}" stand in the infobox?',
     'For whom or what is "{label}" given as "{x}"?',
-    'Under which title would you find "{label}: {x}"?',
 )
 _LIST = (
     'Which pages share the entry "{label}: {x}"?',
-    'Name all that are listed with "{label}: {x}".',
-    'Who or what is listed with "{label}: {x}"? Name all.',
-    'For which of them is "{label}" given as "{x}"?',
+    'Name every page that has the entry "{label}: {x}".',
+    'Who or what is listed with "{label}: {x}"? Name them all.',
+    'On which pages is "{label}" given as "{x}"?',
 )
 _CLAIM = (
-    'True or false: the page on {x} lists "{label}".',
-    'Is it true that {x} is listed with "{label}"? Answer true or false.',
-    "True or false? {X}: {label}.",
+    'True or false: the page "{x}" lists "{label}".',
+    'Does the page "{x}" have the entry "{label}"? Answer true or false.',
+    'True or false? On the page "{x}" stands the entry "{label}".',
 )
 _NOT_NOUN = re.compile(
     r"(?:\b(?:in|for|by|of|to|from|at|with|on|as)|^(?:born|died|eats|does|speaks|married|where|when))$"
@@ -88,6 +87,8 @@ def across_pages(corpus: Corpus, config: FandomConfig) -> Iterator[Made]:
     for name, maker in makers.items():
         if name in config.makes:
             yield from maker(corpus, config)
+    if "unanswerable" in config.makes:
+        yield from unmentioned(corpus.pages)
     if config.preferences:
         yield from _preferences(corpus, config)
 
@@ -158,7 +159,7 @@ def _claims(corpus: Corpus, config: FandomConfig) -> Iterator[Made]:
         value, pages = (fact.values[0], [fact.page]) if true else (wrong[0].answer, [fact.page, wrong[0].page])
         page, claim = corpus.pages[fact.page], f"{fact.label}: {value}"
         template = ranked(_CLAIM, fact.key)[0]
-        question = fill(template, fact.subject, claim, many=False)
+        question = fill(template, subject_name(page), claim, many=False)
         yield _derived(page, "true_false", question, "True" if true else "False", claim, pages)
 
 

@@ -1,0 +1,42 @@
+"""Cloze: a sentence of the page with a number or a name left out."""
+
+import re
+from collections.abc import Iterator
+
+from cirilla_cli.data.rows import Document, Sample
+from cirilla_cli.synth.base import page_chat
+from cirilla_cli.synth.outline import statements
+from cirilla_cli.synth.phrases import fill, ranked, subject_name
+
+BLANK = "____"
+"""What stands where words were left out."""
+
+_CLOZE = (
+    'Fill in the blank in this sentence from the page "{x}": {label}',
+    'What is missing from this sentence of the page "{x}"? {label}',
+    'Complete this sentence from the page "{x}": {label}',
+    'One gap is left in a sentence of the page "{x}". What belongs there? {label}',
+)
+_YEAR = re.compile(r"(?<![\w,.-])\d{2,4}(?![\w,%-]|\.\d)")
+_NAME = re.compile(r"(?<=[a-z,] )[A-Z][\w'\u2019-]+(?: (?:(?:of|the|de|van|von|var|aep) )*[A-Z][\w'\u2019-]+)*")
+_PART = re.compile(r"'s$|\u2019s$|'$")
+
+
+def cloze(document: Document, most: int) -> Iterator[Sample]:
+    """At most ``most`` sentences by hash, each with one gap; what is left out stands once in its sentence."""
+    title, made = subject_name(document), 0
+    for sentence in ranked(statements(document), document.id, "cloze"):
+        gaps = _gaps(sentence, title)
+        if not gaps or made == most:
+            continue
+        made, gap = made + 1, ranked(gaps, document.id, sentence)[0]
+        template = ranked(_CLOZE, document.id, sentence)[0]
+        question = fill(template, title, sentence.replace(gap, BLANK), many=False)
+        yield page_chat(document, "cloze", question, gap, (sentence,))
+
+
+def _gaps(sentence: str, title: str) -> list[str]:
+    """Numbers and names that may be left out: no part of the title, named once."""
+    names = [_PART.sub("", name) for name in _NAME.findall(sentence)]
+    found = dict.fromkeys(_YEAR.findall(sentence) + [name for name in names if name.split()[0] not in title])
+    return [gap for gap in found if len(re.findall(re.escape(gap), sentence)) == 1]
