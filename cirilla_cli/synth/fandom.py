@@ -203,9 +203,9 @@ def _unambiguous(rows: Iterable[Made], answers: dict[str, Sample]) -> Iterator[M
         if isinstance(row, Question) and normalise(row.question) in refused:
             continue
         if isinstance(row, Sample) and row.kind == "chat":
-            question, answer = row.messages[0].content, row.messages[-1].content
+            question, answer = (message.content for message in row.messages[:2])
             first = answers.setdefault(normalise(question), row)
-            if normalise(first.messages[-1].content) != normalise(answer):
+            if normalise(first.messages[1].content) != normalise(answer):
                 refused.add(normalise(question))
                 named = {"question": question, "pages": list(dict.fromkeys((*row.parents, *first.parents)))}
                 yield Rejected(row.id, "the question already has another answer", named)

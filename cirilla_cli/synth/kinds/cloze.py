@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from itertools import islice
 
 from cirilla_cli.data.rows import Document, Sample
 from cirilla_cli.synth.base import page_chat
@@ -24,12 +25,10 @@ _PART = re.compile(r"'s$|\u2019s$|'$")
 
 def cloze(document: Document, most: int) -> Iterator[Sample]:
     """At most ``most`` sentences by hash, each with one gap; what is left out stands once in its sentence."""
-    title, made = subject_name(document), 0
-    for sentence in ranked(statements(document), document.id, "cloze"):
-        gaps = _gaps(sentence, title)
-        if not gaps or made == most:
-            continue
-        made, gap = made + 1, ranked(gaps, document.id, sentence)[0]
+    title, said = subject_name(document), ranked(statements(document), document.id, "cloze")
+    gapped = ((sentence, gaps) for sentence in said if (gaps := _gaps(sentence, title)))
+    for sentence, gaps in islice(gapped, most):
+        gap = ranked(gaps, document.id, sentence)[0]
         template = ranked(_CLOZE, document.id, sentence)[0]
         question = fill(template, title, sentence.replace(gap, BLANK), many=False)
         yield page_chat(document, "cloze", question, gap, (sentence,))

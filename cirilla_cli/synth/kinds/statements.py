@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from itertools import islice
 
 from cirilla_cli.data.rows import Document, Sample, short_id
 from cirilla_cli.synth.base import page_chat
@@ -16,20 +17,19 @@ _ASKED = (
 )
 _NUMBER = re.compile(r"(?<![\w,.-])[1-9]\d{1,3}(?![\w,%-]|\.\d)")
 _SMALLEST, _LARGEST = 3, 19
+_TRIED = 50
+"""Sentences looked at: enough for any page, and a page of a megabyte takes no longer than others."""
 
 
 def text_claims(document: Document, most: int) -> Iterator[Sample]:
     """At most ``most`` statements by hash, false ones first, and never more true ones than false ones but one."""
-    title, said = subject_name(document), ranked(statements(document), document.id, "claims")
-    wrong = {sentence: false for sentence in said if (false := falsified(sentence, document))}
-    false_ones = list(wrong)[: most // 2]
-    true_ones = [sentence for sentence in said if sentence not in false_ones][
-        : min(most - len(false_ones), len(false_ones) + 1)
-    ]
-    for sentence in (*false_ones, *true_ones):
-        claim = wrong[sentence] if sentence in false_ones else sentence
+    title, said = subject_name(document), ranked(statements(document), document.id, "claims")[:_TRIED]
+    turned = ((sentence, falsified(sentence, document)) for sentence in said)
+    wrong = dict(islice(((right, false) for right, false in turned if false is not None), most // 2))
+    right = [sentence for sentence in said if sentence not in wrong][: min(most - len(wrong), len(wrong) + 1)]
+    for sentence, claim in (*wrong.items(), *zip(right, right, strict=True)):
         question = fill(ranked(_ASKED, document.id, sentence)[0], title, claim, many=False)
-        answer = "False" if sentence in false_ones else "True"
+        answer = "False" if sentence in wrong else "True"
         yield page_chat(document, "text_claim", question, answer, (sentence,))
 
 
