@@ -33,14 +33,14 @@ _ALIAS_WHAT = (
 )
 _REVERSE_NOUN = (
     "Whose {label} is {x}?",
-    'Who or what has "{x}" as {label}?',
-    'Which page gives "{x}" as {label}?',
+    'Who or what has "{x}" as the {label}?',
+    'Which page gives "{x}" as the {label}?',
     'On which page is the {label} given as "{x}"?',
 )
 _REVERSE_ENTRY = (
     'Which page has the entry "{label}: {x}"?',
     'Who or what is listed with "{label}: {x}"?',
-    'On which page does "{label}: {x}" stand in the infobox?',
+    'On which page does the infobox say "{label}: {x}"?',
     'For whom or what is "{label}" given as "{x}"?',
 )
 _LIST = (
@@ -52,7 +52,7 @@ _LIST = (
 _CLAIM = (
     'True or false: the page "{x}" lists "{label}".',
     'Does the page "{x}" have the entry "{label}"? Answer true or false.',
-    'True or false? On the page "{x}" stands the entry "{label}".',
+    'True or false? The page "{x}" has the entry "{label}".',
 )
 _NOT_NOUN = re.compile(
     r"(?:\b(?:in|for|by|of|to|from|at|with|on|as)|^(?:born|died|eats|does|speaks|married|where|when))$"
@@ -67,6 +67,15 @@ class Corpus:
     facts: list[InfoFact] = field(default_factory=list)
     trained: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Trained questions by the key of their fact."""
+
+    asked: dict[str, Sample] = field(default_factory=dict)
+    """The first chat of each question, in its normal form."""
+
+    def agrees(self, row: Sample) -> bool:
+        """Whether a chat's question has this answer wherever it was asked before."""
+        question, answer = (message.content for message in row.messages[:2])
+        first = self.asked.get(normalise(question), row)
+        return normalise(first.messages[1].content) == normalise(answer)
 
     def add(self, fact: InfoFact, trained: tuple[str, ...]) -> None:
         """Take in a fact and the questions trained on."""

@@ -25,7 +25,7 @@ from cirilla_cli.synth.kinds.listed import listed
 from cirilla_cli.synth.kinds.noise import noisy
 from cirilla_cli.synth.kinds.quick import quick_answers
 from cirilla_cli.synth.kinds.statements import text_claims
-from cirilla_cli.synth.outline import told
+from cirilla_cli.synth.outline import own_lines, told
 from cirilla_cli.synth.phrases import fill, load_phrases, plain_label, ranked, subject_name, subject_of
 from cirilla_cli.verify.literal import unsupported
 from cirilla_cli.verify.match import normalise
@@ -50,15 +50,15 @@ _NEUTRAL = ("Tell me about {x}.", "What should I know about {x}?", "Give me a sh
 _BEGINS = (
     'How does the page "{x}" begin?',
     'What does the page "{x}" say first?',
-    'Quote the opening sentence of the page "{x}".',
-    'With what sentence does the page "{x}" open?',
+    'Quote the opening words of the page "{x}".',
+    'With what words does the page "{x}" open?',
 )
 _SECTION = (
     'What does the page "{x}" say under "{label}"?',
-    'How does the part "{label}" of the page "{x}" begin?',
+    'How does the section "{label}" of the page "{x}" begin?',
     'What is written under "{label}" on the page "{x}"?',
     'What do we read under the heading "{label}" on the page "{x}"?',
-    'Turn to "{label}" on the page "{x}". What does it say first?',
+    'What is the first thing said under "{label}" on the page "{x}"?',
 )
 
 
@@ -81,16 +81,15 @@ class Fandom:
 
     def make(self, documents: Iterable[Document], progress: Progress) -> Iterator[Made]:
         """Rows of each page as it is read, then those that need all pages."""
-        answers: dict[str, Sample] = {}
         corpus = Corpus()
         for done, document in enumerate(documents, 1):
             if document.id in corpus.pages:
                 yield Rejected(document.id, "a page of this id was read before", {"title": document.title})
                 continue
             corpus.pages[document.id] = document
-            yield from _unambiguous(self._page(document, corpus), answers)
+            yield from _unambiguous(self._page(document, corpus), corpus.asked)
             progress.step("pages", done)
-        yield from _unambiguous(across_pages(corpus, self.config), answers)
+        yield from _unambiguous(across_pages(corpus, self.config), corpus.asked)
 
     def _page(self, document: Document, corpus: Corpus) -> Iterator[Made]:
         makes, most = self.config.makes, self.config.each_per_page
@@ -106,7 +105,8 @@ class Fandom:
             facts = [fact for fact in corpus.facts if fact.page == document.id]
             yield from chains(document, facts, self.config.max_text_chars)
         if "noise" in makes:
-            yield from noisy(document, (row for row in plain if isinstance(row, Sample)), most)
+            clean = [row for row in plain if isinstance(row, Sample)]
+            yield from (row for base, row in noisy(document, clean, most) if corpus.agrees(base))
 
     def _plainly(self, document: Document, corpus: Corpus) -> Iterator[Made]:
         """Questions with the answers that the page gives to them, which typing noise may be laid over."""
@@ -151,6 +151,8 @@ class Fandom:
             return
         past = " was " in answer[: len(document.title) + 25] or " were " in answer[: len(document.title) + 25]
         subject, templates = _lead_phrases(document, answer)
+        if not templates:
+            yield Rejected(document.id, "the first sentence does not name its subject", {"title": document.title})
         for template in ranked(templates, document.id, "lead")[: self.config.phrasings]:
             yield extracted(document, "lead", fill(template, subject, "", many=past), answer, (answer,))
 
@@ -170,7 +172,7 @@ def _lead_phrases(document: Document, answer: str) -> tuple[str, Sequence[str]]:
     """The subject and questions for a first sentence; without an infobox only as far as the sentence itself tells."""
     subject, name = subject_of(document), re.escape(subject_name(document).split(" (")[0])
     if not document.infobox and not is_about(document, answer):
-        return subject_name(document), _BEGINS
+        return subject_name(document), _BEGINS if own_lines(document)[0].startswith(answer) else ()
     plain = rf"(?:the |an? )?(?:[A-Z]\w+ )?{name}\b.{{0,60}}?\b(?:is|was) "
     if not document.infobox and not re.match(plain, answer, re.IGNORECASE):
         return subject, _NEUTRAL

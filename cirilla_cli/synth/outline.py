@@ -36,6 +36,16 @@ _OPENING = frozenset(
      "Those", "Thus", "Unfortunately", "What", "When", "Where", "Which", "Who", "Yet"]
 )  # fmt: skip
 """Words with which a sentence leans on the one before it."""
+_VERB = re.compile(
+    r"\b(?:is|was|are|were|be|been|has|have|had|can|could|will|would|may|might|must|shall|should|do|does|did|went|came|took|"
+    r"made|met|found|became|said|told|left|fell|won|lost|gave|got|saw|knew|led|fled|fought|brought|taught|thought|held|"
+    r"kept|sent|began|wrote|stole|ran|grew|built|rose|broke|spoke|chose|drew|threw|[a-z]+ed|[a-z]{3,}s)\b"
+)
+_RELATIVE = re.compile(r", (?:which|who|whose|where|whom)\b[^,]*")
+_NOTICE = re.compile(
+    r"(?:The following|This (?:article|section|page|part)|For (?:the|other|more|a|an)\b.*\bsee\b|See also|Main article|"
+    r"Note:|Warning|Spoilers?\b)"
+)
 _SPEAKER = re.compile(r"\b(?:I|me|my|mine|we|us|our|you|your|yours|myself)\b", re.IGNORECASE)
 _PAIRS = (("(", ")"), ("\u201c", "\u201d"), ("\u00ab", "\u00bb"))
 
@@ -93,7 +103,8 @@ def opening_of(text: str) -> str:
     """The first line of a part that is running text, behind quotations (a line, then a dash and who said it)."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     for line, following in zip(lines, [*lines[1:], ""], strict=False):
-        if SENTENCE_END.search(line) and not _ATTRIBUTED.match(line) and not _ATTRIBUTED.match(following):
+        aside = _ATTRIBUTED.match(line) or _ATTRIBUTED.match(following) or _NOTICE.match(line)
+        if SENTENCE_END.search(line) and not aside:
             return line
     return ""
 
@@ -134,13 +145,12 @@ def statements(document: Document, least: int = 40, most: int = 240) -> list[str
     for paragraph in paragraphs(document):
         for sentence in sentences(paragraph):
             fits = least <= len(sentence) <= most and sentence.endswith(".") and ":" not in sentence
-            words = sentence.replace(",", " ").split()
-            if (
-                fits
-                and told(sentence)
-                and words[0] not in _OPENING
-                and not _SPEAKER.search(sentence)
-                and len(words) > 5
-            ):
+            if fits and told(sentence) and _stands_alone(sentence):
                 found[sentence] = None
     return list(found)
+
+
+def _stands_alone(sentence: str) -> bool:
+    words = sentence.replace(",", " ").split()
+    whole = len(words) > 5 and bool(_VERB.search(_RELATIVE.sub("", sentence)))
+    return whole and words[0] not in _OPENING and not _SPEAKER.search(sentence) and not _NOTICE.match(sentence)

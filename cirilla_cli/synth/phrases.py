@@ -123,8 +123,8 @@ def plain_label(label: str) -> str:
 
 
 def fill(template: str, subject: str, label: str, *, many: bool) -> str:
-    """A template with its fields filled in, beginning with a capital."""
-    plural = many or _is_plural(label)
+    """A template with its fields filled in, beginning with a capital; a verb agrees with the label that it is about."""
+    plural = _is_plural(label) if "{label}" in template else many
     text = _EITHER.sub(lambda match: match[2 if plural else 1], template)
     fields = {"x": subject, "x's": possessive(subject), "X": capital(subject), "label": label}
     return capital(_FIELDS.sub(lambda match: fields[match[1]], text))

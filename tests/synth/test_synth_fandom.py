@@ -189,7 +189,8 @@ def test_enough_pairs_of_a_fact_key_fall_on_each_side_of_a_split(tmp_path: Path)
 @pytest.mark.parametrize(
     ("label", "values", "expected"),
     [
-        ("Shoe_size", ["44"], "Which shoe size does Odo have?"),
+        ("Shoe_size", ["44"], "Which shoe size is listed for Odo?"),
+        ("Trade", ["Wool", "Salt"], "What is Odo's trade?"),
         ("Shoe size", ["44"], "What is Odo's shoe size?"),
         ("Hobbies", ["Chess", "Go"], "What are Odo's hobbies?"),
         ("Alias", ["Smith"], "What is Odo's other name?"),

@@ -23,12 +23,12 @@ _MORE = ("Tell me more.", "Please go on.", "What else should I know?", "Is there
 _PART = (
     'What does the page say under "{label}"?',
     'What is written under "{label}"?',
-    'How does the part "{label}" begin?',
+    'How does the section "{label}" begin?',
 )
 _NEXT_PART = (
     'And what does it say under "{label}"?',
     'And under "{label}"?',
-    'What about the part "{label}"?',
+    'What about the section "{label}"?',
 )
 _FACTS, _PARTS, _MOST_CHARS = 2, 2, 300
 

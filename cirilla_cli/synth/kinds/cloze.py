@@ -14,9 +14,9 @@ BLANK = "____"
 
 _CLOZE = (
     'Fill in the blank in this sentence from the page "{x}": {label}',
-    'What is missing from this sentence of the page "{x}"? {label}',
+    'What is missing from this sentence from the page "{x}"? {label}',
     'Complete this sentence from the page "{x}": {label}',
-    'One gap is left in a sentence of the page "{x}". What belongs there? {label}',
+    'This sentence is from the page "{x}". What belongs in the gap? {label}',
 )
 _YEAR = re.compile(r"(?<![\w,.-])\d{2,4}(?![\w,%-]|\.\d)")
 _NAME = re.compile(r"(?<=[a-z,] )[A-Z][\w'\u2019-]+(?: (?:(?:of|the|de|van|von|var|aep) )*[A-Z][\w'\u2019-]+)*")
@@ -37,5 +37,6 @@ def cloze(document: Document, most: int) -> Iterator[Sample]:
 def _gaps(sentence: str, title: str) -> list[str]:
     """Numbers and names that may be left out: no part of the title, named once."""
     names = [_PART.sub("", name) for name in _NAME.findall(sentence)]
-    found = dict.fromkeys(_YEAR.findall(sentence) + [name for name in names if name.split()[0] not in title])
+    apart = [name for name in names if not set(name.split()) & set(title.split())]
+    found = dict.fromkeys(_YEAR.findall(sentence) + apart)
     return [gap for gap in found if len(re.findall(re.escape(gap), sentence)) == 1]

@@ -18,8 +18,8 @@ _NEAR = {
 """A key's neighbour."""
 
 
-def noisy(document: Document, rows: Iterable[Sample], most: int) -> Iterator[Sample]:
-    """At most ``most`` of a page's rows by hash, asked again with a slip of the finger."""
+def noisy(document: Document, rows: Iterable[Sample], most: int) -> Iterator[tuple[Sample, Sample]]:
+    """At most ``most`` of a page's rows by hash, each with a row that asks it again with a slip of the finger."""
     questions = {row.messages[0].content: row for row in rows if len(row.messages) == 2}
     made = 0
     for question in ranked(list(questions), document.id, "noise"):
@@ -28,7 +28,7 @@ def noisy(document: Document, rows: Iterable[Sample], most: int) -> Iterator[Sam
             continue
         made += 1
         row = questions[question]
-        yield page_chat(document, "noise", typed, row.messages[1].content, row.evidence)
+        yield row, page_chat(document, "noise", typed, row.messages[1].content, row.evidence)
 
 
 def mistyped(question: str, title: str, chance: random.Random) -> str | None:
