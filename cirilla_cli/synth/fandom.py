@@ -25,7 +25,7 @@ from cirilla_cli.synth.kinds.listed import listed
 from cirilla_cli.synth.kinds.noise import noisy
 from cirilla_cli.synth.kinds.quick import quick_answers
 from cirilla_cli.synth.kinds.statements import text_claims
-from cirilla_cli.synth.outline import own_lines, told
+from cirilla_cli.synth.outline import own_lines, says_something, told
 from cirilla_cli.synth.phrases import fill, load_phrases, plain_label, ranked, subject_name, subject_of
 from cirilla_cli.verify.literal import unsupported
 from cirilla_cli.verify.match import normalise
@@ -159,7 +159,7 @@ class Fandom:
     def _sections(self, document: Document) -> Iterator[Made]:
         for section, paragraph in told_sections(document):
             answer = first_sentences(paragraph, self.config.max_text_chars)
-            if not answer or not told(answer):
+            if not answer or not told(answer) or not says_something(answer):
                 why = "cannot be read by itself" if answer else "no sentence of acceptable length"
                 yield Rejected(document.id, why, {"heading": section.heading})
                 continue

@@ -39,9 +39,15 @@ _OPENING = frozenset(
 _VERB = re.compile(
     r"\b(?:is|was|are|were|be|been|has|have|had|can|could|will|would|may|might|must|shall|should|do|does|did|went|came|took|"
     r"made|met|found|became|said|told|left|fell|won|lost|gave|got|saw|knew|led|fled|fought|brought|taught|thought|held|"
-    r"kept|sent|began|wrote|stole|ran|grew|built|rose|broke|spoke|chose|drew|threw|[a-z]+ed|[a-z]{3,}s)\b"
+    r"kept|sent|began|wrote|stole|ran|grew|built|rose|broke|spoke|chose|drew|threw|[a-z]+ed|"
+    r"(?:act|allow|appear|ask|become|begin|believe|belong|buy|call|come|consist|contain|depict|derive|describe|end|find|"
+    r"get|give|hail|help|hold|include|keep|know|lead|leave|let|lie|live|look|make|mean|meet|move|need|occur|own|play|"
+    r"provide|refer|remain|represent|require|return|reveal|run|say|see|seem|sell|serve|show|stand|start|take|teach|tell|"
+    r"think|turn|use|want|wear|work)s|goes|teaches)\b"
 )
+"""Whether a sentence has a verb: forms that no noun is likely to have."""
 _RELATIVE = re.compile(r", (?:which|who|whose|where|whom)\b[^,]*")
+_ASIDE = re.compile(r":|\s-\s")
 _NOTICE = re.compile(
     r"(?:The following|This (?:article|section|page|part)|For (?:the|other|more|a|an)\b.*\bsee\b|See also|Main article|"
     r"Note:|Warning|Spoilers?\b)"
@@ -139,12 +145,17 @@ def told(text: str) -> bool:
     return text[:1].isalnum() and not text[:1].islower() and balanced(text) and not _NOT_PROSE.search(text)
 
 
+def says_something(text: str) -> bool:
+    """Whether the first sentence of a text has a verb."""
+    return bool(_VERB.search(text[: next(ends(text), len(text))]))
+
+
 def statements(document: Document, least: int = 40, most: int = 240) -> list[str]:
     """Sentences that say something by themselves, each once: told in the third person, leaning on no other sentence."""
     found: dict[str, None] = {}
     for paragraph in paragraphs(document):
         for sentence in sentences(paragraph):
-            fits = least <= len(sentence) <= most and sentence.endswith(".") and ":" not in sentence
+            fits = least <= len(sentence) <= most and sentence.endswith(".") and not _ASIDE.search(sentence)
             if fits and told(sentence) and _stands_alone(sentence):
                 found[sentence] = None
     return list(found)

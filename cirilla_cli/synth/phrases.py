@@ -185,7 +185,7 @@ def _of_plain_text(document: Document, name: str) -> str:
     is_common = name[1:].islower() and re.search(rf"\b{re.escape(common)}\b", document.text)
     if is_common and " " in name and name.endswith("s"):
         return common
-    with_article = is_common or (" " in base and base.rpartition(" ")[2].islower())
+    with_article = is_common or bool(re.fullmatch(r"[\w'\u2019 -]+ [a-z-]+", base))
     return f"the {common if is_common else name}" if with_article else name
 
 

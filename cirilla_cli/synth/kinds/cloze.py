@@ -14,12 +14,17 @@ BLANK = "____"
 
 _CLOZE = (
     'Fill in the blank in this sentence from the page "{x}": {label}',
-    'What is missing from this sentence from the page "{x}"? {label}',
+    'What is missing in this sentence from the page "{x}"? {label}',
     'Complete this sentence from the page "{x}": {label}',
     'This sentence is from the page "{x}". What belongs in the gap? {label}',
 )
 _YEAR = re.compile(r"(?<![\w,.-])\d{2,4}(?![\w,%-]|\.\d)")
-_NAME = re.compile(r"(?<=[a-z,] )[A-Z][\w'\u2019-]+(?: (?:(?:of|the|de|van|von|var|aep) )*[A-Z][\w'\u2019-]+)*")
+_NAME = re.compile(r"(?<= )[A-Z][\w'\u2019-]+(?: (?:(?:of|the|de|van|von|var|aep) )*[A-Z][\w'\u2019-]+)*")
+_BEFORE = re.compile(r"(?:\b[a-z][\w'\u2019-]*,?|^(?:After|At|Before|By|During|For|From|In|On|The|To|Under|With)) $")
+"""What a whole name stands behind: behind another capital it may be the rest of one."""
+_AFTER = re.compile(r" (?:a|and|of) (?:a |the )?[A-Z]")
+"""What a whole name does not stand before: the rest of one."""
+_OWNED = ("Her", "His", "Its", "Their")
 _PART = re.compile(r"'s$|\u2019s$|'$")
 
 
@@ -36,7 +41,9 @@ def cloze(document: Document, most: int) -> Iterator[Sample]:
 
 def _gaps(sentence: str, title: str) -> list[str]:
     """Numbers and names that may be left out: no part of the title, named once."""
-    names = [_PART.sub("", name) for name in _NAME.findall(sentence)]
+    behind = (name for name in _NAME.finditer(sentence) if _BEFORE.search(sentence[: name.start()]))
+    alone = (name for name in behind if not _AFTER.match(sentence, name.end()))
+    names = [_PART.sub("", name[0]) for name in alone if not name[0].startswith(_OWNED)]
     apart = [name for name in names if not set(name.split()) & set(title.split())]
     found = dict.fromkeys(_YEAR.findall(sentence) + apart)
     return [gap for gap in found if len(re.findall(re.escape(gap), sentence)) == 1]
