@@ -146,9 +146,11 @@ def told(row: Row, number: int) -> str:
     return "\n".join([f"{number:03d} [{kind}] {row['id']}", *said, *pair])
 
 
-def draw(rows: list[Row], count: int, seed: int) -> Iterable[str]:
-    """``count`` rows by seed, as they are to be read."""
+def draw(rows: list[Row], count: int, seed: int, order: int) -> Iterable[str]:
+    """``count`` rows by seed, as they are to be read; ``order`` is the seed of another order of the same rows."""
     picked = random.Random(seed).sample(rows, min(count, len(rows)))
+    if order:
+        random.Random(order).shuffle(picked)
     return (told(row, number) for number, row in enumerate(picked, 1))
 
 
@@ -159,6 +161,7 @@ def main() -> int:
     parser.add_argument("pages", type=Path)
     parser.add_argument("--draw", type=int, default=0, help="rows to draw for a reading")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--order", type=int, default=0, help="the same rows in another order, for a second reading")
     parser.add_argument("--to", type=Path, default=Path("reading.txt"), help="where the drawn rows go")
     asked = parser.parse_args()
     pages = pages_of(asked.pages)
@@ -180,7 +183,7 @@ def main() -> int:
     each = Counter(name_of(row, pages) for row in rows)
     print(f"{min(each[name] for name in pages)} rows at least on every page")
     if asked.draw:
-        asked.to.write_text("\n".join(draw(rows, asked.draw, asked.seed)) + "\n", "utf-8")
+        asked.to.write_text("\n".join(draw(rows, asked.draw, asked.seed, asked.order)) + "\n", "utf-8")
     return int(good.total() < 0.99 * len(rows) or len(rows) < 5 * len(pages))
 
 

@@ -31,11 +31,17 @@ _ALIAS_WHAT = (
     "What does the name {x} stand for?",
     "To what does the name {x} refer?",
 )
-_REVERSE_NOUN = (
-    "Whose {label} is {x}?",
-    'Who or what has "{x}" as the {label}?',
+_REVERSE_WHO = (
+    "Whose {label} [is|are] {x}?",
     'Which page gives "{x}" as the {label}?',
-    'On which page is the {label} given as "{x}"?',
+    'On which page [is|are] the {label} given as "{x}"?',
+    'For whom [is|are] the {label} given as "{x}"?',
+)
+_REVERSE_WHAT = (
+    'Which page gives "{x}" as the {label}?',
+    'On which page [is|are] the {label} given as "{x}"?',
+    'Which page names "{x}" as the {label}?',
+    'On which page does the infobox give "{x}" as the {label}?',
 )
 _REVERSE_ENTRY = (
     'Which page has the entry "{label}: {x}"?',
@@ -138,7 +144,8 @@ def _reverse(corpus: Corpus, config: FandomConfig) -> Iterator[Made]:
             continue
         page, label = corpus.pages[fact.page], plain_label(fact.label)
         noun = not _NOT_NOUN.search(label)
-        for template in ranked(_REVERSE_NOUN if noun else _REVERSE_ENTRY, fact.key, "reverse")[: config.phrasings]:
+        templates = (_REVERSE_WHO if is_person(page) else _REVERSE_WHAT) if noun else _REVERSE_ENTRY
+        for template in ranked(templates, fact.key, "reverse")[: config.phrasings]:
             question = fill(template, fact.answer, label if noun else fact.label, many=False)
             yield _derived(page, "reverse", question, page.title, f"{fact.label}: {fact.answer}", (page.id,))
 

@@ -149,7 +149,8 @@ class Fandom:
         if not answer:
             yield Rejected(document.id, "no first sentence of acceptable length", {"title": document.title})
             return
-        past = " was " in answer[: len(document.title) + 25] or " were " in answer[: len(document.title) + 25]
+        verb = re.search(r"\b(?:is|are|was|were)\b", answer)
+        past = verb is not None and verb[0] in ("was", "were")
         subject, templates = _lead_phrases(document, answer)
         if not templates:
             yield Rejected(document.id, "the first sentence does not name its subject", {"title": document.title})

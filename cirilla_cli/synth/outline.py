@@ -39,7 +39,7 @@ _OPENING = frozenset(
 _VERB = re.compile(
     r"\b(?:is|was|are|were|be|been|has|have|had|can|could|will|would|may|might|must|shall|should|do|does|did|went|came|took|"
     r"made|met|found|became|said|told|left|fell|won|lost|gave|got|saw|knew|led|fled|fought|brought|taught|thought|held|"
-    r"kept|sent|began|wrote|stole|ran|grew|built|rose|broke|spoke|chose|drew|threw|[a-z]+ed|"
+    r"kept|sent|began|wrote|stole|ran|grew|built|rose|broke|spoke|chose|drew|threw|(?!(?:bed|need|weed|seed|speed|breed|hundred|sacred)\b)[a-z]+ed|"
     r"(?:act|allow|appear|ask|become|begin|believe|belong|buy|call|come|consist|contain|depict|derive|describe|end|find|"
     r"get|give|hail|help|hold|include|keep|know|lead|leave|let|lie|live|look|make|mean|meet|move|need|occur|own|play|"
     r"provide|refer|remain|represent|require|return|reveal|run|say|see|seem|sell|serve|show|stand|start|take|teach|tell|"
@@ -106,18 +106,24 @@ def _may_head(above: list[str]) -> bool:
 
 
 def opening_of(text: str) -> str:
-    """The first line of a part that is running text, behind quotations (a line, then a dash and who said it)."""
+    """The first line of a part that is running text, behind quotations and notices."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    for line, following in zip(lines, [*lines[1:], ""], strict=False):
-        aside = _ATTRIBUTED.match(line) or _ATTRIBUTED.match(following) or _NOTICE.match(line)
-        if SENTENCE_END.search(line) and not aside:
-            return line
-    return ""
+    told = (line for line in _unquoted(lines) if SENTENCE_END.search(line) and not _NOTICE.match(line))
+    return next(told, "")
 
 
 def paragraphs(document: Document) -> Iterator[str]:
     """The paragraphs of running text, in order."""
-    return (line for line in own_lines(document) if is_paragraph(line))
+    return (line for line in _unquoted(own_lines(document)) if is_paragraph(line))
+
+
+def _unquoted(lines: list[str]) -> Iterator[str]:
+    """The lines without quotations: a line, then one with a dash and who said it, which is no list of several."""
+    dashed = [bool(_ATTRIBUTED.match(line)) for line in [*lines, "", ""]]
+    for index, line in enumerate(lines):
+        said_below = dashed[index + 1] and not dashed[index + 2]
+        if not dashed[index] and not said_below:
+            yield line
 
 
 def ends(text: str) -> Iterator[int]:
