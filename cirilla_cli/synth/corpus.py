@@ -61,7 +61,7 @@ _CLAIM = (
     'True or false? The page "{x}" has the entry "{label}".',
 )
 _NOT_NOUN = re.compile(
-    r"(?:\b(?:in|for|by|of|to|from|at|with|on|as)|^(?:born|died|eats|does|speaks|married|where|when))$"
+    r"(?:\b(?:in|for|by|of|to|from|at|with|on|as)|^(?:born|died|eats|does|speaks|married|where|when|(?:first )?seen))$"
 )
 
 

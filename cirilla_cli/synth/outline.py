@@ -106,10 +106,10 @@ def _may_head(above: list[str]) -> bool:
 
 
 def opening_of(text: str) -> str:
-    """The first line of a part that is running text, behind quotations and notices."""
+    """The first line of a part, behind quotations and notices, if it is running text; empty where it is a list."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    told = (line for line in _unquoted(lines) if SENTENCE_END.search(line) and not _NOTICE.match(line))
-    return next(told, "")
+    first = next((line for line in _unquoted(lines) if not _NOTICE.match(line)), "")
+    return first if SENTENCE_END.search(first) else ""
 
 
 def paragraphs(document: Document) -> Iterator[str]:
