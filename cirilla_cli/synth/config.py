@@ -14,7 +14,10 @@ from cirilla_cli.units import PositiveCount
 if TYPE_CHECKING:
     from cirilla_cli.synth.base import Synthesizer
 
-FactKind = Literal["infobox", "lead", "section", "alias", "reverse", "list", "true_false", "unanswerable"]
+FactKind = Literal[
+    "infobox", "lead", "section", "quick_answers", "cloze", "multi_turn", "noise", "alias", "reverse", "list",
+    "true_false", "unanswerable",
+]  # fmt: skip
 FactKinds = Annotated[tuple[FactKind, ...], Field(strict=False)]
 
 
@@ -22,10 +25,17 @@ class FandomConfig(Section):
     """Questions and answers from the pages of any wiki by rules alone: every answer stands in its page."""
 
     kind: Literal["fandom"] = "fandom"
-    makes: FactKinds = ("infobox", "lead", "section", "alias", "reverse", "list")
+    makes: FactKinds = (
+        "infobox", "lead", "section", "quick_answers", "cloze", "multi_turn", "noise", "alias", "reverse", "list",
+        "true_false", "unanswerable",
+    )  # fmt: skip
     """What to make: infobox (one question a labelled value), lead (who or what something is), section (what the page
-    says under a heading), alias (from redirects), reverse (whose value this is, where only one page has it), list (all
-    pages that share a value), true_false, unanswerable (a value the page does not give)."""
+    says under a heading), quick_answers (questions that the page itself answers), cloze (a sentence with a gap),
+    multi_turn (a conversation about a page), noise (questions with typing mistakes), alias (from redirects), reverse
+    (whose value this is, where only one page has it), list (all pages that share a value, items under a heading),
+    true_false, unanswerable (what the page does not say)."""
+    each_per_page: PositiveInt = 4
+    """Most rows of a page of each kind that its running text could give many of: cloze, noise, true_false."""
     phrasings: PositiveInt = 4
     """Phrasings of each fact that are trained on, chosen by a hash of page and label."""
     held_out_phrasings: NonNegativeInt = 1

@@ -9,7 +9,8 @@ from cirilla_cli.data.rows import Document, Message, Origin, Sample, short_id
 from cirilla_cli.synth.base import Made, Rejected, origin_of, page_chat
 from cirilla_cli.synth.config import FandomConfig
 from cirilla_cli.synth.facts import InfoFact, is_person
-from cirilla_cli.synth.phrases import fill, plain_label, ranked, subject_of
+from cirilla_cli.synth.kinds.unmentioned import unmentioned
+from cirilla_cli.synth.phrases import fill, plain_label, ranked, subject_name, subject_of
 from cirilla_cli.verify.match import normalise
 
 ABSENT = "The page does not say."
@@ -30,33 +31,37 @@ _ALIAS_WHAT = (
     "What does the name {x} stand for?",
     "To what does the name {x} refer?",
 )
-_REVERSE_NOUN = (
-    "Whose {label} is {x}?",
-    'Who or what has "{x}" as {label}?',
-    'Of whom or what is "{x}" the {label}?',
-    'Which page gives "{x}" as {label}?',
-    'Under which title would you find {label} "{x}"?',
+_REVERSE_WHO = (
+    "Whose {label} [is|are] {x}?",
+    'Which page gives "{x}" as the {label}?',
+    'On which page [is|are] the {label} given as "{x}"?',
+    'For whom [is|are] the {label} given as "{x}"?',
+)
+_REVERSE_WHAT = (
+    'Which page gives "{x}" as the {label}?',
+    'On which page [is|are] the {label} given as "{x}"?',
+    'Which page names "{x}" as the {label}?',
+    'On which page does the infobox give "{x}" as the {label}?',
 )
 _REVERSE_ENTRY = (
-    'Whose entry reads "{label}: {x}"?',
     'Which page has the entry "{label}: {x}"?',
     'Who or what is listed with "{label}: {x}"?',
+    'On which page does the infobox say "{label}: {x}"?',
     'For whom or what is "{label}" given as "{x}"?',
-    'Under which title would you find "{label}: {x}"?',
 )
 _LIST = (
     'Which pages share the entry "{label}: {x}"?',
-    'Name all that are listed with "{label}: {x}".',
-    'Who or what is listed with "{label}: {x}"? Name all.',
-    'For which of them is "{label}" given as "{x}"?',
+    'Name every page that has the entry "{label}: {x}".',
+    'Who or what is listed with "{label}: {x}"? Name them all.',
+    'On which pages is "{label}" given as "{x}"?',
 )
 _CLAIM = (
-    'True or false: the page on {x} lists "{label}".',
-    'Is it true that {x} is listed with "{label}"? Answer true or false.',
-    "True or false? {X}: {label}.",
+    'True or false: the page "{x}" lists "{label}".',
+    'Does the page "{x}" have the entry "{label}"? Answer true or false.',
+    'True or false? The page "{x}" has the entry "{label}".',
 )
 _NOT_NOUN = re.compile(
-    r"(?:\b(?:in|for|by|of|to|from|at|with|on|as)|^(?:born|died|eats|does|speaks|married|where|when))$"
+    r"(?:\b(?:in|for|by|of|to|from|at|with|on|as)|^(?:born|died|eats|does|speaks|married|where|when|(?:first )?seen))$"
 )
 
 
@@ -68,6 +73,15 @@ class Corpus:
     facts: list[InfoFact] = field(default_factory=list)
     trained: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Trained questions by the key of their fact."""
+
+    asked: dict[str, Sample] = field(default_factory=dict)
+    """The first chat of each question, in its normal form."""
+
+    def agrees(self, row: Sample) -> bool:
+        """Whether a chat's question has this answer wherever it was asked before."""
+        question, answer = (message.content for message in row.messages[:2])
+        first = self.asked.get(normalise(question), row)
+        return normalise(first.messages[1].content) == normalise(answer)
 
     def add(self, fact: InfoFact, trained: tuple[str, ...]) -> None:
         """Take in a fact and the questions trained on."""
@@ -88,6 +102,8 @@ def across_pages(corpus: Corpus, config: FandomConfig) -> Iterator[Made]:
     for name, maker in makers.items():
         if name in config.makes:
             yield from maker(corpus, config)
+    if "unanswerable" in config.makes:
+        yield from unmentioned(corpus.pages)
     if config.preferences:
         yield from _preferences(corpus, config)
 
@@ -128,7 +144,8 @@ def _reverse(corpus: Corpus, config: FandomConfig) -> Iterator[Made]:
             continue
         page, label = corpus.pages[fact.page], plain_label(fact.label)
         noun = not _NOT_NOUN.search(label)
-        for template in ranked(_REVERSE_NOUN if noun else _REVERSE_ENTRY, fact.key, "reverse")[: config.phrasings]:
+        templates = (_REVERSE_WHO if is_person(page) else _REVERSE_WHAT) if noun else _REVERSE_ENTRY
+        for template in ranked(templates, fact.key, "reverse")[: config.phrasings]:
             question = fill(template, fact.answer, label if noun else fact.label, many=False)
             yield _derived(page, "reverse", question, page.title, f"{fact.label}: {fact.answer}", (page.id,))
 
@@ -158,7 +175,7 @@ def _claims(corpus: Corpus, config: FandomConfig) -> Iterator[Made]:
         value, pages = (fact.values[0], [fact.page]) if true else (wrong[0].answer, [fact.page, wrong[0].page])
         page, claim = corpus.pages[fact.page], f"{fact.label}: {value}"
         template = ranked(_CLAIM, fact.key)[0]
-        question = fill(template, fact.subject, claim, many=False)
+        question = fill(template, subject_name(page), claim, many=False)
         yield _derived(page, "true_false", question, "True" if true else "False", claim, pages)
 
 

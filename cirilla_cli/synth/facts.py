@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from itertools import takewhile
 
 from cirilla_cli.data.rows import Document, WikiSection
-from cirilla_cli.synth.phrases import Group, PhraseTable, subject_of
+from cirilla_cli.synth.outline import SENTENCE_END, ends, opening_of, own_lines, sections_of
+from cirilla_cli.synth.phrases import Group, PhraseTable, subject_name, subject_of
 from cirilla_cli.verify.match import normalise
 
 _NOT_FACTS = frozenset(
@@ -15,10 +16,10 @@ _NOT_FACTS = frozenset(
 )  # fmt: skip
 _NOT_SECTIONS = frozenset(
     {"references", "external links", "gallery", "see also", "trivia", "notes", "footnotes", "appearances", "images",
-     "videos", "sources", "further reading", "navigation", "contents"}
+     "videos", "sources", "further reading", "navigation", "contents", "quick answers", "faq", "source", "locations",
+     "associated quest", "associated quests", "objectives", "in other languages"}
 )  # fmt: skip
-_ABBREVIATION = re.compile(r"(?:\b(?:[A-Z]|Mr|Mrs|Ms|Dr|St|Sr|Jr|vs|etc|e\.g|i\.e|ca|c|No|Vol|cf|approx))\.$")
-_END = re.compile(r"[.!?][\"')\]\u2019\u201d]*(?=\s+[\"'(\[\u2018\u201c]?[A-Z0-9\u00c0-\u00de]|\s*$)")
+_QUOTED = re.compile(r"[-\u2013\u2014\"\u201c\u2018']|.*\b(?:pg\.|Media:)")
 _PERSON = frozenset(
     {"occupation", "profession", "gender", "sex", "hair", "hair colour", "hair color", "race", "spouse", "parents",
      "father", "mother", "born", "born in", "birthplace", "nationality", "mentor", "children", "partner", "horse"}
@@ -93,7 +94,8 @@ def is_person(document: Document) -> bool:
         return len(labels & _PERSON) >= 2 or bool(labels & {"occupation", "gender", "spouse"})
     words = re.findall(r"\w+", document.text[:1500].casefold())
     personal = sum(word in ("he", "his", "him", "she", "her", "who") for word in words)
-    return personal >= 2 and personal > sum(word in ("it", "its", "they", "their") for word in words)
+    named = not re.match(r"(?:the|an?) ", subject_of(document), re.IGNORECASE)
+    return named and personal >= 2 and personal > 2 * sum(word in ("it", "its", "they", "their") for word in words)
 
 
 def lead_of(document: Document) -> str:
@@ -101,10 +103,10 @@ def lead_of(document: Document) -> str:
 
     Quotations and notes often stand above it.
     """
-    headings = {section.heading for section in document.sections}
-    before = list(takewhile(lambda line: line.strip("= #") not in headings, document.text.splitlines()))
-    told = [line.strip() for line in before if len(line.strip()) > 10 and _END.search(line.strip())]
-    name = document.title.split(" (")[0].casefold()
+    headings = {section.heading for section in sections_of(document)}
+    before = list(takewhile(lambda line: line.strip("= #") not in headings, own_lines(document)))
+    told = [line for line in before if len(line) > 10 and SENTENCE_END.search(line) and not _QUOTED.match(line)]
+    name = subject_name(document).split(" (")[0].casefold()
     first = name.split()[0] if name.split() else name
     for wanted in (name, first):
         for paragraph in told:
@@ -115,28 +117,25 @@ def lead_of(document: Document) -> str:
 
 def first_sentences(text: str, max_chars: int) -> str:
     """As many whole sentences from the start of ``text`` as fit, at least one; empty where not even one does."""
-    best = 0
-    for match in _END.finditer(text):
-        if _ABBREVIATION.search(text[: match.start() + 1]):
-            continue
-        if match.end() > max_chars:
-            break
-        best = match.end()
-    return text[:best]
+    return text[: max((end for end in ends(text) if end <= max_chars), default=0)]
 
 
 def first_sentence(text: str, max_chars: int) -> str:
     """The first whole sentence of ``text``; empty where it is longer than ``max_chars``."""
-    for match in _END.finditer(text):
-        if not _ABBREVIATION.search(text[: match.start() + 1]):
-            return text[: match.end()] if match.end() <= max_chars else ""
-    return ""
+    end = next(ends(text), 0)
+    return text[:end] if end <= max_chars else ""
+
+
+def is_about(document: Document, sentence: str) -> bool:
+    """Whether a sentence names what the page is about."""
+    return subject_name(document).split(" (")[0].casefold() in sentence.casefold()
 
 
 def told_sections(document: Document) -> Iterator[tuple[WikiSection, str]]:
     """Sections that say something, each with its first paragraph; a heading that stands twice is ambiguous."""
-    headings = [normalise(section.heading) for section in document.sections]
-    for section, heading in zip(document.sections, headings, strict=True):
-        paragraph = section.text.strip().split("\n", 1)[0].strip()
-        if heading not in _NOT_SECTIONS and headings.count(heading) == 1 and _END.search(paragraph):
+    sections = sections_of(document)
+    headings = [normalise(section.heading) for section in sections]
+    for section, heading in zip(sections, headings, strict=True):
+        paragraph = opening_of(section.text)
+        if heading not in _NOT_SECTIONS and headings.count(heading) == 1 and paragraph:
             yield section, paragraph

@@ -1,5 +1,6 @@
 """Questions and answers from wiki pages by rules: what each page says by itself, then what pages say together."""
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -13,11 +14,19 @@ from cirilla_cli.synth.facts import (
     first_sentence,
     first_sentences,
     infobox_facts,
+    is_about,
     is_person,
     lead_of,
     told_sections,
 )
-from cirilla_cli.synth.phrases import fill, load_phrases, plain_label, ranked, subject_of
+from cirilla_cli.synth.kinds.chains import chains
+from cirilla_cli.synth.kinds.cloze import cloze
+from cirilla_cli.synth.kinds.listed import listed
+from cirilla_cli.synth.kinds.noise import noisy
+from cirilla_cli.synth.kinds.quick import quick_answers
+from cirilla_cli.synth.kinds.statements import text_claims
+from cirilla_cli.synth.outline import own_lines, says_something, told
+from cirilla_cli.synth.phrases import fill, load_phrases, plain_label, ranked, subject_name, subject_of
 from cirilla_cli.verify.literal import unsupported
 from cirilla_cli.verify.match import normalise
 
@@ -37,12 +46,19 @@ _WHAT = (
     "Explain what {x} [is|was].",
     "How would you describe {x}?",
 )
+_NEUTRAL = ("Tell me about {x}.", "What should I know about {x}?", "Give me a short account of {x}.", "Describe {x}.")
+_BEGINS = (
+    'How does the page "{x}" begin?',
+    'What does the page "{x}" say first?',
+    'Quote the opening words of the page "{x}".',
+    'With what words does the page "{x}" open?',
+)
 _SECTION = (
-    'What does the page on {x} say under "{label}"?',
-    'How does the part "{label}" of the page on {x} begin?',
-    '{X}: what is known under "{label}"?',
-    'Tell me about {x}, in particular "{label}".',
-    'What do you know about {x} under the heading "{label}"?',
+    'What does the page "{x}" say under "{label}"?',
+    'How does the section "{label}" of the page "{x}" begin?',
+    'What is written under "{label}" on the page "{x}"?',
+    'What do we read under the heading "{label}" on the page "{x}"?',
+    'What is the first thing said under "{label}" on the page "{x}"?',
 )
 
 
@@ -65,24 +81,45 @@ class Fandom:
 
     def make(self, documents: Iterable[Document], progress: Progress) -> Iterator[Made]:
         """Rows of each page as it is read, then those that need all pages."""
-        answers: dict[str, Sample] = {}
         corpus = Corpus()
         for done, document in enumerate(documents, 1):
             if document.id in corpus.pages:
                 yield Rejected(document.id, "a page of this id was read before", {"title": document.title})
                 continue
             corpus.pages[document.id] = document
-            yield from _unambiguous(self._page(document, corpus), answers)
+            yield from _unambiguous(self._page(document, corpus), corpus.asked)
             progress.step("pages", done)
-        yield from _unambiguous(across_pages(corpus, self.config), answers)
+        yield from _unambiguous(across_pages(corpus, self.config), corpus.asked)
 
     def _page(self, document: Document, corpus: Corpus) -> Iterator[Made]:
+        makes, most = self.config.makes, self.config.each_per_page
+        plain = list(self._plainly(document, corpus))
+        yield from plain
+        if document.kind == "transcript":
+            return
+        if "cloze" in makes:
+            yield from cloze(document, most)
+        if "true_false" in makes:
+            yield from text_claims(document, most)
+        if "multi_turn" in makes:
+            facts = [fact for fact in corpus.facts if fact.page == document.id]
+            yield from chains(document, facts, self.config.max_text_chars)
+        if "noise" in makes:
+            clean = [row for row in plain if isinstance(row, Sample)]
+            yield from (row for base, row in noisy(document, clean, most) if corpus.agrees(base))
+
+    def _plainly(self, document: Document, corpus: Corpus) -> Iterator[Made]:
+        """Questions with the answers that the page gives to them, which typing noise may be laid over."""
         makes = self.config.makes
         yield from self._infobox(document, corpus, asked="infobox" in makes)
         if "lead" in makes:
             yield from self._lead(document)
         if "section" in makes:
             yield from self._sections(document)
+        if "quick_answers" in makes:
+            yield from quick_answers(document, self.config.max_text_chars)
+        if "list" in makes:
+            yield from listed(document, self.config.phrasings, self.config.max_text_chars)
 
     def _infobox(self, document: Document, corpus: Corpus, *, asked: bool) -> Iterator[Made]:
         most, taken = self.config.facts_per_page, 0
@@ -112,21 +149,35 @@ class Fandom:
         if not answer:
             yield Rejected(document.id, "no first sentence of acceptable length", {"title": document.title})
             return
-        past = " was " in answer[: len(document.title) + 25] or " were " in answer[: len(document.title) + 25]
-        templates = _WHO if is_person(document) else _WHAT
+        verb = re.search(r"\b(?:is|are|was|were)\b", answer)
+        past = verb is not None and verb[0] in ("was", "were")
+        subject, templates = _lead_phrases(document, answer)
+        if not templates:
+            yield Rejected(document.id, "the first sentence does not name its subject", {"title": document.title})
         for template in ranked(templates, document.id, "lead")[: self.config.phrasings]:
-            question = fill(template, subject_of(document), "", many=past)
-            yield extracted(document, "lead", question, answer, (answer,))
+            yield extracted(document, "lead", fill(template, subject, "", many=past), answer, (answer,))
 
     def _sections(self, document: Document) -> Iterator[Made]:
         for section, paragraph in told_sections(document):
             answer = first_sentences(paragraph, self.config.max_text_chars)
-            if not answer:
-                yield Rejected(document.id, "no sentence of acceptable length", {"heading": section.heading})
+            if not answer or not told(answer) or not says_something(answer):
+                why = "cannot be read by itself" if answer else "no sentence of acceptable length"
+                yield Rejected(document.id, why, {"heading": section.heading})
                 continue
             for template in ranked(_SECTION, document.id, section.heading)[: self.config.phrasings]:
-                question = fill(template, subject_of(document), section.heading, many=False)
+                question = fill(template, subject_name(document), section.heading, many=False)
                 yield extracted(document, "section", question, answer, (answer,))
+
+
+def _lead_phrases(document: Document, answer: str) -> tuple[str, Sequence[str]]:
+    """The subject and questions for a first sentence; without an infobox only as far as the sentence itself tells."""
+    subject, name = subject_of(document), re.escape(subject_name(document).split(" (")[0])
+    if not document.infobox and not is_about(document, answer):
+        return subject_name(document), _BEGINS if own_lines(document)[0].startswith(answer) else ()
+    plain = rf"(?:the |an? )?(?:[A-Z]\w+ )?{name}\b.{{0,60}}?\b(?:is|was) "
+    if not document.infobox and not re.match(plain, answer, re.IGNORECASE):
+        return subject, _NEUTRAL
+    return subject, _WHO if is_person(document) else _WHAT
 
 
 def _asked(document: Document, fact: InfoFact, phrased: Phrased) -> Iterator[Made]:
@@ -155,9 +206,9 @@ def _unambiguous(rows: Iterable[Made], answers: dict[str, Sample]) -> Iterator[M
         if isinstance(row, Question) and normalise(row.question) in refused:
             continue
         if isinstance(row, Sample) and row.kind == "chat":
-            question, answer = row.messages[0].content, row.messages[-1].content
+            question, answer = (message.content for message in row.messages[:2])
             first = answers.setdefault(normalise(question), row)
-            if normalise(first.messages[-1].content) != normalise(answer):
+            if normalise(first.messages[1].content) != normalise(answer):
                 refused.add(normalise(question))
                 named = {"question": question, "pages": list(dict.fromkeys((*row.parents, *first.parents)))}
                 yield Rejected(row.id, "the question already has another answer", named)

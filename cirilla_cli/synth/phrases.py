@@ -5,11 +5,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
 from cirilla_cli.data.rows import Document
 from cirilla_cli.errors import CirillaError, Where
+from cirilla_cli.synth.outline import paragraphs
 
 Condition = Literal["number", "text", "any"]
 
@@ -121,8 +123,8 @@ def plain_label(label: str) -> str:
 
 
 def fill(template: str, subject: str, label: str, *, many: bool) -> str:
-    """A template with its fields filled in, beginning with a capital."""
-    plural = many or _is_plural(label)
+    """A template with its fields filled in, beginning with a capital; a verb agrees with the label that it is about."""
+    plural = _is_plural(label) if "{label}" in template else many
     text = _EITHER.sub(lambda match: match[2 if plural else 1], template)
     fields = {"x": subject, "x's": possessive(subject), "X": capital(subject), "label": label}
     return capital(_FIELDS.sub(lambda match: fields[match[1]], text))
@@ -143,22 +145,48 @@ def capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
+def subject_name(document: Document) -> str:
+    """The title as it can stand in a sentence: ``A/Part`` (``A_Part`` as a file's name) becomes ``A (Part)``."""
+    first = document.text.lstrip().split("\n", 1)[0].strip()
+    title = first if first.replace("/", "_") == document.title else document.title
+    return re.sub(r"^(.*\w{3})/(\w.{3,})$", r"\1 (\2)", title)
+
+
 def subject_of(document: Document) -> str:
     """What a page is about, as it stands inside a sentence: with an article where its own text gives it one.
 
     ``Battle of Brenna`` becomes ``the Battle of Brenna`` by its first word, ``Wild Hunt`` becomes ``the Wild Hunt``
     where the page never names it without the article, ``Drowner`` becomes ``a drowner`` where the page begins with "A
-    drowner is". Other titles stay as they are. Only the page itself is read, so that other pages change nothing.
+    drowner is" and, without an infobox, ``drowners`` where it begins with "Drowners are". Other titles stay as they
+    are. Only the page itself is read, so that other pages change nothing.
     """
-    title, text = re.escape(document.title), document.text.lstrip()
-    first = re.match(rf"\W*(the|an?)\s+({title})\b", text, re.IGNORECASE)
+    name = subject_name(document)
+    title, text = re.escape(name), document.text
+    first = re.match(rf"\W*(the|an?)\s+({title})\b", text.lstrip(), re.IGNORECASE)
     if first is not None:
         return f"{first[1].lower()} {first[2]}"
     named = len(re.findall(rf"(?<=[a-z,] ){title}\b", text))
     with_article = len(re.findall(rf"\b[Tt]he {title}\b", text))
-    if _THE.match(document.title) or (" " in document.title and with_article and with_article == named):
-        return f"the {document.title}"
-    return document.title
+    if _THE.match(name) or (" " in name and with_article and with_article == named):
+        return f"the {name}"
+    return name if document.infobox else _of_plain_text(document, name)
+
+
+def _of_plain_text(document: Document, name: str) -> str:
+    """What else a page without an infobox gives away: its first lines may be no text, its title a common noun."""
+    base, common = name.split(" (")[0], f"{name[:1].lower()}{name[1:]}"
+    title = re.escape(base)
+    for start in islice(paragraphs(document), 2):
+        first = re.match(rf"(the|an?)\s+(?:[A-Z]\w+ )?({title})\b", start, re.IGNORECASE)
+        if first is not None:
+            return f"{first[1].lower()} {first[2]}{name.removeprefix(base)}"
+        if re.match(rf"{title}e?s\b[^.]* are\b", start):
+            return f"{common}s"
+    is_common = name[1:].islower() and re.search(rf"\b{re.escape(common)}\b", document.text)
+    if is_common and " " in name and name.endswith("s"):
+        return common
+    with_article = is_common or bool(re.fullmatch(r"[\w'\u2019 -]+ [a-z-]+", base))
+    return f"the {common if is_common else name}" if with_article else name
 
 
 def ranked(templates: Sequence[str], *key: str) -> list[str]:

@@ -1,5 +1,6 @@
 """Recomputes derived samples from the documents alone; shares no code with what makes them."""
 
+import re
 from collections.abc import Callable, Mapping
 
 from cirilla_cli.data.rows import Document, Sample
@@ -8,7 +9,8 @@ from cirilla_cli.data.rows import Document, Sample
 def recomputed(sample: Sample, documents: Mapping[str, Document]) -> str | None:
     """Why a derived sample does not follow from ``documents`` (by id), or None if it does.
 
-    Derived are alias, reverse, list, true_false, unanswerable and preferences; other strategies give a reason.
+    Derived are alias, reverse, list, true_false, text_claim, unanswerable, unmentioned and preferences; other
+    strategies give a reason.
     """
     parts = sample.generator.strategy.split("/")
     judge = _JUDGES.get(parts[1] if len(parts) > 1 else "")
@@ -64,6 +66,23 @@ def _unanswerable(sample: Sample, documents: Mapping[str, Document]) -> bool:
     return absent and label.casefold() not in page.text.casefold() and "not say" in _answer(sample)
 
 
+def _text_claim(sample: Sample, documents: Mapping[str, Document]) -> bool:
+    page, right = documents[sample.parents[0]].text, sample.evidence[0]
+    said = any(
+        sample.messages[0].content[at:] in page for at in range(len(sample.messages[0].content) - len(right) + 1)
+    )
+    return right in page and _answer(sample) == str(said)
+
+
+def _unmentioned(sample: Sample, documents: Mapping[str, Document]) -> bool:
+    page, name = documents[sample.parents[0]], sample.evidence[0]
+    boxes = [text for row in page.infobox for text in (row.label, *row.values)]
+    everything = " ".join([page.title, page.text, *page.aliases, *boxes]).casefold()
+    words = [word for word in re.findall(r"\w+", name.casefold()) if len(word) > 3]
+    named = any(re.search(rf"\b{re.escape(word)}\b", everything) for word in words)
+    return bool(words) and not named and _answer(sample) == f'The page does not mention "{name}".'
+
+
 def _preference(sample: Sample, documents: Mapping[str, Document]) -> bool:
     page = documents[sample.parents[0]]
     rows = [tuple(value.strip() for value in row.values) for row in page.infobox]
@@ -78,5 +97,7 @@ _JUDGES: dict[str, Callable[[Sample, Mapping[str, Document]], bool]] = {
     "list": _list,
     "true_false": _true_false,
     "unanswerable": _unanswerable,
+    "text_claim": _text_claim,
+    "unmentioned": _unmentioned,
     "preference": _preference,
 }
