@@ -16,7 +16,7 @@ from cirilla_cli.data.rows import Document, Question, Record, Sample
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.fs import hash_path, write_json
 from cirilla_cli.progress import Progress
-from cirilla_cli.synth.base import Rejected, Synthesizer
+from cirilla_cli.synth.base import Made, Rejected, Spent, Synthesizer
 from cirilla_cli.synth.config import SynthConfig
 from cirilla_cli.verify.match import normalise
 
@@ -41,6 +41,8 @@ class SynthReport:
     """Path and SHA-256 of each file of documents that was read; standard input leaves nothing to compare with."""
     source: dict[str, Any] = field(default_factory=dict)
     """What made the samples: the recipe's section."""
+    spent: dict[str, Any] | None = None
+    """Of a teacher: requests, tokens, and seconds of waiting."""
     seconds: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
@@ -153,7 +155,7 @@ class _Sink:
             else:
                 _partial(path).unlink()
 
-    def take(self, made: Sample | Question | Rejected) -> None:
+    def take(self, made: Made) -> None:
         """Write one row where it belongs; questions wait until it is known what was trained on."""
         match made:
             case Sample():
@@ -163,6 +165,8 @@ class _Sink:
             case Rejected():
                 self._reasons[made.reason] += 1
                 self._write("rejects", made.row())
+            case Spent():
+                self.report.spent = asdict(made)
 
     def _sample(self, sample: Sample) -> None:
         duplicate = self._deduper.check(sample)
