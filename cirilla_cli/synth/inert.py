@@ -8,16 +8,17 @@ from cirilla_cli.data.rows import short_id
 _CONTROL = re.compile(
     r"<(?=[|\uff5c][^<>\n]{1,40}[|\uff5c]>)|"
     r"<(?=/?(?:s|bos|eos|pad|unk|think|tool_call|start_of_turn|end_of_turn|start_of_image|\|)>)|"
-    r"<(?=</?SYS>>)|\[(?=/?(?:INST|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|SYSTEM_PROMPT)\])",
+    r"<(?=</?SYS>>)|\[(?=/?(?:INST|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|SYSTEM_PROMPT)\])|"
+    r"\[(?=\[(?:end of )?page\b)",
     re.IGNORECASE,
 )
-"""The first character of what chat templates of Llama, Qwen, Mistral, Gemma, DeepSeek and Phi use as control tokens."""
+"""The first character of what the chat templates of Llama, Qwen, Mistral, Gemma, DeepSeek and Phi use as control tokens,
+and of the marks of `fenced`."""
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f\u200b\u2028-\u202e\u2060-\u2069\ufeff]")
-_MARK = re.compile(r"\[(?=\[(?:end of )?page\b)", re.IGNORECASE)
 
 
 def defused(text: str) -> str:
-    """``text`` in which no control token is left: a space stands after the first character of each.
+    """``text`` in which no control token and no mark is left: a space stands after the first character of each.
 
     Servers render chat templates to text and read that again (Ollama, llama.cpp), so that a page's own `<|im_end|>`
     would end the user's turn. Unprintable characters become spaces: some end strings, some turn the direction of text.
@@ -33,8 +34,7 @@ def holds_control(text: str) -> bool:
 def fenced(text: str) -> str:
     """``text``, defused, between marks that hold the hash of the text, which the text itself cannot hold."""
     name = short_id("page", text)
-    inner = _MARK.sub("[ ", defused(text))
-    return f"[[page {name}]]\n{inner}\n[[end of page {name}]]"
+    return f"[[page {name}]]\n{defused(text)}\n[[end of page {name}]]"
 
 
 def speaks_another(text: str, page: str) -> bool:

@@ -90,10 +90,10 @@ def fault(prompt: str, n: int) -> str | None:
 
 RUNS: dict[str, tuple[str, int, int, dict[str, Any]]] = {
     "qa": ("ollama", 20, 64, {}),
-    "multi_turn": ("openai", 5, 8, {"new_context": 0.5}),
+    "multi_turn": ("openai", 4, 8, {"new_context": 0.5}),
     "summary": ("ollama", 4, 10, {}),
-    "variants": ("openai", 5, 8, {}),
-    "preferences": ("ollama", 5, 12, {}),
+    "variants": ("openai", 4, 8, {}),
+    "preferences": ("ollama", 4, 12, {}),
 }
 
 
