@@ -1,8 +1,8 @@
 """Which tasks of reasoning-gym can be trained on and scored: `python -m benchmarks.gym_tasks [NAME ...]`.
 
-Each task that `gym.UNSTABLE` does not name is made 200 times, and in part again with another hash seed. Its reference answers are scored, junk
-is, and answers meant to do harm are. What speaks against a task is printed, beside the reason in `verify/curated.py`;
-exit 1 where the two disagree.
+Each task that `gym.UNSTABLE` does not name is made 200 times, and in part again with another hash seed. Its reference
+answers are scored, junk is, and answers meant to do harm are. What speaks against a task is printed; exit 1 where that
+and `verify/curated.py` disagree.
 """
 
 import json
@@ -24,7 +24,7 @@ from tests.verify.hostile import BRACKETS, CODE, ODD, POWERS
 
 ROOT = Path(__file__).resolve().parents[1]
 _INSTANCES, _SCORED = 200, 8
-_LEAST_PER_SECOND = 100.0
+_LEAST_PER_SECOND = 30.0
 _MOST_ALIKE = 0.2
 _JUNK = ("", "0", "1", "True", "False", "yes", "[]", "I do not know.", "The answer is hard to tell.", "A", "x" * 200)
 

@@ -114,8 +114,12 @@ def _scrape_source(reading: Reading, given: Mapping[str, Any]) -> dict[str, Any]
     return extra
 
 
-def synth_verb(words: Sequence[str], source: str | None, teacher: str | None, flags: Flags) -> None:
+def synth_verb(
+    words: Sequence[str], source: str | None, teacher: str | None, flags: Flags, *, preview: int | None = None
+) -> None:
     """`cirilla synth`."""
+    if preview is not None and preview < 1:
+        raise CirillaError(f"`--preview` is {preview}: must be at least 1", hint="--preview 5")
     reading = read_words(words, "synth")
     extra: dict[str, Any] = {}
     if source in ("ollama", "openai"):
@@ -144,8 +148,23 @@ def synth_verb(words: Sequence[str], source: str | None, teacher: str | None, fl
     if flags.dry_run:
         _shown(resolved, flags)
         return
+    if preview is not None:
+        _previewed(resolved, preview, flags)
+        return
     report = _run(resolved, flags)
     _finish(resolved, report, flags, f"{report.samples} samples in {resolved.out} ({show_seconds(report.seconds)})")
+
+
+def _previewed(resolved: Resolved, count: int, flags: Flags) -> None:
+    """Print the first rows to standard output, as text or as one object."""
+    from cirilla_cli.cli.execute import preview
+
+    with progress_for(quiet=flags.quiet or flags.json, verbose=flags.verbose) as progress:
+        found = preview(resolved, count, progress)
+    if flags.json:
+        show_json(found)
+    else:
+        print(found.text())
 
 
 def _documents(flags: Flags) -> str:

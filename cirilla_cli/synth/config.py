@@ -51,28 +51,31 @@ class FandomConfig(Section):
         return Fandom(self)
 
 
+TEST_START = 1_000_000
+"""The first index of reasoning-gym's instances that are kept for tests, where evaluation begins."""
+
+
 class GymTaskConfig(Section):
     """One task generator of reasoning-gym."""
 
     config: dict[str, Any] = {}
     """The generator's own options, without seed and size."""
-    count: PositiveCount = 1000
-    """Instances to generate."""
+    count: PositiveCount | None = None
+    """Instances to generate; null for as many as the section says."""
     start: NonNegativeInt = 0
-    """Index of the first; item i comes from seed + i, so keep tests in another index range of the same seed."""
+    """Index of the first; item i comes from seed + i. Indices from 1,000,000 on are kept for tests, and a range may not
+    reach from below into them."""
 
 
 class ReasoningGymConfig(Section):
     """Verifiable tasks from reasoning-gym's generators, seeded."""
 
     kind: Literal["reasoning-gym"] = "reasoning-gym"
-    tasks: dict[str, GymTaskConfig] = {
-        "leg_counting": GymTaskConfig(),
-        "word_sequence_reversal": GymTaskConfig(),
-        "number_sorting": GymTaskConfig(),
-        "basic_arithmetic": GymTaskConfig(),
-    }
-    """Task generators by name, with their options and the number of instances."""
+    tasks: dict[str, GymTaskConfig] = {}
+    """Task generators by name, with their options and the number of instances; empty for all that are fit to be trained
+    on and scored (`verify/curated.py` names the others, each with the reason)."""
+    count: PositiveCount = 1000
+    """Instances of each task that does not say its own number."""
     seed: int | None = None
     """Base seed of all tasks; null for the recipe's own seed."""
 
@@ -81,6 +84,14 @@ class ReasoningGymConfig(Section):
         from cirilla_cli.synth.reasoning import ReasoningGym
 
         return ReasoningGym(self)
+
+    @model_validator(mode="after")
+    def _train_and_test_apart(self) -> Self:
+        ends = {name: task.start + (task.count or self.count) for name, task in self.tasks.items()}
+        across = {name: end for name, end in ends.items() if self.tasks[name].start < TEST_START < end}
+        said = f"must lie on one side of index {TEST_START:,}, from which on they are kept for tests"
+        Misfits.refuse({f"tasks.{name}": f"ends at index {end:,}, {said}" for name, end in across.items()})
+        return self
 
 
 class QAConfig(Section):

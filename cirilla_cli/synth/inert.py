@@ -12,7 +12,7 @@ _CONTROL = re.compile(
     r"\[(?=\[(?:end of )?page\b)",
     re.IGNORECASE,
 )
-"""The first character of what the chat templates of Llama, Qwen, Mistral, Gemma, DeepSeek and Phi use as control tokens,
+"""The first character of what chat templates of Llama, Qwen, Mistral, Gemma, DeepSeek and Phi use as control tokens,
 and of the marks of `fenced`."""
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f\u200b\u2028-\u202e\u2060-\u2069\ufeff]")
 

@@ -6,6 +6,7 @@ from cirilla_cli.data.rows import Document, Message, Origin, Sample, Verify, sho
 from cirilla_cli.progress import Progress
 from cirilla_cli.synth.base import Made, Rejected
 from cirilla_cli.synth.config import GymTaskConfig, ReasoningGymConfig
+from cirilla_cli.verify.curated import curated
 from cirilla_cli.verify.gym import check_task, entries
 
 
@@ -24,13 +25,15 @@ class ReasoningGym:
         Raises:
             CirillaError: reasoning-gym is not installed, or a name or option is wrong (before the first row).
         """
+        tasks = self.config.tasks or {name: GymTaskConfig() for name in curated()}
         for name, task in self.config.tasks.items():
             check_task(name, task.config, needs_answer=True)
-        for name, task in self.config.tasks.items():
+        for name, task in tasks.items():
             yield from self._task(name, task, progress)
 
     def _task(self, name: str, task: GymTaskConfig, progress: Progress) -> Iterator[Made]:
-        indices = range(task.start, task.start + task.count)
+        count = task.count or self.config.count
+        indices = range(task.start, task.start + count)
         for index, entry in zip(indices, entries(name, task.config, self._seed, indices), strict=True):
             key = f"reasoning-gym/{name}/{index}"
             if not isinstance(entry["answer"], str):
@@ -47,4 +50,4 @@ class ReasoningGym:
                 source="reasoning-gym",
                 generator=Origin(strategy=strategy),
             )
-            progress.step(name, index - task.start + 1, task.count)
+            progress.step(name, index - task.start + 1, count)

@@ -37,10 +37,18 @@ class TeacherSource:
             if journal.found:
                 progress.say(f"{journal.found:,} answers on record in {self._journal_path}")
             desk = Desk(journal, self.config, self.strategy.name, self.strategy.instructions)
-            units = enumerate(islice(self.strategy.units(documents), self.config.limit))
-            work = in_parallel(lambda unit: self.strategy.settle(unit[1], desk), units, self.config.workers)
+            work = in_parallel(
+                lambda unit: self.strategy.settle(unit[1], desk), enumerate(self._units(documents)), self.config.workers
+            )
             yield from _in_order(_counted(work, journal, progress))
             yield journal.spent
+
+    def parts(self, documents: Iterable[Document]) -> int:
+        """How many parts of pages `make` would ask about."""
+        return sum(1 for _ in self._units(documents))
+
+    def _units(self, documents: Iterable[Document]) -> Iterator[Unit]:
+        return islice(self.strategy.units(documents), self.config.limit)
 
 
 def _counted(

@@ -68,7 +68,7 @@ class Summary:
 
     def units(self, documents: Iterable[Document]) -> Iterator[Unit]:
         """See `Strategy.units`: whole pages."""
-        return (Unit(document, 0, document.text) for document in documents)
+        return (Unit(document, 0, document.text.strip()) for document in documents)
 
     def settle(self, unit: Unit, desk: Desk) -> Settled:
         """See `Strategy.settle`."""
