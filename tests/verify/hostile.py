@@ -25,6 +25,8 @@ BRACKETS = (
 )  # fmt: skip
 """What does not close, closes too often, or is nested deeper than parsers go."""
 
-ODD = ("", " ", "\n" * 1000, "\x00", "\ud800", "\u202e1", "None", "nan", "inf", "nan+nanj", "-Infinity", "\ufffd", "a" * 19_999, "1 " * 9_000,
-       "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa!", "<answer>" * 500)  # fmt: skip
+ODD = (
+    "", " ", "\n" * 1000, "\x00", "\ud800", "\u202e1", "None", "nan", "inf", "nan+nanj", "-Infinity", "\ufffd",
+    "a" * 19_999, "1 " * 9_000, "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa!", "<answer>" * 500,
+)  # fmt: skip
 """What parsers and regular expressions stumble over."""
