@@ -24,6 +24,17 @@ class BotChallenge(ServiceError):
     """The host answers with a page that only a browser can pass: stop at once, never disguise."""
 
 
+class NoAnswer(ServiceError):
+    """No good answer within the tries."""
+
+    def __init__(self, message: str, why: str, wait_s: float) -> None:
+        super().__init__(message)
+        self.why = why
+        """What was wrong with the last try: `HTTP 503`, `no answer (ReadTimeout)`."""
+        self.wait_s = wait_s
+        """How long the server asked to wait before another; 0 where it did not say."""
+
+
 class BadStatus(ServiceError):
     """The host answers, and refuses the request for good (HTTP 400 and up, but for those worth a retry)."""
 
@@ -108,17 +119,18 @@ class Client:
         check: Callable[[Any], float | None] | None = None,
         read: Callable[[requests.Response], Any] = requests.Response.json,
     ) -> Any:
-        waited, why = 0.0, ""
+        waited, why, asked = 0.0, "", None
         for attempt in range(self.max_tries):
-            wait, why, answer = self._once(method, url, request(), check, read)
-            if wait is None:
+            asked, why, answer = self._once(method, url, request(), check, read)
+            if asked is None:
                 return answer
-            wait = wait or min(2.0**attempt, 60.0)
+            wait = asked or min(2.0**attempt, 60.0)
             if waited + wait > self.patience_s or attempt == self.max_tries - 1:
                 break
             self.sleep(wait)
             waited += wait
-        raise ServiceError(f"{url}: {why}; gave up after {attempt + 1} tries and {waited:.0f} s of waiting")
+        said = f"{url}: {why}; gave up after {attempt + 1} tries and {waited:.0f} s of waiting"
+        raise NoAnswer(said, why, asked or 0.0)
 
     def _once(
         self,

@@ -37,6 +37,9 @@ class Maker(Group):
 
     source: str | None = option("--source", metavar="NAME", help="fandom, reasoning-gym, teacher, ollama or openai.")
     teacher: str | None = option("--teacher", metavar="KIND:MODEL@URL", help="ollama:MODEL@URL or openai:MODEL@URL.")
+    preview: int | None = option(
+        "--preview", metavar="N", help="Show the rows of the first N parts of pages, and what all would take."
+    )
 
 
 @takes("out", "fresh", "shard", "merge")
@@ -47,7 +50,7 @@ def synth(words: Words = None, *, maker: Maker, flags: Flags) -> None:
     """
     from cirilla_cli.cli.verbs import synth_verb
 
-    synth_verb(words or [], maker.source, maker.teacher, flags)
+    synth_verb(words or [], maker.source, maker.teacher, flags, preview=maker.preview)
 
 
 @takes("out", "fresh", "shard", "merge")

@@ -60,10 +60,27 @@ def scrape(resolved: Resolved, progress: Progress, control: Control) -> Any:
 
 def synth(resolved: Resolved, progress: Progress, control: Control) -> Any:
     """Samples to the recipe's `out`."""
-    from pydantic import SecretStr
-
     from cirilla_cli.synth.run import synthesize
     from cirilla_cli.synth.shared import synth_merge, synth_share
+
+    config, out = _synth_section(resolved), Path(resolved.out)
+    if control.share is not None:
+        return synth_share(config, out, control.share, progress, fresh=control.fresh)
+    if control.fresh:
+        forget(resolved)
+    return (synth_merge if control.merge else synthesize)(config, out, progress)
+
+
+def preview(resolved: Resolved, count: int, progress: Progress) -> Any:
+    """The first rows that `synth` would make."""
+    from cirilla_cli.synth.run import look
+
+    return look(_synth_section(resolved), Path(resolved.out), count, progress)
+
+
+def _synth_section(resolved: Resolved) -> Any:
+    """The recipe's section, with its seed and the key from outside filled in."""
+    from pydantic import SecretStr
 
     config: Any = resolved.recipe.synth  # type: ignore[attr-defined]
     if config.source.kind in ("reasoning-gym", "teacher") and config.source.seed is None:
@@ -72,11 +89,7 @@ def synth(resolved: Resolved, progress: Progress, control: Control) -> Any:
     if key and config.source.kind == "teacher" and config.source.teacher.kind == "openai":
         teacher = config.source.teacher.model_copy(update={"api_key": SecretStr(key)})
         config = config.model_copy(update={"source": config.source.model_copy(update={"teacher": teacher})})
-    if control.share is not None:
-        return synth_share(config, Path(resolved.out), control.share, progress, fresh=control.fresh)
-    if control.fresh:
-        forget(resolved)
-    return (synth_merge if control.merge else synthesize)(config, Path(resolved.out), progress)
+    return config
 
 
 def curate(resolved: Resolved, progress: Progress, control: Control) -> Any:

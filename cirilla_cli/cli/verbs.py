@@ -123,8 +123,12 @@ def _scrape_source(reading: Reading, given: Mapping[str, Any]) -> dict[str, Any]
     return extra
 
 
-def synth_verb(words: Sequence[str], source: str | None, teacher: str | None, flags: Flags) -> None:
+def synth_verb(
+    words: Sequence[str], source: str | None, teacher: str | None, flags: Flags, *, preview: int | None = None
+) -> None:
     """`cirilla synth`."""
+    if preview is not None and preview < 1:
+        raise CirillaError(f"`--preview` is {preview}: must be at least 1", hint="--preview 5")
     reading = read_words(words, "synth")
     extra: dict[str, Any] = {}
     if source in ("ollama", "openai"):
@@ -150,7 +154,22 @@ def synth_verb(words: Sequence[str], source: str | None, teacher: str | None, fl
     ):
         extra["synth.inputs"] = [_documents(flags)]
     resolved = _resolve("synth", reading, "default", extra, flags)
+    if preview is not None and not flags.dry_run:
+        _previewed(resolved, preview, flags)
+        return
     _data(resolved, flags, lambda r: f"{r.samples} samples in {resolved.out} ({show_seconds(r.seconds)})")
+
+
+def _previewed(resolved: Resolved, count: int, flags: Flags) -> None:
+    """Print the first rows to standard output, as text or as one object."""
+    from cirilla_cli.cli.execute import preview
+
+    with progress_for(quiet=flags.quiet or flags.json, verbose=flags.verbose) as progress:
+        found = preview(resolved, count, progress)
+    if flags.json:
+        show_json(found)
+    else:
+        print(found.text())
 
 
 def _documents(flags: Flags) -> str:

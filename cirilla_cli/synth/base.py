@@ -22,7 +22,25 @@ class Rejected:
         return {"id": self.id, "reason": self.reason, **self.detail}
 
 
-Made = Sample | Question | Rejected
+@dataclass(slots=True)
+class Spent:
+    """What a teacher was asked for in a run."""
+
+    asked: int = 0
+    """Requests sent."""
+    on_record: int = 0
+    """Requests that an earlier run, or an earlier page, had answered."""
+    failed: int = 0
+    """Requests sent that got no answer."""
+    prompt_tokens: int = 0
+    """As the server counts them."""
+    tokens: int = 0
+    """Written by the teacher, as the server counts them."""
+    seconds: float = 0.0
+    """Of waiting for answers, summed over all workers."""
+
+
+Made = Sample | Question | Rejected | Spent
 
 
 class Synthesizer(Protocol):

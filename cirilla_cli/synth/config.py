@@ -1,11 +1,11 @@
 """Sections for making samples; torch-free."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from cirilla_cli.config import ByKind, FilePath, Paths, Section
+from cirilla_cli.config import ByKind, FilePath, Misfits, Paths, Section
 from cirilla_cli.curate.config import DuplicatesConfig
 from cirilla_cli.data.config import FormatName
 from cirilla_cli.teachers.config import OllamaConfig, TeacherSection
@@ -13,6 +13,7 @@ from cirilla_cli.units import PositiveCount
 
 if TYPE_CHECKING:
     from cirilla_cli.synth.base import Synthesizer
+    from cirilla_cli.synth.strategies.base import Strategy
 
 FactKind = Literal[
     "infobox", "lead", "section", "quick_answers", "cloze", "multi_turn", "noise", "alias", "reverse", "list",
@@ -60,28 +61,31 @@ class FandomConfig(Section):
         return Fandom(self)
 
 
+TEST_START = 1_000_000
+"""The first index of reasoning-gym's instances that are kept for tests, where evaluation begins."""
+
+
 class GymTaskConfig(Section):
     """One task generator of reasoning-gym."""
 
     config: dict[str, Any] = {}
     """The generator's own options, without seed and size."""
-    count: PositiveCount = 1000
-    """Instances to generate."""
+    count: PositiveCount | None = None
+    """Instances to generate; null for as many as the section says."""
     start: NonNegativeInt = 0
-    """Index of the first; item i comes from seed + i, so keep tests in another index range of the same seed."""
+    """Index of the first; item i comes from seed + i. Indices from 1,000,000 on are kept for tests, and a range may not
+    reach from below into them."""
 
 
 class ReasoningGymConfig(Section):
     """Verifiable tasks from reasoning-gym's generators, seeded."""
 
     kind: Literal["reasoning-gym"] = "reasoning-gym"
-    tasks: dict[str, GymTaskConfig] = {
-        "leg_counting": GymTaskConfig(),
-        "word_sequence_reversal": GymTaskConfig(),
-        "number_sorting": GymTaskConfig(),
-        "basic_arithmetic": GymTaskConfig(),
-    }
-    """Task generators by name, with their options and the number of instances."""
+    tasks: dict[str, GymTaskConfig] = {}
+    """Task generators by name, with their options and the number of instances; empty for all that are fit to be trained
+    on and scored (`verify/curated.py` names the others, each with the reason)."""
+    count: PositiveCount = 1000
+    """Instances of each task that does not say its own number."""
     seed: int | None = None
     """Base seed of all tasks; null for the recipe's own seed."""
 
@@ -91,15 +95,119 @@ class ReasoningGymConfig(Section):
 
         return ReasoningGym(self)
 
+    @model_validator(mode="after")
+    def _train_and_test_apart(self) -> Self:
+        ends = {name: task.start + (task.count or self.count) for name, task in self.tasks.items()}
+        across = {name: end for name, end in ends.items() if self.tasks[name].start < TEST_START < end}
+        said = f"must lie on one side of index {TEST_START:,}, from which on they are kept for tests"
+        Misfits.refuse({f"tasks.{name}": f"ends at index {end:,}, {said}" for name, end in across.items()})
+        return self
 
-class TeacherQAConfig(Section):
-    """Grounded question-answer pairs written by a language model and checked against the page."""
+
+class QAConfig(Section):
+    """Single questions, each with its answer and the passage that the answer rests on."""
+
+    kind: Literal["qa"] = "qa"
+    pairs: PositiveInt = 3
+    """Question-answer pairs asked for from each part of a page, in one request."""
+    prompt: FilePath | None = None
+    """A prompt of your own: a text file in which {title}, {count} and {text} are filled in."""
+
+    def build(self, chunk_chars: int) -> "Strategy":
+        """The strategy that this section describes."""
+        from cirilla_cli.synth.strategies.qa import QA
+
+        return QA(self, chunk_chars)
+
+
+FollowUp = Literal[
+    "elaborate", "clarify", "rephrase", "cite_and_summarize", "cite_and_explain", "simplify", "true_statement",
+    "false_statement", "vague", "example", "importance", "relation", "comparison", "related_facts", "chronology",
+    "significance",
+]  # fmt: skip
+
+
+class MultiTurnConfig(Section):
+    """Conversations of several turns, each answer checked against the page that it is about."""
+
+    kind: Literal["multi_turn"] = "multi_turn"
+    min_turns: PositiveInt = 2
+    """Conversations with fewer good turns go to the rejects."""
+    max_turns: PositiveInt = 5
+    """Questions of the longest conversation; how many one has, from min_turns on, follows from its page."""
+    new_context: Annotated[float, Field(ge=0, le=1)] = 0.3
+    """How often a turn after the first turns to another page instead of following up."""
+    follow_ups: Annotated[tuple[FollowUp, ...], Field(strict=False, min_length=1)] = get_args(FollowUp)
+    """Kinds of follow-up questions to choose from."""
+
+    def build(self, chunk_chars: int) -> "Strategy":
+        """The strategy that this section describes."""
+        from cirilla_cli.synth.strategies.multi_turn import MultiTurn
+
+        return MultiTurn(self, chunk_chars)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.max_turns < self.min_turns:
+            Misfits.refuse({"max_turns": f"is {self.max_turns}, must be at least min_turns ({self.min_turns})"})
+        return self
+
+
+class SummaryConfig(Section):
+    """What is known about a page's subject in a paragraph: long pages part by part, then the parts together."""
+
+    kind: Literal["summary"] = "summary"
+    max_words: Annotated[int, Field(ge=20)] = 150
+    """Longest summary that is asked for and taken."""
+
+    def build(self, chunk_chars: int) -> "Strategy":
+        """The strategy that this section describes."""
+        from cirilla_cli.synth.strategies.summary import Summary
+
+        return Summary(self, chunk_chars)
+
+
+class VariantsConfig(Section):
+    """Questions one at a time, each shown all earlier ones of its part of the page and asked to differ from them."""
+
+    kind: Literal["variants"] = "variants"
+    rounds: PositiveInt = 5
+    """Questions asked for from each part of a page, each in a request of its own."""
+    most_alike: Annotated[float, Field(gt=0, le=1)] = 0.7
+    """Questions that share more of their words (Jaccard) with an earlier one are asked for again."""
+
+    def build(self, chunk_chars: int) -> "Strategy":
+        """The strategy that this section describes."""
+        from cirilla_cli.synth.strategies.variants import Variants
+
+        return Variants(self, chunk_chars)
+
+
+class PreferencesConfig(Section):
+    """Pairs of a grounded answer and a wrong one of similar length that fails a check by name."""
+
+    kind: Literal["preferences"] = "preferences"
+    pairs: PositiveInt = 3
+    """Questions asked for from each part of a page, in one request; each wrong answer takes one more."""
+
+    def build(self, chunk_chars: int) -> "Strategy":
+        """The strategy that this section describes."""
+        from cirilla_cli.synth.strategies.preferences import Preferences
+
+        return Preferences(self, chunk_chars)
+
+
+StrategySection = Annotated[QAConfig | MultiTurnConfig | SummaryConfig | VariantsConfig | PreferencesConfig, ByKind()]
+
+
+class TeacherSourceConfig(Section):
+    """Rows written by a language model and checked against the page."""
 
     kind: Literal["teacher"] = "teacher"
     teacher: TeacherSection = OllamaConfig()
     """Who writes; on the command line `--teacher ollama:MODEL@URL` or `openai:MODEL@URL`."""
-    pairs_per_chunk: PositiveInt = 3
-    """Question-answer pairs asked for from each part of a page."""
+    strategy: StrategySection = QAConfig()
+    """What is written: qa, multi_turn, summary, variants or preferences."""
     chunk_chars: PositiveInt = 4000
     """Longest part of a page shown at once; parts end at paragraphs."""
     max_tokens: PositiveInt = 1024
@@ -107,24 +215,23 @@ class TeacherQAConfig(Section):
     temperature: Annotated[float, Field(ge=0)] = 0.3
     """Sampling temperature of the teacher."""
     retries: NonNegativeInt = 3
-    """Further tries after an answer that is not the JSON asked for; each with the complaint and a new seed."""
+    """Further tries after an answer that is not the JSON asked for, or is in another language, or repeats an earlier
+    one; each with the complaint and a new seed."""
     workers: PositiveInt = 4
     """Requests under way at the same time."""
     limit: PositiveInt | None = None
     """Only the first so many parts of pages; null for all."""
     seed: int | None = None
     """Base of the seeds sent with requests; null for the recipe's own seed."""
-    prompt: FilePath | None = None
-    """A prompt of your own: a text file in which {title}, {count}, {schema} and {text} are filled in."""
 
     def build(self, workspace: Path | None) -> "Synthesizer":
         """The source of samples; ``workspace`` is the folder for what it remembers, if any."""
-        from cirilla_cli.synth.teacher import TeacherQA
+        from cirilla_cli.synth.teacher import TeacherSource
 
-        return TeacherQA(self, workspace)
+        return TeacherSource(self, workspace)
 
 
-SynthSection = Annotated[FandomConfig | ReasoningGymConfig | TeacherQAConfig, ByKind()]
+SynthSection = Annotated[FandomConfig | ReasoningGymConfig | TeacherSourceConfig, ByKind()]
 
 
 class SynthConfig(Section):

@@ -1,6 +1,7 @@
 """Checks of what a teacher wrote against the text it was shown; nothing is taken on trust."""
 
 import re
+from collections.abc import Sequence
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -58,23 +59,37 @@ def fault(pair: Pair, text: str, title: str) -> str | None:
         return "no answer of acceptable length"
     if normalise(answer) in normalise(question):
         return "the question gives the answer away"
+    if _ABOUT_TEXT.search(question.casefold()):
+        return ABOUT_TEXT
+    return unsound(answer, [pair.evidence], text, title)
+
+
+ABOUT_TEXT = "speaks of the text instead of the matter"
+
+
+def unsound(answer: str, evidence: Sequence[str], text: str, title: str) -> str | None:
+    """`fault` of an answer without its question, of any length; every piece of ``evidence`` must stand in ``text``."""
     if _REFUSAL.search(answer.casefold()):
         return "the answer is a refusal"
-    if _ABOUT_TEXT.search(f"{question}\n{answer}".casefold()):
-        return "speaks of the text instead of the matter"
-    if quoted(pair.evidence, text) is None:
+    if _ABOUT_TEXT.search(answer.casefold()):
+        return ABOUT_TEXT
+    if any(quoted(piece, text) is None for piece in evidence):
         return "the evidence does not stand in the page"
     return _unfounded(answer, f"{title}\n{text}")
 
 
 def _unfounded(answer: str, text: str) -> str | None:
     if not set(_NUMBER.findall(answer)) <= set(_NUMBER.findall(text)):
-        return "a number of the answer does not stand in the page"
+        return FOREIGN_NUMBER
     plain = text.translate(_ONE_TO_ONE).casefold()
     names = _NAME.findall(answer.translate(_ONE_TO_ONE))
     if any(name.casefold().removesuffix("'s").strip("'") not in plain for name in names):
-        return "a name of the answer does not stand in the page"
+        return FOREIGN_NAME
     return None
+
+
+FOREIGN_NUMBER = "a number of the answer does not stand in the page"
+FOREIGN_NAME = "a name of the answer does not stand in the page"
 
 
 def chunks(text: str, most: int) -> list[str]:

@@ -1,11 +1,14 @@
 """What a teacher has answered so far, kept so that no request is sent twice, whatever stops the run."""
 
 import threading
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from cirilla_cli.data.jsonl import Complaints, JsonlWriter, read_rows, repair_tail
+from cirilla_cli.synth.base import Spent
 from cirilla_cli.teachers.base import Completion, Failure, Request, Teacher
 
 FILE = "journal.jsonl"
@@ -15,12 +18,14 @@ FILE = "journal.jsonl"
 class Journal:
     """A teacher that looks into an append-only file first; raw answers stand in it, checks are made anew each run.
 
-    Answers are on the disk before they are used. Failures are not kept: the next run asks again.
+    Answers are on the disk before they are used, under the hash of all that was sent. Failures are not kept: the next
+    run asks again. Answers that another teacher gave, or the same under other settings, are left where they are.
     """
 
     def __init__(self, teacher: Teacher, path: Path | None) -> None:
         self.name, self.teacher = teacher.name, teacher
         self.found = 0
+        self.spent = Spent()
         self._known: dict[str, Completion] = {}
         self._lock, self._check_lock, self._checked = threading.Lock(), threading.Lock(), False
         self._writer: JsonlWriter | None = None
@@ -46,21 +51,35 @@ class Journal:
         """
         id_ = request.id
         if id_ in self._known:
+            with self._lock:
+                self.spent.on_record += 1
             return self._known[id_]
         with self._check_lock:
             if not self._checked:
                 self.teacher.check()
                 self._checked = True
+        start = time.monotonic()
         answer = self.teacher.ask(request)
-        if isinstance(answer, Completion):
-            with self._lock:
+        with self._lock:
+            self._count(answer, time.monotonic() - start)
+            if isinstance(answer, Completion):
                 self._keep(id_, answer)
         return answer
+
+    def _count(self, answer: Completion | Failure, seconds: float) -> None:
+        self.spent.asked += 1
+        self.spent.seconds += seconds
+        if isinstance(answer, Failure):
+            self.spent.failed += 1
+            return
+        self.spent.prompt_tokens += answer.prompt_tokens or 0
+        self.spent.tokens += answer.tokens or 0
 
     def _keep(self, id_: str, answer: Completion) -> None:
         self._known[id_] = answer
         if self._writer is not None:
             row = {"id": id_, "teacher": self.name, "text": answer.text, "cut": answer.cut}
+            row |= {"settings": dict(self.teacher.settings)} if self.teacher.settings else {}
             self._writer.write({**row, "prompt_tokens": answer.prompt_tokens, "tokens": answer.tokens})
             self._writer.sync()
 
@@ -70,10 +89,12 @@ class Journal:
         repair_tail(path)
         complaints = Complaints()
         for row in read_rows(path, complaints):
-            data = row.data
-            if data.get("teacher") == self.name and isinstance(data.get("text"), str):
-                self._known[str(data["id"])] = Completion(
-                    data["text"], bool(data.get("cut")), data.get("prompt_tokens"), data.get("tokens")
-                )
+            if self._is_own(row.data):
+                used = row.data.get("prompt_tokens"), row.data.get("tokens")
+                self._known[str(row.data["id"])] = Completion(row.data["text"], bool(row.data.get("cut")), *used)
         complaints.raise_if_any()
         self.found = len(self._known)
+
+    def _is_own(self, data: Mapping[str, Any]) -> bool:
+        told = data.get("teacher"), data.get("settings", {})
+        return told == (self.name, dict(self.teacher.settings)) and {"id", "text"} <= set(data)

@@ -9,6 +9,7 @@ from cirilla_cli.data.rows import Document, Message, Origin, Sample, Verify, sho
 from cirilla_cli.progress import Progress
 from cirilla_cli.synth.base import Made, Rejected
 from cirilla_cli.synth.config import GymTaskConfig, ReasoningGymConfig
+from cirilla_cli.verify.curated import curated
 from cirilla_cli.verify.gym import check_task, entries
 
 Item = tuple[str, int]
@@ -26,6 +27,7 @@ class ReasoningGym:
     def __init__(self, config: ReasoningGymConfig, spread: Spread = ALONE) -> None:
         self.config, self._spread = config, spread
         self._seed = config.seed or 0
+        self._tasks = config.tasks or {name: GymTaskConfig() for name in curated()}
 
     def make(self, documents: Iterable[Document], progress: Progress) -> Iterator[Made]:
         """Yield task rows; instances without a reference answer are rejected.
@@ -33,18 +35,21 @@ class ReasoningGym:
         Raises:
             CirillaError: reasoning-gym is not installed, or a name or option is wrong (before the first row).
         """
+        tasks = self._tasks
         for name, task in self.config.tasks.items():
             check_task(name, task.config, needs_answer=True)
-        tasks = self.config.tasks
-        items = ((name, index) for name, task in tasks.items() for index in range(task.start, task.start + task.count))
+        items = ((name, index) for name, task in tasks.items() for index in self._range(task))
         for (name, index), entry in self._spread.each(items, _key, self._entries, ENTRY):
             yield self._row(name, tasks[name], index, entry)
-            progress.step(name, index - tasks[name].start + 1, tasks[name].count)
+            progress.step(name, index - tasks[name].start + 1, len(self._range(tasks[name])))
+
+    def _range(self, task: GymTaskConfig) -> range:
+        return range(task.start, task.start + (task.count or self.config.count))
 
     def _entries(self, items: Iterator[Item]) -> Iterator[dict[str, Any]]:
         for name, group in groupby(items, key=lambda item: item[0]):
             indices = (index for _, index in group)
-            yield from entries(name, self.config.tasks[name].config, self._seed, indices)
+            yield from entries(name, self._tasks[name].config, self._seed, indices)
 
     def _row(self, name: str, task: GymTaskConfig, index: int, entry: dict[str, Any]) -> Made:
         key = _key((name, index))

@@ -16,8 +16,10 @@ from cirilla_cli.data.rows import Document, Question, Record, Sample
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.fs import hash_path, write_json
 from cirilla_cli.progress import Progress
-from cirilla_cli.synth.base import Rejected, Synthesizer
+from cirilla_cli.synth.account import write_account
+from cirilla_cli.synth.base import Made, Rejected, Spent, Synthesizer
 from cirilla_cli.synth.config import SynthConfig
+from cirilla_cli.synth.preview import Preview, preview
 from cirilla_cli.verify.match import normalise
 
 
@@ -41,6 +43,8 @@ class SynthReport:
     """Path and SHA-256 of each file of documents that was read; standard input leaves nothing to compare with."""
     source: dict[str, Any] = field(default_factory=dict)
     """What made the samples: the recipe's section."""
+    spent: dict[str, Any] | None = None
+    """Of a teacher: requests, tokens, and seconds of waiting."""
     seconds: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
@@ -53,7 +57,7 @@ def synthesize(config: SynthConfig, out: Path, progress: Progress, source: Synth
 
     Args:
         config: the source, its inputs, and how repetitions are dropped.
-        out: a folder (samples.jsonl, questions.jsonl, rejects.jsonl, duplicates.jsonl, report.json), a file
+        out: a folder (samples.jsonl, questions.jsonl, rejects.jsonl, duplicates.jsonl, report.json, summary.md), a file
             FILE.jsonl (the others go to the folder FILE.synth beside it), or `-` (samples to standard output as soon
             as they are made, nothing else). Files appear only when all is done.
         progress: who watches.
@@ -77,7 +81,19 @@ def synthesize(config: SynthConfig, out: Path, progress: Progress, source: Synth
     sink.report.seconds = round(time.monotonic() - started, 3)
     if side is not None:
         write_json(side / "report.json", sink.report.as_dict())
+        write_account(side, sink.report.as_dict())
     return sink.report
+
+
+def look(config: SynthConfig, out: Path, count: int, progress: Progress) -> Preview:
+    """The first rows of `synthesize`, and what all of them would take; see `preview`.
+
+    Raises:
+        CirillaError: standard input, of which the rows would be gone for the run itself.
+    """
+    if STDIO in config.inputs:
+        raise CirillaError("--preview reads its inputs twice, and standard input can be read once", hint="name a file")
+    return preview(config, places(out)[1], lambda source: documents_of(config, source), count, progress)
 
 
 def places(out: Path) -> tuple[Path, Path | None]:
@@ -159,7 +175,7 @@ class _Sink:
             else:
                 _partial(path).unlink()
 
-    def take(self, made: Sample | Question | Rejected) -> None:
+    def take(self, made: Made) -> None:
         """Write one row where it belongs; questions wait until it is known what was trained on."""
         match made:
             case Sample():
@@ -169,6 +185,8 @@ class _Sink:
             case Rejected():
                 self._reasons[made.reason] += 1
                 self._write("rejects", made.row())
+            case Spent():
+                self.report.spent = asdict(made)
 
     def _sample(self, sample: Sample) -> None:
         duplicate = self._deduper.check(sample)

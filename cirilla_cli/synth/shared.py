@@ -11,11 +11,11 @@ from cirilla_cli.errors import CirillaError
 from cirilla_cli.fs import hash_json
 from cirilla_cli.progress import Progress
 from cirilla_cli.synth.base import Synthesizer
-from cirilla_cli.synth.config import ReasoningGymConfig, SynthConfig, SynthSection, TeacherQAConfig
+from cirilla_cli.synth.config import ReasoningGymConfig, SynthConfig, SynthSection, TeacherSourceConfig
 from cirilla_cli.synth.journal import FILE
 from cirilla_cli.synth.reasoning import ReasoningGym
 from cirilla_cli.synth.run import SynthReport, documents_of, places, rows_at, synthesize
-from cirilla_cli.synth.teacher import TeacherQA
+from cirilla_cli.synth.teacher import TeacherSource
 
 
 def synth_share(config: SynthConfig, out: Path, share: Share, progress: Progress, *, fresh: bool = False) -> PartReport:
@@ -44,8 +44,8 @@ def _spread(source: SynthSection, workspace: Path | None, spread: Spread) -> Syn
     match source:
         case ReasoningGymConfig():
             return ReasoningGym(source, spread)
-        case TeacherQAConfig():
-            return TeacherQA(source, workspace, spread)
+        case TeacherSourceConfig():
+            return TeacherSource(source, workspace, spread)
     raise CirillaError(
         f"source `{source.kind}` cannot be shared out: its rules compare every page with all others",
         hint="leave out --shard and --merge; a teacher's work and tasks can be shared out",

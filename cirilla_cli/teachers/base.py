@@ -10,7 +10,9 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from cirilla_cli.data.rows import Message, short_id
 
-FailureKind = Literal["transport", "busy", "length", "context", "refused"]
+FailureKind = Literal["transport", "busy", "slow", "context", "refused"]
+
+_SLOW_TRIES = 2
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -45,11 +47,13 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """No answer, and why: transport (no connection, broken answer), busy, length (cut off), context (the prompt does
-    not fit), refused (the server rejects the request)."""
+    """No answer, and why: transport (no connection, broken answer), busy, slow (no answer in time), context (the prompt
+    does not fit), refused (the server rejects the request)."""
 
     kind: FailureKind
     detail: str
+    wait_s: float = 0.0
+    """How long the server asked to wait before another try."""
 
 
 class Teacher(Protocol):
@@ -57,6 +61,10 @@ class Teacher(Protocol):
 
     name: str
     """What stands in samples: kind and model."""
+    context: int | None
+    """Tokens that prompt and answer may take together; None where nobody counts."""
+    settings: Mapping[str, Any]
+    """What else decides its answers, beside the request: answers given under other settings are not its own."""
     address: str
     """Where it was looked for."""
 
@@ -68,7 +76,11 @@ class Teacher(Protocol):
         """
 
     def ask(self, request: Request) -> Completion | Failure:
-        """One answer, after waiting for a busy or absent server within the section's patience."""
+        """One answer, after waiting for a busy or absent server within the section's patience.
+
+        Raises:
+            ServiceError: no further request can succeed: the model is missing, the key is not taken.
+        """
 
     def close(self) -> None:
         """Let connections go."""
@@ -98,20 +110,29 @@ def in_parallel(work: Callable[[T], R], items: Iterable[T], workers: int) -> Ite
 def patiently(
     once: Callable[[], Completion | Failure], patience_s: float, sleep: Callable[[float], None] = time.sleep
 ) -> Completion | Failure:
-    """Repeat ``once`` with growing pauses while the server is busy or away, up to ``patience_s`` of waiting in all."""
-    waited, pause = 0.0, 0.5
+    """Repeat ``once`` with growing pauses while the server is busy or away, up to ``patience_s`` of waiting in all.
+
+    A server that is slow is asked once more and no oftener: each try costs the whole time-out.
+    """
+    waited, pause, slow = 0.0, 0.5, 0
     while True:
         answer = once()
-        passing = isinstance(answer, Failure) and answer.kind in ("transport", "busy")
-        if not passing or waited + pause > patience_s:
+        if isinstance(answer, Completion) or answer.kind in ("context", "refused"):
             return answer
-        sleep(pause)
-        waited, pause = waited + pause, min(2 * pause, 30.0)
+        slow += answer.kind == "slow"
+        wait_s = max(pause, answer.wait_s)
+        if slow == _SLOW_TRIES or waited + wait_s > patience_s:
+            return answer
+        sleep(wait_s)
+        waited, pause = waited + wait_s, min(2 * pause, 30.0)
 
 
 def estimated_tokens(messages: Iterable[Message]) -> int:
-    """A cautious guess: a token for every three characters, and eight a turn for the template."""
-    return sum(len(message.content) // 3 + 8 for message in messages)
+    """A cautious guess: a token for every three bytes of UTF-8, and eight a turn for the template.
+
+    Bytes and not characters: a Chinese character is three bytes and about one token.
+    """
+    return sum(len(message.content.encode("utf-8", "replace")) // 3 + 8 for message in messages)
 
 
 def overflow(request: Request, context: int) -> Failure | None:

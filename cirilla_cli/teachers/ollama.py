@@ -1,19 +1,19 @@
 """Models served by Ollama, through its own client."""
 
-import json
+from collections.abc import Mapping
 from typing import Any
 
 import httpx
 import ollama
-from pydantic import ValidationError
 
 from cirilla_cli.errors import ServiceError
 from cirilla_cli.teachers.base import Completion, Failure, Request, overflow, patiently
 from cirilla_cli.teachers.config import OllamaConfig
 
 _BUSY = frozenset({408, 429, 503})
-_TRANSPORT = (ConnectionError, httpx.TransportError, json.JSONDecodeError, ValidationError)
-"""What the client lets through besides its ResponseError (read in its code, 0.6.3): no connection, torn or odd JSON."""
+_TRANSPORT = (ConnectionError, httpx.TransportError, ValueError, TypeError)
+"""What the client lets through besides its ResponseError (read in its code, 0.6.3): no connection; torn or odd JSON,
+which json and pydantic refuse with ValueErrors; JSON that is no object."""
 _CHECK_S = 10.0
 
 
@@ -23,6 +23,8 @@ class OllamaTeacher:
     def __init__(self, config: OllamaConfig) -> None:
         self.config = config
         self.name = f"ollama:{config.model}"
+        self.context: int | None = config.num_ctx
+        self.settings: Mapping[str, Any] = {} if config.think is None else {"think": config.think}
         self.address = config.url
         self._client = ollama.Client(host=config.url, timeout=config.timeout)
 
@@ -49,12 +51,16 @@ class OllamaTeacher:
     def _once(self, request: Request) -> Completion | Failure:
         try:
             answer = self._client.chat(**self._call(request))
-        except _TRANSPORT as error:
-            return Failure("transport", f"{self.address}: {type(error).__name__}: {error}"[:300])
+        except (httpx.ReadTimeout, httpx.WriteTimeout):
+            return Failure("slow", f"{self.address}: no answer within {self.config.timeout:g} s")
         except ollama.ResponseError as error:
             return self._refusal(error)
-        if answer.prompt_eval_count is not None and answer.prompt_eval_count >= self.config.num_ctx:
-            return Failure("context", f"the prompt filled the whole context of {self.config.num_ctx} tokens")
+        except _TRANSPORT as error:
+            return Failure("transport", f"{self.address}: {type(error).__name__}: {error}"[:300])
+        used = (answer.prompt_eval_count or 0) + (answer.eval_count or 0)
+        if used >= self.config.num_ctx:
+            # Ollama then has dropped the beginning, which is the page, and gone on.
+            return Failure("context", f"prompt and answer took {used} tokens of a context of {self.config.num_ctx}")
         cut = answer.done_reason == "length"
         return Completion(answer.message.content or "", cut, answer.prompt_eval_count, answer.eval_count)
 
@@ -71,7 +77,7 @@ class OllamaTeacher:
             "format": request.schema,
             "options": options,
         }
-        return call if self.config.think is None else {**call, "think": self.config.think}
+        return {**call, **self.settings}
 
     def _refusal(self, error: ollama.ResponseError) -> Failure:
         if error.status_code == 404:

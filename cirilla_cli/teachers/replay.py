@@ -1,5 +1,6 @@
 """Recorded completions: runs that need no server, and tests."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from cirilla_cli.data.jsonl import Complaints, read_rows
@@ -12,6 +13,8 @@ class ReplayTeacher:
 
     def __init__(self, config: ReplayConfig) -> None:
         self.name = f"replay:{config.path.name}"
+        self.context: int | None = None
+        self.settings: Mapping[str, Any] = {}
         self.address = str(config.path)
         self._by_id: dict[str, Completion] = {}
         self._by_piece: list[tuple[str, Completion]] = []

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import queue
+import re
 import signal
 import subprocess
 import sys
@@ -28,6 +29,10 @@ _MOST_ANSWER_CHARS = 20_000
 _BROKEN_SCORERS = frozenset({"game_of_life_halting"})
 """This scorer gives 1 to any text that is not empty; equality with the reference answer is used instead."""
 
+
+_NO_NUMBER = re.compile(r"(?<![a-z])(?:nan|inf(?:inity)?)j?(?![a-z])", re.IGNORECASE)
+"""What Python reads as numbers that are none: every comparison with them is false, so `complex_arithmetic` takes the
+smaller of 1 and NaN, which is 1."""
 
 _SCORER_ERRORS = (
     ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, MemoryError, NameError, OSError,
@@ -60,7 +65,7 @@ class GymWorker:
         """What the task's own scorer gives, 0 to 1; 0 where it raises, takes too long, or may not see the answer."""
         if name in _BROKEN_SCORERS:
             return float(matches(answer, [str(entry.get("answer"))]))
-        if len(answer) > _MOST_ANSWER_CHARS or not allowed(name, answer, entry):
+        if len(answer) > _MOST_ANSWER_CHARS or not allowed(name, answer, entry) or _evades(answer, entry):
             return 0.0
         task = {"do": "score", "name": name, "config": dict(config), "seed": seed, "entry": entry, "answer": answer}
         reply = self._ask({**task, "seconds": self.seconds}, patience_s=10 * self.seconds)
@@ -138,6 +143,11 @@ class GymWorker:
 
 GymScorer = GymWorker
 """The same object by the name of what it is mostly for."""
+
+
+def _evades(answer: str, entry: Mapping[str, Any]) -> bool:
+    """Whether ``answer`` speaks of NaN or infinity where the right answer does not."""
+    return _NO_NUMBER.search(answer) is not None and _NO_NUMBER.search(str(entry.get("answer"))) is None
 
 
 def _forward(pipe: IO[bytes], replies: "queue.Queue[bytes]") -> None:

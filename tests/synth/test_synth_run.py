@@ -8,13 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from cirilla_cli.data.rows import Document
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.progress import Silent
 from cirilla_cli.synth.config import SynthConfig
 from cirilla_cli.synth.run import synthesize
+from cirilla_cli.verify import gym
+from cirilla_cli.verify.curated import EXCLUDED, curated
 from cirilla_cli.verify.gym_worker import CORRECT, GymScorer
+from cirilla_cli.verify.whitelist import EVALUATING
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -47,7 +51,8 @@ GYM = {
 def test_a_folder_gets_samples_and_an_account(tmp_path: Path) -> None:
     report = synthesize(config(inputs=str(write(tmp_path / "d.jsonl"))), tmp_path / "out", Silent())
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {"samples.jsonl", "questions.jsonl", "rejects.jsonl", "duplicates.jsonl", "report.json"}
+    kinds = {f"{name}.jsonl" for name in ("samples", "questions", "rejects", "duplicates")}
+    assert names == kinds | {"report.json", "summary.md"}
     told = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
     assert told["samples"] == report.samples == len(rows(tmp_path / "out" / "samples.jsonl"))
     assert told["pages"] == 3
@@ -145,6 +150,31 @@ def test_task_rows_verify_and_repeat_and_their_index_ranges_are_disjoint(tmp_pat
     synthesize(config(source={**source, "tasks": later}), tmp_path / "c", Silent())
     keys = {row["split_key"] for row in made}
     assert not keys & {row["split_key"] for row in rows(tmp_path / "c" / "samples.jsonl")}
+
+
+def test_where_no_task_is_named_the_curated_ones_are_made_and_each_exclusion_has_its_reason(tmp_path: Path) -> None:
+    synthesize(config(source={"kind": "reasoning-gym", "count": 1}), tmp_path / "out", Silent())
+    made = [row["verify"]["name"] for row in rows(tmp_path / "out" / "samples.jsonl")]
+    assert sorted(made) == curated()
+    assert set(made) | set(EXCLUDED) == set(gym.names())
+    assert not set(made) & set(EXCLUDED)
+    assert not set(made) & (EVALUATING | gym.ANSWERLESS | gym.UNSTABLE)
+    assert all(len(reason.split()) > 2 for reason in EXCLUDED.values())
+
+
+@pytest.mark.parametrize(
+    ("start", "count", "good"), [(0, 1_000_000, True), (0, 1_000_001, False), (999_999, 2, False), (1_000_000, 5, True)]
+)
+def test_no_range_of_tasks_reaches_from_training_into_what_is_kept_for_tests(
+    start: int, count: int, good: bool
+) -> None:
+    own: dict[str, Any] = {"tasks": {"bf": {"start": start, "count": count}}}
+    for fields in (own, {"tasks": {"bf": {"start": start}}, "count": count}):
+        if good:
+            assert config(source={"kind": "reasoning-gym", **fields})
+            continue
+        with pytest.raises(ValidationError, match="one side of index 1,000,000"):
+            config(source={"kind": "reasoning-gym", **fields})
 
 
 def test_repeated_tasks_are_dropped_with_an_account(tmp_path: Path) -> None:

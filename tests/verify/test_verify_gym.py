@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hostile import BRACKETS, CODE, ODD, POWERS
 
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.verify import gym
@@ -45,20 +46,21 @@ def test_the_reference_answer_scores_one_after_a_round_trip_through_json(scorer:
         assert scorer.score(name, {}, 3, entry, "surely not this") < CORRECT
 
 
-@pytest.mark.parametrize("name", sorted(EVALUATING))
-def test_a_hostile_answer_creates_no_file_and_scores_nothing(scorer: GymScorer, name: str, tmp_path: Path) -> None:
-    entry = made(name)
-    trap = tmp_path / "owned"
-    for answer in (
-        f"__import__('os').system('touch {trap}')",
-        f"[open('{trap}', 'w')]",
-        f'exec(chr(111)+\'pen("{trap}", "w")\')',
-        f"().__class__.__base__.__subclasses__(), '{trap}'",
-    ):
-        assert scorer.score(name, {}, 0, entry, answer) < CORRECT
-        assert not trap.exists()
-        assert not allowed(name, answer, entry)
-    assert scorer.score(name, {}, 0, entry, entry["answer"]) >= CORRECT
+RISKY = (*sorted(EVALUATING), "prime_factorization", "palindrome_partitioning", "complex_arithmetic")
+"""All whose scorers run answers as code, and three that parse numbers and JSON of their own; the last takes NaN."""
+
+
+@pytest.mark.parametrize("name", RISKY)
+def test_hostile_answers_are_never_executed_never_hang_and_score_nothing(
+    scorer: GymScorer, name: str, tmp_path: Path
+) -> None:
+    entry, trap = made(name), tmp_path / "owned"
+    code = [text.format(trap=trap) for text in CODE]
+    for answer in (*code, *POWERS, *BRACKETS, *ODD):
+        assert scorer.score(name, {}, 0, entry, answer) < CORRECT, answer[:80]
+    assert not trap.exists()
+    assert name not in EVALUATING or not any(allowed(name, answer, entry) for answer in code)
+    assert scorer.score(name, {}, 0, entry, entry["answer"]) >= CORRECT, "the next answer is scored"
 
 
 @pytest.mark.parametrize("name", ["polynomial_multiplication", "simple_integration", "intermediate_integration"])
@@ -69,14 +71,6 @@ def test_a_hostile_row_creates_no_file_either(scorer: GymScorer, name: str, tmp_
     entry["answer"], entry["metadata"]["integrand"] = hostile, hostile
     assert scorer.score(name, {}, 0, entry, "x") < CORRECT
     assert not trap.exists()
-
-
-@pytest.mark.parametrize("name", sorted(EVALUATING))
-def test_a_tower_of_powers_does_not_hang(scorer: GymScorer, name: str) -> None:
-    entry = made(name)
-    start = time.monotonic()
-    assert scorer.score(name, {}, 0, entry, "9**9**8") < CORRECT
-    assert time.monotonic() - start < 5
 
 
 def test_a_scorer_that_takes_too_long_is_killed_and_the_next_answer_is_scored() -> None:

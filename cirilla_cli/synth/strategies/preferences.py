@@ -1,0 +1,104 @@
+"""Preference pairs: a grounded answer, and a wrong one of similar length that fails a check which its row names."""
+
+from collections.abc import Iterable, Iterator
+
+from pydantic import BaseModel, ConfigDict
+
+from cirilla_cli.data.rows import Document, Message, Sample
+from cirilla_cli.synth.base import Made, Rejected
+from cirilla_cli.synth.config import PreferencesConfig
+from cirilla_cli.synth.grounding import FOREIGN_NAME, FOREIGN_NUMBER, Pair, quoted
+from cirilla_cli.synth.strategies.base import Complaint, Desk, Settled, Unit, Unsettled, pieces
+from cirilla_cli.synth.strategies.qa import PROMPT, ask_pairs, rejected
+from cirilla_cli.verify.match import normalise
+
+_WRONG = """\
+A question about it: {question}
+The right answer: {answer}
+
+Write a wrong answer to that question: as fluent, as sure and about as long as the right one, and false, because it \
+holds a name or a number that does not stand in the text."""
+_FAILED = {FOREIGN_NAME: "name-not-in-page", FOREIGN_NUMBER: "number-not-in-page"}
+"""The checks that a wrong answer may fail, and what rows call them; one that fails another is no answer at all."""
+_LEAST, _MOST = 0.5, 2.0
+"""Lengths of wrong answers as a share of the right one's, so that length tells nothing."""
+
+
+class Wrong(BaseModel):
+    """A wrong answer."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    answer: str
+
+
+class Preferences:
+    """Asks for pairs as `QA` does, then for a wrong answer to each that is grounded."""
+
+    name = "preferences"
+    instructions = f"{PROMPT}\n{_WRONG}"
+
+    def __init__(self, config: PreferencesConfig, chunk_chars: int) -> None:
+        self._config, self._chars = config, chunk_chars
+
+    def units(self, documents: Iterable[Document]) -> Iterator[Unit]:
+        """See `Strategy.units`."""
+        for document in documents:
+            yield from pieces(document, self._chars)
+
+    def settle(self, unit: Unit, desk: Desk) -> Settled:
+        """See `Strategy.settle`."""
+        found = ask_pairs(unit, desk, PROMPT, self._config.pairs)
+        if isinstance(found, Unsettled):
+            return found
+        if isinstance(found, Rejected):
+            return [found]
+        rows: list[Made] = []
+        for pair in found.pairs:
+            made = _paired(unit, pair, desk)
+            if isinstance(made, Unsettled):
+                return made
+            rows.append(made)
+        return rows
+
+
+def _paired(unit: Unit, pair: Pair, desk: Desk) -> Made | Unsettled:
+    id_ = desk.row_id(unit, pair.question, pair.answer)
+    reason, evidence = unit.fault(pair), quoted(pair.evidence, unit.text)
+    if reason is not None or evidence is None:
+        return rejected(unit, pair, id_, reason)
+    prompt = f"{unit.block}\n\n{_WRONG.format(question=pair.question, answer=pair.answer)}"
+    wrong = desk.ask(f"{unit.id}/{id_}", prompt, Wrong, lambda wrong: _complaint(wrong, pair, unit))
+    if not isinstance(wrong, Wrong):
+        return wrong
+    return Sample(
+        kind="preference",
+        id=desk.row_id(unit, pair.question, pair.answer, wrong.answer),
+        messages=(Message(role="user", content=pair.question.strip()),),
+        chosen=pair.answer.strip(),
+        rejected=wrong.answer.strip(),
+        split_key=unit.document.id,
+        evidence=(evidence,),
+        source=desk.source(unit),
+        parents=(unit.document.id,),
+        generator=desk.origin(_FAILED[str(_failed(wrong, pair, unit))]),
+    )
+
+
+def _failed(wrong: Wrong, pair: Pair, unit: Unit) -> str | None:
+    """The check that the wrong answer fails in the place of the right one."""
+    return unit.fault(pair.model_copy(update={"answer": wrong.answer}))
+
+
+def _complaint(wrong: Wrong, pair: Pair, unit: Unit) -> Complaint | None:
+    share = len(wrong.answer.strip()) / len(pair.answer.strip())
+    if normalise(wrong.answer) == normalise(pair.answer):
+        return Complaint("the wrong answer is the right one", "That is the right answer")
+    if not _LEAST <= share <= _MOST:
+        said = f"That is {share:.1f} times as long as the right answer"
+        return Complaint("the wrong answer is not of similar length", said)
+    failed = _failed(wrong, pair, unit)
+    if failed is None:
+        said = "That could be true: it must hold a name or a number that does not stand in the text"
+        return Complaint("the wrong answer fails no check", said)
+    return None if failed in _FAILED else Complaint("the wrong answer is no answer", f"That cannot be used: {failed}")

@@ -1,0 +1,98 @@
+"""Single questions with their answers, several from each piece of a page in one request."""
+
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from cirilla_cli.data.rows import Document, Message, Sample
+from cirilla_cli.errors import CirillaError
+from cirilla_cli.synth.base import Made, Rejected
+from cirilla_cli.synth.config import QAConfig
+from cirilla_cli.synth.grounding import Pair, Pairs, quoted
+from cirilla_cli.synth.inert import fenced
+from cirilla_cli.synth.strategies.base import Complaint, Desk, Settled, Unit, Unsettled, foreign, pieces
+
+PROMPT = """\
+Title: {title}
+Text:
+{text}
+
+Write {count} questions that this text answers. Each must be clear to someone who does not see the text, so name whom \
+or what it is about. Give a short, complete answer to each, and as evidence one passage copied word for word from the \
+text."""
+_FIELD = re.compile(r"\{(title|text|count)\}")
+
+
+class QA:
+    """Asks for several pairs at once and judges each by itself."""
+
+    name = "qa"
+
+    def __init__(self, config: QAConfig, chunk_chars: int) -> None:
+        self.instructions = PROMPT if config.prompt is None else _read_prompt(config.prompt)
+        self._config, self._chars = config, chunk_chars
+
+    def units(self, documents: Iterable[Document]) -> Iterator[Unit]:
+        """See `Strategy.units`."""
+        for document in documents:
+            yield from pieces(document, self._chars)
+
+    def settle(self, unit: Unit, desk: Desk) -> Settled:
+        """See `Strategy.settle`."""
+        found = ask_pairs(unit, desk, self.instructions, self._config.pairs)
+        if isinstance(found, Unsettled):
+            return found
+        return [found] if isinstance(found, Rejected) else [judged(unit, pair, desk) for pair in found.pairs]
+
+
+def ask_pairs(unit: Unit, desk: Desk, instructions: str, count: int) -> Pairs | Rejected | Unsettled:
+    """The pairs that the teacher writes about ``unit``, not yet judged."""
+    fields = {"title": unit.title, "text": fenced(unit.text), "count": str(count)}
+    prompt = _FIELD.sub(lambda match: fields[match[1]], instructions)
+    return desk.ask(unit.id, prompt, Pairs, lambda pairs: _all_foreign(pairs, unit))
+
+
+def judged(unit: Unit, pair: Pair, desk: Desk) -> Made:
+    """The sample that ``pair`` is, or why it is none."""
+    id_ = desk.row_id(unit, pair.question, pair.answer)
+    reason, evidence = unit.fault(pair), quoted(pair.evidence, unit.text)
+    if reason is not None or evidence is None:
+        return rejected(unit, pair, id_, reason)
+    return Sample(
+        kind="chat",
+        id=id_,
+        messages=turns(pair),
+        split_key=unit.document.id,
+        evidence=(evidence,),
+        source=desk.source(unit),
+        parents=(unit.document.id,),
+        generator=desk.origin(),
+    )
+
+
+def turns(pair: Pair) -> tuple[Message, Message]:
+    """The question and its answer."""
+    question, answer = pair.question.strip(), pair.answer.strip()
+    return Message(role="user", content=question), Message(role="assistant", content=answer)
+
+
+def rejected(unit: Unit, pair: Pair, id_: str, reason: str | None) -> Rejected:
+    """The reject that names what the teacher wrote."""
+    said = reason or "the evidence does not stand in the page"
+    return Rejected(id_, said, {"unit": unit.id, **pair.model_dump()})
+
+
+def _all_foreign(pairs: Pairs, unit: Unit) -> Complaint | None:
+    """A complaint where no pair is in the page's language; single ones are judged like other faults."""
+    found = [foreign(f"{pair.question} {pair.answer}", unit.text) for pair in pairs.pairs]
+    return found[0] if all(found) else None
+
+
+def _read_prompt(path: Path) -> str:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CirillaError(f"{path}: cannot be read as a prompt: {error}") from None
+    if "{text}" not in text:
+        raise CirillaError(f"{path}: a prompt must hold {{text}}, where the page goes", hint="also {title} and {count}")
+    return text

@@ -1,0 +1,64 @@
+"""Questions one at a time, each different from all that were asked about its piece of the page before."""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+from cirilla_cli.data.rows import Document
+from cirilla_cli.synth.base import Made, Rejected
+from cirilla_cli.synth.config import VariantsConfig
+from cirilla_cli.synth.grounding import Pair
+from cirilla_cli.synth.strategies.base import Complaint, Desk, Settled, Unit, Unsettled, foreign, pieces
+from cirilla_cli.synth.strategies.qa import judged
+
+_ASK = """\
+Write one question that this text answers, clear to someone who does not see the text, so name whom or what it is \
+about. Give a short, complete answer, and as evidence one passage copied word for word from the text."""
+_DIFFERENT = "Ask about something else than these questions do, which were asked before:"
+_WORD = re.compile(r"\w+")
+REPEATED = "not different from an earlier question"
+
+
+class Variants:
+    """Asks round after round, and ends where the teacher finds nothing new."""
+
+    name = "variants"
+    instructions = f"{_ASK}\n{_DIFFERENT}"
+
+    def __init__(self, config: VariantsConfig, chunk_chars: int) -> None:
+        self._config, self._chars = config, chunk_chars
+
+    def units(self, documents: Iterable[Document]) -> Iterator[Unit]:
+        """See `Strategy.units`."""
+        for document in documents:
+            yield from pieces(document, self._chars)
+
+    def settle(self, unit: Unit, desk: Desk) -> Settled:
+        """See `Strategy.settle`."""
+        asked: list[str] = []
+        rows: list[Made] = []
+        for number in range(self._config.rounds):
+            pair = self._another(unit, number, asked, desk)
+            if isinstance(pair, Unsettled):
+                return pair
+            if isinstance(pair, Rejected):
+                return [*rows, pair]
+            asked.append(" ".join(pair.question.split()))
+            rows.append(judged(unit, pair, desk))
+        return rows
+
+    def _another(self, unit: Unit, number: int, asked: Sequence[str], desk: Desk) -> Pair | Rejected | Unsettled:
+        earlier = "\n".join([f"\n{_DIFFERENT}", *(f"- {question}" for question in asked)]) if asked else ""
+        prompt = f"{unit.block}\n\n{_ASK}{earlier}"
+        return desk.ask(f"{unit.id}/{number}", prompt, Pair, lambda pair: self._complaint(pair, unit, asked))
+
+    def _complaint(self, pair: Pair, unit: Unit, asked: Sequence[str]) -> Complaint | None:
+        alike = next((old for old in asked if _shared(old, pair.question) >= self._config.most_alike), None)
+        if alike is not None:
+            return Complaint(REPEATED, f"That asks again what was asked before: {alike}"[:240])
+        return foreign(f"{pair.question} {pair.answer}", unit.text)
+
+
+def _shared(left: str, right: str) -> float:
+    """The Jaccard similarity of two questions' words."""
+    one, other = set(_WORD.findall(left.casefold())), set(_WORD.findall(right.casefold()))
+    return len(one & other) / max(1, len(one | other))

@@ -1,0 +1,272 @@
+"""Each strategy of a teacher: what it makes, what it asks, and what it refuses."""
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from pydantic import ValidationError
+from scripted import Server, config, page, rows, run
+
+from cirilla_cli.data.rows import Document
+from cirilla_cli.progress import Silent
+from cirilla_cli.synth.config import FollowUp, MultiTurnConfig
+from cirilla_cli.synth.run import synthesize
+from cirilla_cli.synth.strategies.base import Unit
+from cirilla_cli.synth.strategies.multi_turn import FOLLOW_UPS, MultiTurn
+
+LONG = 30
+"""Sentences of a page that is shown in several pieces."""
+
+
+def samples(folder: Path) -> list[dict[str, Any]]:
+    return rows(folder / "samples.jsonl")
+
+
+def schema_of(body: dict[str, Any]) -> set[str]:
+    return set(body["format"]["required"])
+
+
+def asked(server: Server, needle: str) -> list[str]:
+    return [body["messages"][1]["content"] for body in server.bodies if needle in body["messages"][1]["content"]]
+
+
+def make(folder: Path, server: Server, kind: str, count: int = 4, sentences: int = 5, **options: Any) -> Any:
+    more = {key: options.pop(key) for key in ("retries", "chunk_chars", "limit") if key in options}
+    section = config(
+        folder, server.teacher("ollama"), count, sentences, strategy={"kind": kind, **options}, max_tokens=512, **more
+    )
+    return synthesize(section, folder / "out", Silent())
+
+
+def pages(count: int, sentences: int = 5) -> dict[str, str]:
+    return {str(n): page(n, sentences) for n in range(count)}
+
+
+# Conversations
+
+
+def test_every_turn_of_a_conversation_rests_on_a_passage_of_a_page_it_names(
+    tmp_path: Path, serve: Callable[..., Server]
+) -> None:
+    report = make(tmp_path, serve(), "multi_turn", 12, new_context=0.5)
+    made, texts = samples(tmp_path / "out"), pages(12)
+    assert report.samples >= 10
+    assert any(len(row["parents"]) > 1 for row in made)
+    for row in made:
+        assert [m["role"] for m in row["messages"]] == ["user", "assistant"] * (len(row["messages"]) // 2)
+        assert 4 <= len(row["messages"]) <= 10
+        assert len(row["evidence"]) == len(row["messages"]) // 2
+        for piece in row["evidence"]:
+            assert any(piece in texts[parent] for parent in row["parents"])
+        assert row["split_key"] == row["parents"][0]
+        assert len({m["content"] for m in row["messages"][::2]}) == len(row["messages"]) // 2
+
+
+def test_all_sixteen_kinds_of_follow_up_are_asked_for_and_each_can_be_chosen_alone() -> None:
+    kinds = get_args(FollowUp)
+    assert len(kinds) == len(FOLLOW_UPS) == len(set(FOLLOW_UPS.values())) == 16
+    unit = [Unit(Document(id=str(n), title="x", text="y"), 0, "y") for n in range(300)]
+    drawn = Counter(kind for one in unit for _, kind in MultiTurn(MultiTurnConfig(), 100).plan(one)[1:])
+    assert set(drawn) == set(kinds)
+    alone = MultiTurn(MultiTurnConfig(follow_ups=("vague",)), 100)
+    assert {kind for one in unit for _, kind in alone.plan(one)[1:]} == {"vague"}
+
+
+def test_a_conversation_turns_to_another_page_as_often_as_it_is_told() -> None:
+    others = tuple(Unit(Document(id=f"o{n}", title="x", text="y"), 0, "y") for n in range(4))
+    units = [Unit(Document(id=str(n), title="x", text="y"), 0, "y", others) for n in range(400)]
+    for share in (0.0, 0.3, 1.0):
+        plans = [MultiTurn(MultiTurnConfig(new_context=share), 100).plan(unit)[1:] for unit in units]
+        switched = [kind is None for plan in plans for _, kind in plan]
+        assert abs(sum(switched) / len(switched) - share) < 0.06
+    lengths = Counter(1 + len(plan) for plan in plans)
+    assert set(lengths) == {2, 3, 4, 5}
+
+
+def test_a_page_that_leaves_changes_only_conversations_that_name_it(
+    tmp_path: Path, serve: Callable[..., Server]
+) -> None:
+    server = serve()
+    section = config(tmp_path, server.teacher("ollama"), 12, strategy={"kind": "multi_turn", "new_context": 0.6})
+    synthesize(section, tmp_path / "all", Silent())
+    path = tmp_path / "documents.jsonl"
+    lines = [line for line in path.read_text().splitlines() if json.loads(line)["id"] != "4"]
+    path.write_text("\n".join(lines) + "\n")
+    synthesize(section, tmp_path / "fewer", Silent())
+    before = [row for row in samples(tmp_path / "all") if "4" not in row["parents"]]
+    assert any("4" in row["parents"][1:] for row in samples(tmp_path / "all"))
+    after = samples(tmp_path / "fewer")
+    assert [row for row in after if row in before] == before
+
+
+@pytest.mark.parametrize(("kind", "verdict"), [("true_statement", "True"), ("false_statement", "False")])
+def test_a_statement_gets_a_verdict(tmp_path: Path, serve: Callable[..., Server], kind: str, verdict: str) -> None:
+    server = serve()
+    make(tmp_path, server, "multi_turn", 4, follow_ups=[kind], new_context=0.0)
+    for row in samples(tmp_path / "out"):
+        assert all(m["content"].startswith(verdict) for m in row["messages"][3::2])
+    assert len(asked(server, f'begins with "{verdict}"')) >= 4
+
+
+def test_turns_with_a_fault_are_left_out_and_too_few_make_no_conversation(
+    tmp_path: Path, serve: Callable[..., Server]
+) -> None:
+    wrong = json.dumps({"question": "Who is it, then?", "answer": "It is Foltest of Temeria.", "evidence": "the river"})
+    server = serve(lambda prompt, n: wrong if "Mill 0" in prompt and "conversation so far" in prompt else None)
+    report = make(tmp_path, server, "multi_turn", 2, new_context=0.0)
+    assert report.rejected["too few good turns"] == 1
+    assert report.rejected["a name of the answer does not stand in the page"] >= 1
+    assert [row["split_key"] for row in samples(tmp_path / "out")] == ["1"]
+
+
+def test_the_longest_conversation_cannot_be_shorter_than_the_shortest() -> None:
+    with pytest.raises(ValidationError, match="must be at least min_turns"):
+        MultiTurnConfig(min_turns=4, max_turns=3)
+
+
+# Summaries
+
+
+def test_a_short_page_is_summarised_in_one_pass_and_a_long_one_part_by_part_and_merged(
+    tmp_path: Path, serve: Callable[..., Server]
+) -> None:
+    (tmp_path / "short").mkdir()
+    server = serve()
+    make(tmp_path / "short", server, "summary", 3)
+    assert [schema_of(body) for body in server.bodies] == [{"question", "summary", "evidence"}] * 3
+    assert {row["generator"]["strategy"] for row in samples(tmp_path / "short" / "out")} == {"teacher/summary"}
+    server.bodies.clear()
+    make(tmp_path, server, "summary", 1, LONG, chunk_chars=250)
+    shapes = [schema_of(body) for body in server.bodies]
+    parts = shapes.count({"summary", "evidence"})
+    assert parts > 6, "more than one level of merging"
+    assert shapes == [{"summary", "evidence"}] * parts + [{"question", "summary"}] * (-(-parts // 6) + 1)
+    (row,) = samples(tmp_path / "out")
+    assert row["generator"]["strategy"] == "teacher/summary/parts"
+    assert len(row["evidence"]) > 6
+    assert all(piece in page(0, LONG) for piece in row["evidence"])
+
+
+def test_each_part_is_told_what_the_one_before_it_says(tmp_path: Path, serve: Callable[..., Server]) -> None:
+    server = serve()
+    make(tmp_path, server, "summary", 1, 12, chunk_chars=300)
+    told = [json.loads(row["text"])["summary"] for row in rows(tmp_path / "out" / "journal.jsonl")]
+    prompts = asked(server, "This is part")
+    assert "this is the first part" in prompts[0]
+    for before, prompt in zip(told, prompts[1:], strict=False):
+        assert before in prompt
+
+
+def summary(**fields: Any) -> str:
+    whole = {"question": "What is Mill 0?", "summary": "A mill of stone by the river.", "evidence": ["by the river"]}
+    return json.dumps({**whole, **fields})
+
+
+BAD = {
+    "longer than max_words": summary(summary="stone " * 300),
+    "copied from the page": summary(summary=page(0)[:200]),
+    "the evidence does not stand in the page": summary(evidence=["by the river", "by the sea"]),
+    "a number of the answer does not stand in the page": summary(summary="A mill built in 1817."),
+    "the question does not name the page": summary(question="What is this thing about?"),
+    "the answer is a refusal": summary(summary="I'm sorry, there is nothing to say of the mill."),
+    "speaks of the text instead of the matter": summary(summary="The text tells of a mill by the river."),
+    "not the JSON asked for": page(0)[:1000],
+}
+
+
+@pytest.mark.parametrize("reason", BAD)
+def test_what_is_no_summary_is_rejected_by_name(tmp_path: Path, serve: Callable[..., Server], reason: str) -> None:
+    report = make(
+        tmp_path, serve(lambda prompt, n: BAD[reason] if "Mill 0" in prompt else None), "summary", 2, retries=1
+    )
+    assert (report.samples, report.rejected) == (1, {reason: 1})
+
+
+def test_a_page_of_a_sentence_is_not_summarised(tmp_path: Path, serve: Callable[..., Server]) -> None:
+    server = serve()
+    (tmp_path / "d.jsonl").write_text(Document(id="0", title="Odo", text="Odo is a smith.").line() + "\n")
+    section = config(tmp_path, server.teacher("ollama"), 1, strategy={"kind": "summary"})
+    inputs = (tmp_path / "d.jsonl", tmp_path / "documents.jsonl")
+    report = synthesize(section.model_copy(update={"inputs": inputs}), tmp_path / "out", Silent())
+    assert report.rejected == {"too short to summarise": 1}
+    assert len(server.bodies) == 1
+
+
+# Variants
+
+
+def test_each_round_is_shown_what_was_asked_before_and_gives_something_else(
+    tmp_path: Path, serve: Callable[..., Server]
+) -> None:
+    server = serve()
+    report = make(tmp_path, server, "variants", 3, rounds=4)
+    assert report.samples == 12
+    questions = [row["messages"][0]["content"] for row in samples(tmp_path / "out")]
+    assert len(set(questions)) == 12
+    (last,) = [p for p in asked(server, "Mill 0\n") if p.count("\n- ") == 3]
+    assert all(f"\n- {question}" in last for question in questions[:3])
+
+
+def test_a_question_that_repeats_is_asked_for_again_and_then_the_piece_is_left(
+    tmp_path: Path, serve: Callable[..., Server]
+) -> None:
+    same = json.dumps({"question": "Where is Mill 0?", "answer": "By the river.", "evidence": "by the river"})
+    report = make(tmp_path, serve(lambda prompt, n: same), "variants", 1, rounds=4, retries=2)
+    assert (report.samples, report.rejected) == (1, {"not different from an earlier question": 1})
+    assert report.spent["asked"] == 1 + 3
+
+
+# Preferences
+
+
+def test_the_rejected_side_fails_a_check_that_its_row_names_and_the_chosen_side_none(
+    tmp_path: Path, serve: Callable[..., Server]
+) -> None:
+    number = json.dumps({"answer": "It was built in the year 1817, of stone, and it stands by the river."})
+    wish = "Write a wrong answer"
+    server = serve(lambda prompt, n: number if wish in prompt and "Mill 0" in prompt else None)
+    report = make(tmp_path, server, "preferences", 3)
+    made = samples(tmp_path / "out")
+    assert report.by_strategy == {
+        "teacher/preferences/number-not-in-page": 1, "teacher/preferences/name-not-in-page": 2,
+    }  # fmt: skip
+    for row in made:
+        text = page(int(row["split_key"]))
+        assert row["kind"] == "preference"
+        assert row["chosen"] in text
+        assert row["evidence"][0] in text
+        failed = "1817" if "number" in row["generator"]["strategy"] else "Foltest"
+        assert failed in row["rejected"]
+        assert failed not in text
+        assert 0.5 <= len(row["rejected"]) / len(row["chosen"]) <= 2
+
+
+NOT_WRONG = {
+    "the wrong answer is the right one": page(0).split(".")[0],
+    "the wrong answer is not of similar length": "Temeria.",
+    "the wrong answer fails no check": "It stands by the town and was built of ice, and the water was under it.",
+    "the wrong answer is no answer": "I cannot say; it is not stated in the text who built it, or when, or why.",
+}
+
+
+@pytest.mark.parametrize("reason", NOT_WRONG)
+def test_a_wrong_answer_that_cannot_serve_is_asked_for_again_and_at_last_rejected(
+    tmp_path: Path, serve: Callable[..., Server], reason: str
+) -> None:
+    wrong = json.dumps({"answer": NOT_WRONG[reason]})
+    server = serve(lambda prompt, n: wrong if "Write a wrong answer" in prompt and "Mill 0" in prompt else None)
+    report = make(tmp_path, server, "preferences", 2, retries=1)
+    assert (report.samples, report.rejected) == (1, {reason: 1})
+    assert report.spent["asked"] == 2 + 1 + 2
+
+
+def test_the_same_pages_and_teacher_give_the_same_bytes_in_any_number_of_workers(
+    tmp_path: Path, serve: Callable[..., Server]
+) -> None:
+    server = serve()
+    for workers in (1, 5):
+        run(tmp_path, server.teacher("openai"), 8, out=f"w{workers}", workers=workers, strategy={"kind": "multi_turn"})
+    assert (tmp_path / "w1" / "samples.jsonl").read_bytes() == (tmp_path / "w5" / "samples.jsonl").read_bytes()
