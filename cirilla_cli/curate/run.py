@@ -17,7 +17,8 @@ from cirilla_cli.curate.report import CurateReport
 from cirilla_cli.curate.sift import Sifter
 from cirilla_cli.data.jsonl import STDIO
 from cirilla_cli.errors import CirillaError
-from cirilla_cli.fs import as_object, hash_file, hash_json, hash_path, read_json, sole_writer, write_json, write_text
+from cirilla_cli.fs import as_object, hash_file, hash_json, hash_path, read_json, write_json, write_text
+from cirilla_cli.held import held
 from cirilla_cli.progress import Progress
 
 
@@ -41,7 +42,7 @@ def curate(config: CurateConfig, out: Path, progress: Progress, *, seed: int = 0
     if side is None:
         return _curate(config, Outputs(out), progress, seed, made_from, fresh)
     _check_outside(side, config)
-    with sole_writer(side):
+    with held(side):
         return _curate(config, Outputs(out), progress, seed, made_from, fresh)
 
 
