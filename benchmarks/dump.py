@@ -65,16 +65,26 @@ def _page(number: int, title: str, namespace: int, text: str) -> str:
     )
 
 
+def page_text(number: int) -> str:
+    """The wikitext of a page of 3 kB."""
+    lines = _LINE * ((3000 - len(_PAGE) - len(_END)) // len(_LINE))
+    return (_PAGE + lines + _END).replace("@", str(number))
+
+
+def templates() -> dict[str, str]:
+    """The templates that these pages use."""
+    return dict(_TEMPLATES)
+
+
 def write_export(path: Path, megabytes: float) -> int:
     """An export of at least that size; returns its pages."""
-    lines = _LINE * ((3000 - len(_PAGE) - len(_END)) // len(_LINE))
     with path.open("w", encoding="utf-8") as file:
         file.write(_HEAD)
         for number, (name, text) in enumerate(_TEMPLATES.items(), 1):
             file.write(_page(number, f"Template:{name}", 10, text))
         while file.tell() < megabytes * 1e6:
             number += 1
-            file.write(_page(number, f"Hunter {number}", 0, (_PAGE + lines + _END).replace("@", str(number))))
+            file.write(_page(number, f"Hunter {number}", 0, page_text(number)))
         file.write("</mediawiki>\n")
     return number
 

@@ -82,12 +82,15 @@ def _dump(
     config: ScrapeConfig, source: DumpConfig, given: License | None, place: Place, progress: Progress,
     stack: contextlib.ExitStack,
 ) -> Source:  # fmt: skip
+    from cirilla_cli.scrape.checksums import check_beside
     from cirilla_cli.scrape.dump import DumpSource, opened
 
     path, requests = dump_file(source, place), 0
     if source.address is not None:
         path, requests = _downloaded(source.address, config.contact, path, progress, stack)
     assert path is not None, "a dump is a file or an address"
+    if source.address is None and path.is_file():
+        check_beside(path)
     open_plain = stack.enter_context(opened(path))
     return DumpSource(path, open_plain, Rules(config.min_chars, source.namespaces), given, requests)
 

@@ -5,7 +5,7 @@ from typing import Any
 import mwparserfromhell
 from bs4 import BeautifulSoup
 from bs4.element import Tag
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from mwparserfromhell import nodes as theirs
 
@@ -90,6 +90,7 @@ def _templates(code: Any) -> list[str]:
 
 @settings(deadline=None, max_examples=300)
 @given(st.lists(st.sampled_from(WIKITEXT), max_size=40).map("".join))
+@example("<b a=1 a=2 c>x</b >")
 def test_the_tree_is_that_of_the_parser_and_its_source_the_text(text: str) -> None:
     ours, others = tree.parse(text), mwparserfromhell.parse(text)
     assert _ours(ours) == _theirs(others)
