@@ -14,6 +14,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import deque
 from dataclasses import dataclass
 from http.server import ThreadingHTTPServer
 from pathlib import Path
@@ -74,7 +75,8 @@ class Wiki:
 def measure(reading: str, pages: int, pause_s: float) -> None:
     """Print what one new scrape takes."""
     with Wiki(pages) as wiki, tempfile.TemporaryDirectory() as folder:
-        wiki.page_limit, wiki.content_limit = _ASIDE[reading][0], 50
+        wiki.page_limit = wiki.content_limit = _ASIDE[reading][0]
+        wiki.asked = deque(maxlen=1)  # it looks through all of them at each question
         source = MediaWikiConfig.model_validate({"api": wiki.api, "reading": reading, "pause": f"{pause_s}s"})
         begin = time.monotonic()
         report = scrape(ScrapeConfig(source=source), Path(folder), Silent())

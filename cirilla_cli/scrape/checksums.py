@@ -3,8 +3,8 @@
 import hashlib
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from cirilla_cli.errors import CirillaError
 
@@ -15,27 +15,24 @@ _RUN = re.compile(r"(\w+-(?:\d{8}|latest))-.+")
 """Wikimedia's names: the wiki, the day of the run, the part."""
 
 
-@dataclass(frozen=True, slots=True)
-class Digest:
-    """What the bytes of a file must give, and the file that says so."""
+class Digest(NamedTuple):
+    """What the bytes of a file must give, and what says so."""
 
     kind: str
     value: str
     said_by: str
 
-    def of(self, path: Path) -> str:
-        """This kind of digest of a file."""
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, lambda: hashlib.new(self.kind, usedforsecurity=False)).hexdigest()
+
+def digest_of(path: Path, kind: str) -> str:
+    """This kind of digest of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.new(kind, usedforsecurity=False)).hexdigest()
 
 
 def stated(name: str, read: Callable[[str], str | None]) -> Digest | None:
     """The digest of the file ``name`` that a file beside it states; ``read`` gives the text of one, or None."""
-    for beside in _names(name):
-        digest = _find(read(beside) or "", name, beside)
-        if digest is not None:
-            return digest
-    return None
+    found = (_find(read(beside) or "", name, beside) for beside in _names(name))
+    return next((digest for digest in found if digest is not None), None)
 
 
 def _names(name: str) -> Iterator[str]:
@@ -66,7 +63,7 @@ def check_beside(path: Path) -> None:
         return beside.read_text(encoding="utf-8", errors="replace") if beside.is_file() else None
 
     digest = stated(path.name, read)
-    if digest is not None and digest.of(path) != digest.value:
+    if digest is not None and digest_of(path, digest.kind) != digest.value:
         raise CirillaError(
             f"{path}: is not the file whose {digest.kind.upper()} {digest.said_by} states: damaged, or another version",
             hint=f"download both again, or remove {digest.said_by} if it belongs to another file",

@@ -18,7 +18,7 @@ from cirilla_cli.errors import CirillaError, ServiceError
 from cirilla_cli.fs import atomic_write, hash_file, sync_folder
 from cirilla_cli.http import BadStatus, BotChallenge, BrokenTransfer, Client
 from cirilla_cli.progress import Progress
-from cirilla_cli.scrape.checksums import Digest, stated
+from cirilla_cli.scrape.checksums import Digest, digest_of, stated
 
 _CHUNK = 1 << 18
 _MOST_STATED = 1 << 20
@@ -300,9 +300,9 @@ class _Download:
         """Check what has come, note it, and put it in its place."""
         version = self._room.read(self._room.part)
         assert version is not None, "a whole file has its note"
-        sha256, md5 = hash_file(self._room.part), Digest("md5", "", "").of(self._room.part)
+        sha256, md5 = hash_file(self._room.part), digest_of(self._room.part, "md5")
         must = Digest("md5", version.md5 or "", version.md5_from or "") if version.md5_is_sure else self._beside()
-        came = md5 if must is None else must.of(self._room.part)
+        came = md5 if must is None else digest_of(self._room.part, must.kind)
         if must is not None and must.value != came:
             self._room.forget_part()
             raise ServiceError(

@@ -1,7 +1,7 @@
 """Rendered pages of a wiki to plain text, sections and infobox facts."""
 
 import re
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterator
 
 from bs4 import BeautifulSoup
 from bs4.element import NavigableString, PageElement, PreformattedString, Tag
@@ -241,9 +241,4 @@ def _cell(cell: Tag) -> str:
     walker = _Walker()
     walker.children(cell)
     lines = (line for block in walker.finish() for line in block.text.split("\n"))
-    return ", ".join(_unmarked(lines))
-
-
-def _unmarked(lines: Iterable[str]) -> Iterator[str]:
-    for line in lines:
-        yield line.strip().removeprefix("- ")
+    return ", ".join(line.strip().removeprefix("- ") for line in lines)

@@ -37,12 +37,10 @@ class HubSource:
         """Every row as a document or a rejection, until ``max_bytes`` of text are taken."""
         stream = self._rows.skip(self._taken) if self._taken else self._rows
         most = self.config.max_bytes
-        index = self._taken
         if most is not None and self._bytes >= most:
             return
-        for row in _guarded(stream, self.config):
+        for index, row in enumerate(_guarded(stream, self.config), self._taken):
             result = self._row(index, row)
-            index += 1
             yield result
             if isinstance(result, Document):
                 self._bytes += len(result.text.encode("utf-8", "surrogatepass"))

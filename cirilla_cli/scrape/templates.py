@@ -71,9 +71,6 @@ class Templates:
         self._pages[name] = text
         self._fields.pop(name, None)
 
-    def __contains__(self, name: str) -> bool:
-        return template_name(name) in self._pages
-
     def body(self, name: str) -> str | None:
         """The part of a template's page that is included elsewhere, redirects followed; None where it is unknown."""
         seen: set[str] = set()
@@ -217,10 +214,8 @@ class Expander:
             self._box(fields, arguments, depth)
             body = _INFOBOX_TAG.sub("", body)
         elif _INFOBOX.search(name) and (body is None or not _DRAWN.search(body)):
-            shown = (
-                (key, value) for key, value in arguments.items() if not _NOT_FACTS.match(key) and not key.isdigit()
-            )
-            self.boxes.append([(key, value) for key, value in shown if value.strip()])
+            shown = [key for key in arguments if not _NOT_FACTS.match(key) and not key.isdigit()]
+            self.boxes.append([(key, arguments[key]) for key in shown if arguments[key].strip()])
             return ""
         if _SKIPPED.search(name):
             return ""

@@ -16,8 +16,7 @@ Nodes: TypeAlias = list[Union[str, "Part", "Tag", "Template"]]
 
 def parse(text: str) -> Nodes:
     """The tree of a wikitext."""
-    nodes: Nodes = _Parser().parse(text)
-    return nodes
+    return _Builder().build(Parser()._tokenizer.tokenize(text, 0, False))
 
 
 def source(nodes: Nodes) -> str:
@@ -111,12 +110,6 @@ def templates(nodes: Nodes) -> Iterator[Template]:
 
 
 Token: TypeAlias = dict[str, Any]
-
-
-class _Parser(Parser):  # type: ignore[misc]
-    def __init__(self) -> None:
-        super().__init__()
-        self._builder = _Builder()
 
 
 class _Builder:

@@ -138,7 +138,7 @@ class _Renderer:
         name = node.name
         if name in ("li", "dt", "dd") and node.markup:
             return node.markup
-        if name in _DROPPED or _hidden(node):
+        if name in _DROPPED or HIDDEN.search(node.attributes.get("style", "")):
             return ""
         if name in ("br", "hr"):
             return "<br>" if name == "br" else self._aside("<hr>")
@@ -185,10 +185,6 @@ class _Renderer:
 
 def _tags(nodes: tree.Nodes) -> Iterator[tree.Tag]:
     return (node for node in nodes if isinstance(node, tree.Tag))
-
-
-def _hidden(node: tree.Tag) -> bool:
-    return HIDDEN.search(node.attributes.get("style", "")) is not None
 
 
 def _marks(node: tree.Tag) -> str:
