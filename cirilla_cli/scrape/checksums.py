@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,10 +35,10 @@ def stated(name: str, read: Callable[[str], str | None]) -> Digest | None:
     return next((digest for digest in found if digest is not None), None)
 
 
-def _names(name: str) -> Iterator[str]:
+def _names(name: str) -> list[str]:
     run = _RUN.fullmatch(name)
-    yield from (f"{run[1]}-{kind}sums.txt" for kind in ("sha1", "md5") if run)
-    yield from (f"{name}.{kind}" for kind in ("sha256", "sha1", "md5") if not run)
+    kinds = ("sha1", "md5") if run else ("sha256", "sha1", "md5")
+    return [f"{run[1]}-{kind}sums.txt" if run else f"{name}.{kind}" for kind in kinds]
 
 
 def _find(text: str, name: str, beside: str) -> Digest | None:

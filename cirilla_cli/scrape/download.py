@@ -1,6 +1,7 @@
 """A dump at an address, brought to a folder: whole and checked, or not there; what broke off is continued."""
 
 import base64
+import contextlib
 import os
 import re
 import shutil
@@ -321,20 +322,20 @@ class _Download:
     def _beside(self) -> Digest | None:
         """The digest that a file beside this one states; few have one, so nobody waits for it for long."""
 
-        def text(answer: requests.Response) -> str:
-            return bytes(answer.raw.read(_MOST_STATED, decode_content=True)).decode("utf-8", "replace")
-
         def read(name: str) -> str | None:
-            try:
-                return self._client.stream(urljoin(self._address, quote(name)), dict, text)
-            except ServiceError:
-                return None
+            with contextlib.suppress(ServiceError):
+                return self._client.stream(urljoin(self._address, quote(name)), dict, _stated_in)
+            return None
 
         tries, self._client.max_tries = self._client.max_tries, 2
         try:
             return stated(unquote(urlsplit(self._address).path.rpartition("/")[2]), read)
         finally:
             self._client.max_tries = tries
+
+
+def _stated_in(answer: requests.Response) -> str:
+    return bytes(answer.raw.read(_MOST_STATED, decode_content=True)).decode("utf-8", "replace")
 
 
 def _is_page(start: bytes) -> bool:

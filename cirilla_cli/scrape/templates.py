@@ -260,13 +260,9 @@ class Expander:
 
 
 _WORD_FUNCTIONS: dict[str, Callable[[str], str]] = {
-    "lc": str.lower,
-    "uc": str.upper,
-    "lcfirst": lambda text: text[:1].lower() + text[1:],
-    "ucfirst": lambda text: text[:1].upper() + text[1:],
-    "formatnum": str,
-    "nowrap": str,
-}
+    "lc": str.lower, "uc": str.upper, "lcfirst": lambda text: text[:1].lower() + text[1:],
+    "ucfirst": lambda text: text[:1].upper() + text[1:], "formatnum": str, "nowrap": str,
+}  # fmt: skip
 
 
 def _switch(subject: str, cases: list[str], value: Callable[[str], str]) -> str:

@@ -14,6 +14,8 @@ from cirilla_cli.scrape.templates import COMMENT, Expander, Templates, facts_htm
 _REF = re.compile(r"<ref\b[^>]*?/>|<ref\b[^>]*?>.*?</ref\s*>|<references\b[^>]*?/>", re.DOTALL | re.IGNORECASE)
 _NOWIKI = re.compile(r"<(nowiki|pre)\b[^>]*>.*?</\1\s*>", re.DOTALL | re.IGNORECASE)
 _SWITCH = re.compile(r"__([A-Z]{3,})__")
+# A parser function that the parser takes for text, because a sign such as > stands in it.
+_UNREAD = re.compile(r"\{\{#[^{}]*\}\}")
 _LIST = re.compile(r"[*#:;]+")
 _BLOCK_MARK = re.compile("\x7f(\\d+)\x7f")
 _LANGUAGE = re.compile(r"[a-z]{2,3}(-[a-z]+)*$")
@@ -42,7 +44,7 @@ def read_wikitext(
     expander = Expander(templates, title)
     expanded = expander.expand(_REF.sub("", COMMENT.sub("", shielded)))
     renderer = _Renderer({**STANDARD_NAMESPACES, **namespaces}, kept)
-    body = renderer.page(expanded)
+    body = renderer.page(_UNREAD.sub("", expanded))
     reading = read_html(facts_html(expander.boxes, renderer.page) + body)
     marked = expander.disambiguation or reading.disambiguation or renderer.disambiguation
     return Reading(reading.blocks, reading.infobox, tuple(renderer.categories), marked)
@@ -197,7 +199,7 @@ def _lines(lines: Iterable[str], blocks: list[str]) -> Iterator[str]:
     """HTML of lines: lists by their marks, blocks in their place, paragraphs between empty lines."""
     for kind, group in groupby(lines, _kind):
         if kind == "list":
-            yield _list([_item(line) for line in group])
+            yield _list([(mark[0], line[mark.end() :].strip()) for line in group if (mark := _LIST.match(line))])
         elif kind == "block":
             yield from (blocks[int(match[1])] for line in group for match in _BLOCK_MARK.finditer(line))
         elif kind == "text":
@@ -210,12 +212,6 @@ def _kind(line: str) -> str:
     if _LIST.match(line):
         return "list"
     return "block" if _BLOCK_MARK.fullmatch(line.strip()) else "text"
-
-
-def _item(line: str) -> tuple[str, str]:
-    mark = _LIST.match(line)
-    assert mark is not None
-    return mark[0], line[mark.end() :].strip()
 
 
 _KINDS = {"*": ("ul", "li"), "#": ("ol", "li"), ":": ("dl", "dd"), ";": ("dl", "dt")}
