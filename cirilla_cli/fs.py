@@ -90,37 +90,6 @@ def as_objects(value: Any) -> list[Mapping[str, Any]]:
     return [one for one in value if isinstance(one, Mapping)] if isinstance(value, list) else []
 
 
-@contextlib.contextmanager
-def sole_writer(folder: Path) -> Iterator[None]:
-    """Keep other processes that ask for the same out of ``folder``, which is made; a killed one keeps nobody out.
-
-    Where the system has no such locks (Windows), nobody is kept out.
-
-    Raises:
-        CirillaError: another process is at work there.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        hint = "wait until it is done, or name another place with --out"
-        raise CirillaError(f"{folder}: another process is writing there", hint=hint) from None
-    try:
-        yield
-    finally:
-        # Only an empty one goes: where nothing was written, nothing is left.
-        with contextlib.suppress(OSError):
-            folder.rmdir()
-        os.close(handle)
-
-
 def replace_folder(new: Path, path: Path) -> None:
     """Put the finished folder ``new`` at ``path``; what stood there goes only once ``new`` is in place."""
     old = path.with_name(f".{path.name}.old")

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "cirilla_cli"
-BASE = {"errors", "config", "units", "fs", "progress", "__version__"}
+BASE = {"errors", "config", "units", "fs", "held", "progress", "__version__"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -334,6 +334,8 @@ def forget(resolved: Resolved) -> None:
     """Remove what a data or training verb left in the recipe's `out`, and nothing else."""
     import shutil
 
+    from cirilla_cli.held import held
+
     if resolved.verb in ("pretrain", "sft", "dpo"):
         from cirilla_cli.engine.run import forget as area
 
@@ -342,9 +344,12 @@ def forget(resolved: Resolved) -> None:
     if folder.suffix == ".jsonl" and resolved.verb in ("scrape", "synth"):
         # The rows are replaced when new ones are whole; the rest lies in FILE.scrape or FILE.synth.
         folder = folder.with_name(f"{folder.stem}.{resolved.verb}")
-    for name in _OWN.get(resolved.verb, ()):
-        path = folder / name
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+    names = _OWN.get(resolved.verb, ())
+    if not names or not folder.is_dir():
+        return
+    with held(folder):
+        for path in (folder / name for name in names):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)

@@ -25,12 +25,12 @@ class Plan(Group):
     """What a project is made from, and for which machine."""
 
     wiki: str | None = option("--wiki", metavar="URL", help="A MediaWiki's address or api.php.")
-    dump: Path | None = option("--dump", metavar="FILE", help="A MediaWiki XML export.")
+    dump: str | None = option("--dump", metavar="FILE|URL", help="A MediaWiki XML export.")
     files: Path | None = option("--files", metavar="DIR", help="A folder of text files.")
     budget: str = option(
         "--budget", metavar="CARD[,TIME]", default="cpu", help="cpu, or memory and time such as 16GiB,8h."
     )
-    contact: str | None = option("--contact", metavar="MAIL", help="Who a wiki can write to (with --wiki).")
+    contact: str | None = option("--contact", metavar="MAIL", help="Who to write to (with --wiki, --dump URL).")
 
 
 @takes()

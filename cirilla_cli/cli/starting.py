@@ -40,7 +40,7 @@ def init_project(
     name: str,
     *,
     wiki: str | None,
-    dump: Path | None,
+    dump: str | None,
     files: Path | None,
     budget: str,
     contact: str | None,
@@ -65,18 +65,40 @@ def init_project(
     _show(folder, size, steps, seconds, as_json)
 
 
-def _source(wiki: str | None, dump: Path | None, files: Path | None, contact: str | None) -> str:
+def _source(wiki: str | None, dump: str | None, files: Path | None, contact: str | None) -> str:
+    """The source's lines of the scrape recipe, checked as that recipe will be."""
     import json
 
+    from pydantic import ValidationError
+
+    from cirilla_cli.scrape.config import ScrapeConfig
+
     if sum(given is not None for given in (wiki, dump, files)) != 1:
-        raise UsageError("name one source: --wiki URL, --dump FILE or --files DIR")
-    path = dump or files
-    if path is not None and not path.exists():
-        raise CirillaError(f"{path}: no such file or folder")
-    if path is not None:
-        return f"{{kind: {'dump' if dump else 'files'}, path: {json.dumps(str(path.resolve()))}}}"
-    lines = f"{{kind: mediawiki, api: {json.dumps(wiki)}}}"
+        raise UsageError("name one source: --wiki URL, --dump FILE|URL or --files DIR")
+    kind, key, value = ("mediawiki", "api", wiki) if wiki is not None else _readable(dump, files)
+    if contact is not None and "://" not in str(value):
+        raise UsageError("--contact is said to a host: it goes with --wiki, or with --dump URL")
+    given = {"source": {"kind": kind, key: value}, "contact": contact}
+    try:
+        ScrapeConfig.model_validate(given)
+    except ValidationError as error:
+        flag = "--contact" if "contact" in error.errors()[0]["loc"] else "--wiki" if wiki is not None else "--dump"
+        shown = contact if flag == "--contact" else value
+        raise CirillaError(f"`{flag}` is {shown!r}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
+    lines = f"{{kind: {kind}, {key}: {json.dumps(value)}}}"
     return lines if contact is None else f"{lines}\n  contact: {json.dumps(contact)}"
+
+
+def _readable(dump: str | None, files: Path | None) -> tuple[str, str, str]:
+    """(kind, key, value) of a source that lies here, or of a dump at an address."""
+    if dump is not None and "://" in dump:
+        return "dump", "path", dump
+    path = Path(dump or files or "")
+    if not path.exists():
+        raise CirillaError(f"{path}: no such file or folder")
+    if dump is not None and not path.is_file():
+        raise CirillaError(f"{path}: is a folder, and a dump is one file", hint="--files reads a folder of texts")
+    return "files" if dump is None else "dump", "path", str(path.resolve())
 
 
 def _budget(text: str) -> tuple[Size, float]:

@@ -18,7 +18,8 @@ from cirilla_cli.curate.report import CurateReport
 from cirilla_cli.curate.sift import Sifter
 from cirilla_cli.data.parts import ALONE, Spread
 from cirilla_cli.errors import CirillaError
-from cirilla_cli.fs import as_object, hash_file, hash_json, read_json, sole_writer, write_json, write_text
+from cirilla_cli.fs import as_object, hash_file, hash_json, read_json, write_json, write_text
+from cirilla_cli.held import held
 from cirilla_cli.progress import Progress
 
 
@@ -43,7 +44,7 @@ def curate(
     side, places = checked_side(config, out), Places.of(config.paths(), progress)
     if side is None:
         return _curate(config, places, Outputs(out), progress, seed, fresh, spread)
-    with sole_writer(side):
+    with held(side):
         return _curate(config, places, Outputs(out), progress, seed, fresh, spread)
 
 

@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 from cirilla_cli.data.jsonl import Complaints, read_rows
 from cirilla_cli.data.parts import PARTS, RESULTS, Form, MadeFrom, Share, content_of, mark_of, owner, parts_of
 from cirilla_cli.errors import CirillaError
-from cirilla_cli.fs import as_object, sole_writer
+from cirilla_cli.fs import as_object
+from cirilla_cli.held import held
 from cirilla_cli.progress import Progress
 
 I = TypeVar("I")  # noqa: E741
@@ -89,7 +90,7 @@ def merging(side: Path | None, made_from: MadeFrom, progress: Progress) -> Itera
         if complaints:
             raise CirillaError("\n".join(complaints), hint=_missing(folder, of) or _AGAIN)
         for number in range(1, of + 1):
-            stack.enter_context(sole_writer(folder / Share(number, of).name))
+            stack.enter_context(held(folder / Share(number, of).name))
         yield Parts(folder, of, totals.pop())
         gone = folder.with_name(f".{PARTS}.merged")
         shutil.rmtree(gone, ignore_errors=True)

@@ -21,7 +21,8 @@ from cirilla_cli import __version__
 from cirilla_cli.config import Section
 from cirilla_cli.data.jsonl import STDIO, Complaints, JsonlWriter, read_rows, repair_tail
 from cirilla_cli.errors import CirillaError, InterruptedRun, UsageError
-from cirilla_cli.fs import as_object, hash_file, hash_json, hash_path, read_json, sole_writer, write_json
+from cirilla_cli.fs import as_object, hash_file, hash_json, hash_path, read_json, write_json
+from cirilla_cli.held import FILE, held
 from cirilla_cli.progress import Progress
 
 PARTS = "parts"
@@ -277,6 +278,15 @@ def content_of(folder: Path) -> str:
     return hash_json([[path.relative_to(folder).as_posix(), hash_file(path)] for path in files])
 
 
+def _empty(folder: Path) -> None:
+    """Remove all in ``folder`` but what holds it."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != FILE:
+            path.unlink()
+
+
 def make_part(
     side: Path | None, share: Share, made_from: MadeFrom, progress: Progress, work: Callable[[Part], None],
     *, fresh: bool = False,
@@ -288,10 +298,9 @@ def make_part(
         InterruptedRun: the user stopped it; what was done is kept.
     """
     started, folder = time.monotonic(), parts_of(side) / share.name
-    with sole_writer(folder):
+    with held(folder):
         if fresh:
-            shutil.rmtree(folder)
-            folder.mkdir()
+            _empty(folder)
         mark = _done(folder, made_from)
         if mark is not None:
             return PartReport(str(folder), share.name, int(mark["items"]), int(mark["of"]), True, 0.0)

@@ -14,7 +14,6 @@ from cirilla_cli.engine.config import FSDPConfig
 from cirilla_cli.engine.divergence import Diverged, NoWayBack, way_back
 from cirilla_cli.engine.forecast import Target, forecast, shape_of
 from cirilla_cli.engine.fresh import forget, start_over
-from cirilla_cli.engine.held import held
 from cirilla_cli.engine.job import Job, check_job
 from cirilla_cli.engine.lock import check_same_run
 from cirilla_cli.engine.mirroring import Mirroring, admit, check_mirrored
@@ -27,6 +26,7 @@ from cirilla_cli.engine.trainer import Trainer
 from cirilla_cli.engine.verify import ResumeProof, verify_resume
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.fs import NO_ROOM, write_json
+from cirilla_cli.held import held
 from cirilla_cli.mirror import Store, clear, fetch, open_store
 from cirilla_cli.progress import Progress
 

@@ -2,10 +2,10 @@
 
 import ipaddress
 import time
-from importlib.metadata import PackageNotFoundError, version
 from urllib.parse import urlsplit
 from urllib.robotparser import RobotFileParser
 
+from cirilla_cli import __version__
 from cirilla_cli.errors import CirillaError, ServiceError
 from cirilla_cli.http import Client
 from cirilla_cli.progress import Progress
@@ -63,14 +63,7 @@ def _client(host: str, contact: str | None, pause_s: float, progress: Progress) 
             progress.say(f"{host}: waiting {seconds:.0f} s before the next request")
         time.sleep(seconds)
 
-    return Client(f"cirilla/{_version()} (+https://github.com/cirilla{person})", pause_s=pause_s, sleep=wait)
-
-
-def _version() -> str:
-    try:
-        return version("cirilla-cli")
-    except PackageNotFoundError:
-        return "0"
+    return Client(f"cirilla/{__version__} (+https://github.com/cirilla{person})", pause_s=pause_s, sleep=wait)
 
 
 def _is_local(host: str) -> bool:

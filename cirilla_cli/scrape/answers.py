@@ -3,10 +3,9 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import mwparserfromhell
-
 from cirilla_cli.scrape.page import RawPage
 from cirilla_cli.scrape.templates import NOT_IN_TITLES, REDIRECT, template_name
+from cirilla_cli.scrape.tree import parse, source, templates
 
 CONTENT = {
     "prop": "revisions|categories", "rvprop": "ids|timestamp|content", "rvslots": "main", "cllimit": "max",
@@ -53,6 +52,5 @@ def used_templates(texts: Iterable[str]) -> set[str]:
         if target:
             names.add(template_name(target[1]))
         if "{{" in text:
-            found = mwparserfromhell.parse(text).filter_templates()
-            names |= {template_name(str(template.name)) for template in found}
+            names |= {template_name(source(template.name)) for template in templates(parse(text))}
     return {name for name in names if name and ":" not in name and not NOT_IN_TITLES.search(name)}

@@ -1,7 +1,7 @@
 """A dump at an address, brought to a folder: whole and checked, or not there; what broke off is continued."""
 
 import base64
-import hashlib
+import contextlib
 import os
 import re
 import shutil
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
+from urllib.parse import quote, unquote, urljoin, urlsplit
 
 import requests
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -18,8 +19,11 @@ from cirilla_cli.errors import CirillaError, ServiceError
 from cirilla_cli.fs import atomic_write, hash_file, sync_folder
 from cirilla_cli.http import BadStatus, BotChallenge, BrokenTransfer, Client
 from cirilla_cli.progress import Progress
+from cirilla_cli.scrape.checksums import Digest, digest_of, stated
 
 _CHUNK = 1 << 18
+_MOST_STATED = 1 << 20
+"""Bytes of a list of digests that are read."""
 _BY_HAND = "download the file in a browser, then --dump FILE"
 _WHY = {
     401: ("the server wants a password (HTTP 401)", _BY_HAND),
@@ -297,20 +301,41 @@ class _Download:
         """Check what has come, note it, and put it in its place."""
         version = self._room.read(self._room.part)
         assert version is not None, "a whole file has its note"
-        sha256, md5 = _hashes(self._room.part)
-        if version.md5_is_sure and version.md5 != md5:
+        sha256, md5 = hash_file(self._room.part), digest_of(self._room.part, "md5")
+        must = Digest("md5", version.md5 or "", version.md5_from or "") if version.md5_is_sure else self._beside()
+        came = md5 if must is None else digest_of(self._room.part, must.kind)
+        if must is not None and must.value != came:
             self._room.forget_part()
             raise ServiceError(
-                f"{self._address}: the MD5 of what came is {md5}, and {version.md5_from} gives {version.md5}: damaged",
+                f"{self._address}: the {must.kind.upper()} of what came is {came}, and {must.said_by} gives "
+                f"{must.value}: damaged",
                 hint="run the command again: it downloads the file from the beginning",
             )
-        self._say(_checked_by(version, md5))
+        self._say(_checked_by(version, md5, must))
         now = datetime.now(UTC).isoformat(timespec="seconds")
         # The note first: killed in between, the next run finds the unfinished copy whole, and comes here again.
         self._room.write(self._room.whole, version.model_copy(update={"sha256": sha256, "finished": now}))
         os.replace(self._room.part, self._room.whole)
         self._room.forget_part()
         sync_folder(self._room.folder)
+
+    def _beside(self) -> Digest | None:
+        """The digest that a file beside this one states; few have one, so nobody waits for it for long."""
+
+        def read(name: str) -> str | None:
+            with contextlib.suppress(ServiceError):
+                return self._client.stream(urljoin(self._address, quote(name)), dict, _stated_in)
+            return None
+
+        tries, self._client.max_tries = self._client.max_tries, 2
+        try:
+            return stated(unquote(urlsplit(self._address).path.rpartition("/")[2]), read)
+        finally:
+            self._client.max_tries = tries
+
+
+def _stated_in(answer: requests.Response) -> str:
+    return bytes(answer.raw.read(_MOST_STATED, decode_content=True)).decode("utf-8", "replace")
 
 
 def _is_page(start: bytes) -> bool:
@@ -323,19 +348,10 @@ def _why_over(begun: Version, now: Version) -> str:
     return "the server does not continue downloads" if now.same(begun) else "has changed since the download began"
 
 
-def _checked_by(version: Version, md5: str) -> str:
+def _checked_by(version: Version, md5: str, must: Digest | None) -> str:
     """What the bytes were checked by, in words."""
     size = f"{version.length:,} bytes came, {'their number not announced' if version.counted else 'as announced'}"
-    if version.md5 == md5:
-        return f"{size}, and their MD5 is that of {version.md5_from}"
+    if must is not None or version.md5 == md5:
+        kind, source = (must.kind, must.said_by) if must is not None else ("md5", version.md5_from)
+        return f"{size}, and their {kind.upper()} is that of {source}"
     return f"{size}; the server gives no digest to check them by"
-
-
-def _hashes(path: Path) -> tuple[str, str]:
-    """(SHA-256, MD5) of a file in hexadecimal, in one pass."""
-    sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
-    with path.open("rb") as file:
-        while data := file.read(_CHUNK):
-            sha256.update(data)
-            md5.update(data)
-    return sha256.hexdigest(), md5.hexdigest()

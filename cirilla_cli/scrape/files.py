@@ -12,6 +12,9 @@ from cirilla_cli.scrape.page import Reject, Site
 
 _TEXT = (".txt", ".md")
 _LINES = (".jsonl", ".ndjson")
+_KNOWN = (
+    "url", "permalink", "revision", "timestamp", "license", "site", "categories", "aliases", "infobox", "sections",
+)  # fmt: skip
 
 
 class FilesSource:
@@ -77,18 +80,7 @@ class FilesSource:
 def _known(data: dict[str, Any]) -> dict[str, Any]:
     """The other fields of a document, where a row has them in the right form; foreign keys are left out."""
     known = {}
-    for key in (
-        "url",
-        "permalink",
-        "revision",
-        "timestamp",
-        "license",
-        "site",
-        "categories",
-        "aliases",
-        "infobox",
-        "sections",
-    ):
+    for key in _KNOWN:
         if data.get(key) is not None and _fits(key, data[key]):
             known[key] = data[key]
     return known

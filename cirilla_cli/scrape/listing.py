@@ -122,17 +122,10 @@ class Listing:
         while queue and level <= self.config.depth:
             below: list[str] = []
             for name in queue:
-                members = {
-                    "generator": "categorymembers",
-                    "gcmtitle": name,
-                    "gcmtype": "page|subcat",
-                    "gcmlimit": "max",
-                }
-                for batch in self.api.batches(**members, **_ABOUT):
+                members = {"generator": "categorymembers", "gcmtitle": name, "gcmtype": "page|subcat"}
+                for batch in self.api.batches(**members, gcmlimit="max", **_ABOUT):
                     below += [page["title"] for page in batch.pages.values() if page.get("ns") == 14]
-                    yield from (
-                        e for e in self._entries(batch) if not (isinstance(e, Listed) and e.page.namespace == 14)
-                    )
+                    yield from (e for e in self._entries(batch) if isinstance(e, Reject) or e.page.namespace != 14)
             queue = [name for name in dict.fromkeys(below) if name not in visited]
             visited.update(queue)
             level += 1
@@ -143,13 +136,13 @@ class Listing:
         yield from (Reject(id=title, title=title, reason="not a title") for title in bad)
         for group in in_addresses([title for title in dict.fromkeys(titles) if title not in bad]):
             found: set[str] = set()
-            targets: dict[str, str] = {}
+            leads = Redirects()
             for batch in self.api.batches(titles="|".join(group), redirects="1", **_ABOUT):
-                targets |= batch.normalized | batch.redirects
+                leads.targets |= batch.normalized | batch.redirects
                 found |= {str(page.get("title")) for page in batch.pages.values()}
                 yield from self._entries(batch)
             for title in group:
-                if _end(title, targets) not in found:
+                if leads.end(title) not in found:
                     yield Reject(id=title, title=title, reason="redirect loop")
 
     def _entries(self, batch: Batch) -> Iterator[Listed | Reject]:
@@ -171,15 +164,6 @@ class Listing:
             int(page["pageid"]), str(page["title"]), int(page.get("ns", 0)), number, revision.get("timestamp"),
             self.config.reading, "", (), marked(page),
         )  # fmt: skip
-
-
-def _end(title: str, targets: dict[str, str]) -> str:
-    """Where a title leads over normalisation and redirects."""
-    seen: set[str] = set()
-    while title in targets and title not in seen:
-        seen.add(title)
-        title = targets[title]
-    return title
 
 
 def read_titles(path: Path) -> list[str]:

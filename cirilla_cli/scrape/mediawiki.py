@@ -88,9 +88,7 @@ class WikiSource:
             self.store.forget()
 
     def _group(self, group: list[Listed | Reject]) -> Iterator[Document | Reject]:
-        refused = {
-            entry.page.id: self.rules.refuse(entry.page) for entry in group if isinstance(entry, Listed)
-        }  # fmt: skip
+        refused = {e.page.id: self.rules.refuse(e.page) for e in group if isinstance(e, Listed)}
         wanted = [entry for entry in group if isinstance(entry, Listed) and refused[entry.page.id] is None]
         refused |= self._fetch(wanted)
         for entry in group:
@@ -182,9 +180,7 @@ class WikiSource:
             pages = self._contents(titles="|".join(titles))
             self.store.add(pages)
             return pages
-        listed = [
-            page for batch in self.api.batches(titles="|".join(titles), prop="info") for page in batch.pages.values()
-        ]
+        listed = [p for batch in self.api.batches(titles="|".join(titles), prop="info") for p in batch.pages.values()]
         revisions = {int(page["pageid"]): page.get("lastrevid") for page in listed if page.get("pageid")}
         stale = [str(number) for number, at in revisions.items() if not self.store.has(number, "wikitext", at)]
         for group in in_addresses(stale):

@@ -89,12 +89,15 @@ def open_dump(
     spread: Spread = ALONE,
 ) -> Source:  # fmt: skip
     """An export, downloaded before if it is at an address; ``spread`` says which of its pages are read here."""
+    from cirilla_cli.scrape.checksums import check_beside
     from cirilla_cli.scrape.dump import DumpSource, opened
 
     path, requests = dump_file(source, place), 0
     if source.address is not None:
         path, requests = _downloaded(source.address, config.contact, path, progress, stack)
     assert path is not None, "a dump is a file or an address"
+    if source.address is None and path.is_file():
+        check_beside(path)
     open_plain = stack.enter_context(opened(path))
     return DumpSource(path, open_plain, Rules(config.min_chars, source.namespaces), _given(config), requests, spread)
 

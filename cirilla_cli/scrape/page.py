@@ -54,10 +54,6 @@ class RawPage:
     categories: tuple[str, ...] | None = None
     disambiguation: bool = False
 
-    def as_row(self) -> dict[str, Any]:
-        """The page for the raw store."""
-        return {name: getattr(self, name) for name in self.__slots__}
-
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> "RawPage":
         """The page of a line of the raw store."""

@@ -13,6 +13,7 @@ from cirilla_cli.data.parts import ALONE, Spread
 from cirilla_cli.data.rows import License
 from cirilla_cli.errors import InterruptedRun
 from cirilla_cli.fs import hash_path
+from cirilla_cli.held import held
 from cirilla_cli.progress import Progress
 from cirilla_cli.scrape.config import DumpConfig, FilesConfig, ScrapeConfig
 from cirilla_cli.scrape.opening import Source, dump_file, open_source
@@ -49,11 +50,14 @@ def scrape(config: ScrapeConfig, out: Path, progress: Progress, spread: Spread =
     the raw pages, so they are the same however often the work was cut short. ``spread`` may look up a dump's rows.
 
     Raises:
-        CirillaError: the source cannot be read or must not be. ServiceError: the network failed.
+        CirillaError: the source cannot be read or must not be, or another process writes to ``out``.
+        ServiceError: the network failed.
         InterruptedRun: the user stopped it; what was fetched is kept.
     """
     started, place = time.monotonic(), Place.of(out)
     with contextlib.ExitStack() as stack:
+        if place.side is not None:
+            stack.enter_context(held(place.side))
         source, sink = open_source(config, place, progress, stack, spread)
         try:
             _pump(source, sink, config.limit, progress)

@@ -4,7 +4,7 @@ import gzip
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
@@ -16,9 +16,6 @@ from cirilla_cli.scrape.page import RawPage
 
 class PageStore(Protocol):
     """Where raw pages lie, by page id and reading."""
-
-    fetched: int
-    """Pages added since it was opened."""
 
     @property
     def empty(self) -> bool:
@@ -44,7 +41,6 @@ class MemoryStore:
     """Keeps nothing: a page stays only until it has been read."""
 
     def __init__(self) -> None:
-        self.fetched = 0
         self._pages: dict[tuple[int, str], RawPage] = {}
 
     @property
@@ -64,7 +60,6 @@ class MemoryStore:
     def add(self, pages: Sequence[RawPage]) -> None:
         """Take pages in hand."""
         self._pages.update({(page.id, page.reading): page for page in pages})
-        self.fetched += len(pages)
 
     def forget(self) -> None:
         """Let go of all pages; templates have been read into the source by now."""
@@ -92,7 +87,6 @@ class FolderStore:
     """
 
     def __init__(self, folder: Path, origin: str) -> None:
-        self.fetched = 0
         self._raw_path, self._journal_path = folder / "raw" / "pages.jsonl.gz", folder / "journal.jsonl"
         self._entries: dict[tuple[int, str], _Entry] = {}
         repair_tail(self._journal_path)
@@ -145,7 +139,7 @@ class FolderStore:
         lines = []
         offset = self._raw.seek(0, os.SEEK_END)
         for page in pages:
-            text = json.dumps(page.as_row(), ensure_ascii=False) + "\n"
+            text = json.dumps(asdict(page), ensure_ascii=False) + "\n"
             data = gzip.compress(text.encode("utf-8", "surrogatepass"), mtime=0)
             self._raw.write(data)
             lines.append((page, _Entry(page.revision, offset, len(data))))
@@ -159,7 +153,6 @@ class FolderStore:
             )
             self._entries[page.id, page.reading] = entry
         self._journal.sync()
-        self.fetched += len(lines)
 
     def forget(self) -> None:
         """Nothing is held in memory."""

@@ -6,12 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import mwparserfromhell
 from bs4 import BeautifulSoup
 from bs4.element import Tag
 from bs4.formatter import HTMLFormatter
-from mwparserfromhell.nodes import Argument, Comment, ExternalLink, Heading, Template, Wikilink
-from mwparserfromhell.nodes import Tag as WikiTag
+
+from cirilla_cli.scrape import tree
 
 _MOST_DEPTH = 12
 _MOST_CHARS = 2_000_000
@@ -71,9 +70,6 @@ class Templates:
         name = template_name(name)
         self._pages[name] = text
         self._fields.pop(name, None)
-
-    def __contains__(self, name: str) -> bool:
-        return template_name(name) in self._pages
 
     def body(self, name: str) -> str | None:
         """The part of a template's page that is included elsewhere, redirects followed; None where it is unknown."""
@@ -157,53 +153,55 @@ class Expander:
         if "{{" not in text:
             return text
         return "".join(
-            self._nodes(mwparserfromhell.parse(piece), frame or {}, depth) if braced else piece
-            for piece, braced in _pieces(text)
+            self._nodes(tree.parse(piece), frame or {}, depth) if braced else piece for piece, braced in _pieces(text)
         )
 
-    def _nodes(self, code: Any, frame: Frame, depth: int) -> str:
-        return "".join(self._node(node, frame, depth) for node in code.nodes)
+    def _nodes(self, nodes: tree.Nodes, frame: Frame, depth: int) -> str:
+        return "".join([self._node(node, frame, depth) for node in nodes])
 
     def _node(self, node: Any, frame: Frame, depth: int) -> str:
-        if isinstance(node, Comment):
+        if isinstance(node, tree.Comment):
             return ""
         text = str(node)
         if "{{" not in text:
             return text
-        if isinstance(node, Template):
+        if isinstance(node, tree.Template):
             return self._template(node, frame, depth)
-        if isinstance(node, Argument):
-            name = self._nodes(node.name, frame, depth).strip()
-            default = "" if node.default is None else self._nodes(node.default, frame, depth)
+        if isinstance(node, tree.Argument):
+            name = self._nodes(node.first, frame, depth).strip()
+            default = "" if node.second is None else self._nodes(node.second, frame, depth)
             return frame.get(name, default)
-        if isinstance(node, Wikilink | Heading | ExternalLink):
-            node.title = self._nodes(node.title, frame, depth) if node.title is not None else None
-        if isinstance(node, Wikilink) and node.text is not None:
-            node.text = self._nodes(node.text, frame, depth)
-        if isinstance(node, WikiTag) and node.contents is not None:
-            node.contents = self._nodes(node.contents, frame, depth)
+        if isinstance(node, tree.Link | tree.Heading):
+            node.first = [self._nodes(node.first, frame, depth)]
+        if isinstance(node, tree.Link | tree.Address) and node.second is not None:
+            node.second = [self._nodes(node.second, frame, depth)]
+        if isinstance(node, tree.Tag):
+            node.contents = [self._nodes(node.contents, frame, depth)]
         return str(node)
 
-    def _template(self, node: Any, frame: Frame, depth: int) -> str:
+    def _template(self, node: tree.Template, frame: Frame, depth: int) -> str:
         name = self._nodes(node.name, frame, depth).strip()
         if depth > _MOST_DEPTH or self._spent > _MOST_CHARS:
             return ""
         function, colon, first = name.partition(":")
         if colon and (function.startswith("#") or function.strip().lower() in _WORD_FUNCTIONS or function.isupper()):
-            given = [str(p) for p in node.params]
-            return self._function(function.strip().lower(), [first, *given], frame, depth)
+            return self._function(function.strip().lower(), [first, *node.given()], frame, depth)
         if name in ("PAGENAME", "FULLPAGENAME", "BASEPAGENAME", "SUBPAGENAME"):
             return self.title
         if name == "!":
             return "|"
         return self._include(template_name(name), self._arguments(node, frame, depth), depth)
 
-    def _arguments(self, node: Any, frame: Frame, depth: int) -> Frame:
+    def _arguments(self, node: tree.Template, frame: Frame, depth: int) -> Frame:
         arguments: Frame = {}
-        for param in node.params:
-            value = self._nodes(param.value, frame, depth)
-            name = self._nodes(param.name, frame, depth).strip()
-            arguments[name] = value.strip() if param.showkey else value
+        unnamed = 0
+        for name, nodes in node.params:
+            value = self._nodes(nodes, frame, depth)
+            if name is None:
+                unnamed += 1
+                arguments[str(unnamed)] = value
+            else:
+                arguments[self._nodes(name, frame, depth).strip()] = value.strip()
         return arguments
 
     def _include(self, name: str, arguments: Frame, depth: int) -> str:
@@ -216,10 +214,8 @@ class Expander:
             self._box(fields, arguments, depth)
             body = _INFOBOX_TAG.sub("", body)
         elif _INFOBOX.search(name) and (body is None or not _DRAWN.search(body)):
-            shown = (
-                (key, value) for key, value in arguments.items() if not _NOT_FACTS.match(key) and not key.isdigit()
-            )
-            self.boxes.append([(key, value) for key, value in shown if value.strip()])
+            shown = [key for key in arguments if not _NOT_FACTS.match(key) and not key.isdigit()]
+            self.boxes.append([(key, arguments[key]) for key in shown if arguments[key].strip()])
             return ""
         if _SKIPPED.search(name):
             return ""
@@ -264,13 +260,9 @@ class Expander:
 
 
 _WORD_FUNCTIONS: dict[str, Callable[[str], str]] = {
-    "lc": str.lower,
-    "uc": str.upper,
-    "lcfirst": lambda text: text[:1].lower() + text[1:],
-    "ucfirst": lambda text: text[:1].upper() + text[1:],
-    "formatnum": str,
-    "nowrap": str,
-}
+    "lc": str.lower, "uc": str.upper, "lcfirst": lambda text: text[:1].lower() + text[1:],
+    "ucfirst": lambda text: text[:1].upper() + text[1:], "formatnum": str, "nowrap": str,
+}  # fmt: skip
 
 
 def _switch(subject: str, cases: list[str], value: Callable[[str], str]) -> str:

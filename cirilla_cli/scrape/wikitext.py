@@ -6,16 +6,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from typing import Any
 
-import mwparserfromhell
-from mwparserfromhell.nodes import Argument, Comment, ExternalLink, Heading, HTMLEntity, Tag, Template, Text, Wikilink
-
-from cirilla_cli.scrape.html import read_html
+from cirilla_cli.scrape import tree
+from cirilla_cli.scrape.html import HIDDEN, read_html
 from cirilla_cli.scrape.page import Reading
 from cirilla_cli.scrape.templates import COMMENT, Expander, Templates, facts_html
 
 _REF = re.compile(r"<ref\b[^>]*?/>|<ref\b[^>]*?>.*?</ref\s*>|<references\b[^>]*?/>", re.DOTALL | re.IGNORECASE)
 _NOWIKI = re.compile(r"<(nowiki|pre)\b[^>]*>.*?</\1\s*>", re.DOTALL | re.IGNORECASE)
 _SWITCH = re.compile(r"__([A-Z]{3,})__")
+# A parser function that the parser takes for text, because a sign such as > stands in it.
+_UNREAD = re.compile(r"\{\{#[^{}]*\}\}")
 _LIST = re.compile(r"[*#:;]+")
 _BLOCK_MARK = re.compile("\x7f(\\d+)\x7f")
 _LANGUAGE = re.compile(r"[a-z]{2,3}(-[a-z]+)*$")
@@ -44,7 +44,7 @@ def read_wikitext(
     expander = Expander(templates, title)
     expanded = expander.expand(_REF.sub("", COMMENT.sub("", shielded)))
     renderer = _Renderer({**STANDARD_NAMESPACES, **namespaces}, kept)
-    body = renderer.page(expanded)
+    body = renderer.page(_UNREAD.sub("", expanded))
     reading = read_html(facts_html(expander.boxes, renderer.page) + body)
     marked = expander.disambiguation or reading.disambiguation or renderer.disambiguation
     return Reading(reading.blocks, reading.infobox, tuple(renderer.categories), marked)
@@ -77,16 +77,16 @@ class _Renderer:
         """The HTML of expanded wikitext."""
         switches = set(_SWITCH.findall(text))
         self.disambiguation = self.disambiguation or "DISAMBIG" in switches
-        return self._flow(mwparserfromhell.parse(_SWITCH.sub("", text)))
+        return self._flow(tree.parse(_SWITCH.sub("", text)))
 
-    def _flow(self, code: Any) -> str:
+    def _flow(self, nodes: tree.Nodes) -> str:
         """Block content: paragraphs, lists and the blocks put aside while going through the nodes."""
-        flat = "".join(self._inline(node) for node in code.nodes)
+        flat = "".join([self._inline(node) for node in nodes])
         return "".join(_lines(flat.split("\n"), self._blocks))
 
-    def _text(self, code: Any) -> str:
+    def _text(self, nodes: tree.Nodes) -> str:
         """Inline content; blocks within are put in place."""
-        flat = "".join(self._inline(node) for node in code.nodes)
+        flat = "".join([self._inline(node) for node in nodes])
         return _BLOCK_MARK.sub(lambda match: self._blocks[int(match[1])], flat)
 
     def _aside(self, block: str) -> str:
@@ -95,20 +95,22 @@ class _Renderer:
 
     def _inline(self, node: Any) -> str:
         match node:
-            case Text():
-                return _SHIELDED.sub(self._unshield, html.escape(str(node.value), quote=False))
-            case HTMLEntity():
+            case str():
+                shown = html.escape(node, quote=False)
+                return _SHIELDED.sub(self._unshield, shown) if "\x7f" in shown else shown
+            case tree.Entity():
                 return str(node)
-            case Heading():
-                return self._aside(f"<h{node.level}>{self._text(node.title)}</h{node.level}>")
-            case Wikilink():
+            case tree.Heading():
+                level = len(node.opening)
+                return self._aside(f"<h{level}>{self._text(node.first)}</h{level}>")
+            case tree.Link():
                 return self._link(node)
-            case ExternalLink():
-                shown = self._text(node.title) if node.title is not None else ""
-                return shown or ("" if node.brackets else html.escape(str(node.url)))
-            case Tag():
+            case tree.Address():
+                shown = "" if node.second is None else self._text(node.second)
+                return shown or ("" if node.opening else html.escape(tree.source(node.first)))
+            case tree.Tag():
                 return self._tag(node)
-            case Template() | Argument() | Comment():
+            case tree.Template() | tree.Argument() | tree.Comment():
                 return ""
         return html.escape(str(node))
 
@@ -119,8 +121,8 @@ class _Renderer:
             return html.escape(html.unescape(inner), quote=False)
         return self._aside(f"<pre>{html.escape(html.unescape(inner), quote=False)}</pre>")
 
-    def _link(self, node: Any) -> str:
-        target = str(node.title).strip()
+    def _link(self, node: tree.Link) -> str:
+        target = tree.source(node.first).strip()
         prefix, colon, rest = target.partition(":")
         number = self._namespaces.get(prefix.strip().replace("_", " ").lower()) if colon else None
         if number == _CATEGORY:
@@ -128,31 +130,29 @@ class _Renderer:
             return ""
         if number in (_FILES, _MEDIA):
             return ""
-        if node.text is None and colon and number is None and _LANGUAGE.match(prefix):
+        if node.second is None and colon and number is None and _LANGUAGE.match(prefix):
             return ""
-        if node.text is not None and str(node.text).strip():
-            return self._text(node.text)
+        if node.second is not None and tree.source(node.second).strip():
+            return self._text(node.second)
         return html.escape(target.lstrip(":").replace("_", " "), quote=False)
 
-    def _tag(self, node: Any) -> str:
-        name, markup = str(node.tag).strip().lower(), node.wiki_markup
-        if name in ("li", "dt", "dd") and node.self_closing and markup:
-            return str(markup)
-        if name in _DROPPED or _hidden(node):
+    def _tag(self, node: tree.Tag) -> str:
+        name = node.name
+        if name in ("li", "dt", "dd") and node.markup:
+            return node.markup
+        if name in _DROPPED or HIDDEN.search(node.attributes.get("style", "")):
             return ""
         if name in ("br", "hr"):
             return "<br>" if name == "br" else self._aside("<hr>")
         if name == "table":
             return self._aside(f"<table{_marks(node)}>{self._rows(node.contents)}</table>")
-        if node.contents is None:
-            return ""
         if name == "poem":
             return self._aside(f"<div>{self._text(node.contents).strip().replace(chr(10), '<br>')}</div>")
         if name in ("tabber", "syntaxhighlight", "source"):
-            return self._verbatim(name, str(node.contents))
+            return self._verbatim(name, tree.source(node.contents))
         if name in _BLOCKS:
             return self._aside(f"<{name}{_marks(node)}>{self._flow(node.contents)}</{name}>")
-        inner = "".join(self._inline(child) for child in node.contents.nodes)
+        inner = "".join([self._inline(child) for child in node.contents])
         marks = _marks(node)
         return f"<span{marks}>{inner}</span>" if marks and "\n" not in inner else inner
 
@@ -163,12 +163,12 @@ class _Renderer:
         panes = (pane.partition("=")[2] for pane in re.split(r"\|-\|", contents))
         return self._aside("".join(f"<div>{self.page(pane.strip())}</div>" for pane in panes))
 
-    def _rows(self, code: Any) -> str:
+    def _rows(self, nodes: tree.Nodes) -> str:
         """Caption and rows of a table; cells before the first row mark are a row of their own."""
         captions, rows, loose = [], [], []
-        for node in code.filter_tags(recursive=False):
-            name = str(node.tag).strip().lower()
-            if name == "caption" or str(node).startswith("|+"):
+        for node in _tags(nodes):
+            name = node.name
+            if name == "caption" or (name == "td" and str(node).startswith("|+")):
                 captions.append(f"<caption>{self._text(node.contents).strip().removeprefix('+')}</caption>")
             elif name in ("td", "th"):
                 loose.append(self._cell(node, name))
@@ -178,25 +178,20 @@ class _Renderer:
                 rows.append(self._rows(node.contents))
         return "".join([*captions, f"<tr>{''.join(loose)}</tr>" if loose else "", *rows])
 
-    def _cells(self, code: Any) -> str:
-        tags = ((node, str(node.tag).strip().lower()) for node in code.filter_tags(recursive=False))
-        return "".join(self._cell(node, name) for node, name in tags if name in ("td", "th"))
+    def _cells(self, nodes: tree.Nodes) -> str:
+        return "".join(self._cell(node, node.name) for node in _tags(nodes) if node.name in ("td", "th"))
 
-    def _cell(self, node: Any, name: str) -> str:
+    def _cell(self, node: tree.Tag, name: str) -> str:
         return f"<{name}{_marks(node)}>{self._flow(node.contents)}</{name}>"
 
 
-def _attribute(node: Any, name: str) -> str:
-    return str(node.get(name).value or "") if node.has(name) else ""
+def _tags(nodes: tree.Nodes) -> Iterator[tree.Tag]:
+    return (node for node in nodes if isinstance(node, tree.Tag))
 
 
-def _hidden(node: Any) -> bool:
-    return bool(re.search(r"display\s*:\s*none", _attribute(node, "style"), re.IGNORECASE))
-
-
-def _marks(node: Any) -> str:
+def _marks(node: tree.Tag) -> str:
     """The class attribute, by which the reader knows noise."""
-    value = _attribute(node, "class").strip()
+    value = node.attributes.get("class", "").strip()
     return f' class="{html.escape(value)}"' if value else ""
 
 
@@ -204,7 +199,7 @@ def _lines(lines: Iterable[str], blocks: list[str]) -> Iterator[str]:
     """HTML of lines: lists by their marks, blocks in their place, paragraphs between empty lines."""
     for kind, group in groupby(lines, _kind):
         if kind == "list":
-            yield _list([_item(line) for line in group])
+            yield _list([(mark[0], line[mark.end() :].strip()) for line in group if (mark := _LIST.match(line))])
         elif kind == "block":
             yield from (blocks[int(match[1])] for line in group for match in _BLOCK_MARK.finditer(line))
         elif kind == "text":
@@ -217,12 +212,6 @@ def _kind(line: str) -> str:
     if _LIST.match(line):
         return "list"
     return "block" if _BLOCK_MARK.fullmatch(line.strip()) else "text"
-
-
-def _item(line: str) -> tuple[str, str]:
-    mark = _LIST.match(line)
-    assert mark is not None
-    return mark[0], line[mark.end() :].strip()
 
 
 _KINDS = {"*": ("ul", "li"), "#": ("ol", "li"), ":": ("dl", "dd"), ";": ("dl", "dt")}

@@ -257,6 +257,15 @@ CASES = {
     "a flag's value of the wrong type": case("generate -n abc", "--max-new-tokens", code=2),
     "two sources": case("scrape --api x --dump y", "one source at a time", code=2),
     "flags that contradict": case("pretrain tiny.yaml --fresh --resume", "contradict each other", code=2),
+    "a project of a dump from a server of another kind": case(
+        "init new --dump ftp://example.org/wiki.xml", "`--dump` is 'ftp://example.org/wiki.xml'"
+    ),
+    "a project of a wiki without its scheme": case("init new --wiki example.org", "`--wiki` is 'example.org'"),
+    "a project's contact that no header takes": case(
+        "init new --wiki https://example.org --contact \u00e9", "`--contact` is"
+    ),
+    "a contact for a file": case("init new --files documents.jsonl --contact a@b.c", "goes with --wiki", code=2),
+    "a folder for a project's dump": case("init new --dump tok", "tok: is a folder, and a dump is one file"),
     "no source for a project": case("init new", "name one source", code=2),
     "a budget that is none": case("init new --files documents.jsonl --budget lots", "`--budget` is 'lots'"),
     "a project's name that leads elsewhere": case("init .. --files documents.jsonl", "the name must be letters"),

@@ -370,15 +370,15 @@ def test_a_number_that_parquet_does_not_hold_is_named(tmp_path: Path) -> None:
 
 def test_two_at_once_in_one_place_are_one_too_many(tmp_path: Path, wiki: str) -> None:
     out = tmp_path / "out"
-    holder = "import fcntl, os, sys; fcntl.flock(os.open(sys.argv[1], 0), 2); print(flush=True); sys.stdin.read()"
+    holder = "import fcntl, os, sys; fcntl.flock(os.open(sys.argv[1], 66), 2); print(flush=True); sys.stdin.read()"
     out.mkdir()
     with subprocess.Popen(
-        [sys.executable, "-c", holder, str(out)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-c", holder, str(out / ".running")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as other:
         assert other.stdin is not None
         assert other.stdout is not None
         other.stdout.readline()
-        with pytest.raises(CirillaError, match="another process is writing there"):
+        with pytest.raises(CirillaError, match="is being written already"):
             run(out, sources={"x": {"path": wiki}})
         other.kill()
     assert run(out, sources={"x": {"path": wiki}}).rows == 200

@@ -22,7 +22,7 @@ from cirilla_cli.data.parts import PartReport, Share, content_of
 from cirilla_cli.data.run import tokenize
 from cirilla_cli.data.shared import tokenize_merge, tokenize_share
 from cirilla_cli.errors import CirillaError, UsageError
-from cirilla_cli.fs import sole_writer
+from cirilla_cli.held import held
 from cirilla_cli.progress import Progress, Silent
 from cirilla_cli.scrape.config import ScrapeConfig
 from cirilla_cli.scrape.run import scrape
@@ -360,7 +360,7 @@ def test_a_changed_part_is_refused(one: Stage, parts: Path) -> None:
 
 
 def test_a_part_that_is_being_written_is_not_merged(one: Stage, parts: Path) -> None:
-    with sole_writer(parts / "2-of-3"):
+    with held(parts / "2-of-3"):
         broken(one, "2-of-3: .* writ")
 
 

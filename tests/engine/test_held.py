@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from cirilla_cli.engine.held import held
 from cirilla_cli.engine.run import TrainReport
 from cirilla_cli.errors import CirillaError
+from cirilla_cli.held import held
 from cirilla_cli.progress import Silent
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no locks that go with their process")
 
-HOLD = "import sys, pathlib, time\nfrom cirilla_cli.engine.held import held\nwith held(pathlib.Path(sys.argv[1])):\n"
+HOLD = "import sys, pathlib, time\nfrom cirilla_cli.held import held\nwith held(pathlib.Path(sys.argv[1])):\n"
 HOLD += "    print('held', flush=True)\n    time.sleep(600)\n"
 
 

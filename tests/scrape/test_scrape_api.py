@@ -191,7 +191,7 @@ def test_a_page_that_keeps_failing_is_rejected_and_not_stored(wiki: Any, heard: 
     rows = list(WikiSource(*connect(config, client, heard), config, Rules(40), store, None, None).rows())
     assert [(row.title, row.reason) for row in rows if isinstance(row, Reject)] == [("Ciri", "failed")]
     assert [row.title for row in rows if not isinstance(row, Reject)] == ["A/B"]
-    assert store.fetched == 1
+    assert [number for number in range(1, 200) if store.has(number, "html", 1000 + number)] == [wiki.page("A/B").id]
     store.close()
 
 

@@ -54,6 +54,9 @@ class Host:
     held: threading.Event | None = None
     """Where set, a body stops in the middle until the event comes."""
     asked: list[dict[str, str]] = field(default_factory=list)
+    beside: dict[str, str] = field(default_factory=dict)
+    """Files of digests by name; there are no others."""
+    asked_beside: list[str] = field(default_factory=list)
     url: str = ""
 
     def piece(self, headers: dict[str, str]) -> int | None:
@@ -71,8 +74,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         host, asked = self.host, dict(self.headers.items())
-        host.asked.append(asked)
         self.close_connection = True
+        name = self.path.rpartition("/")[2]
+        if name.endswith((".md5", ".sha1", ".sha256", "sums.txt")):
+            host.asked_beside.append(name)
+            text = host.beside.get(name)
+            return self._answer(404 if text is None else 200, (text or "none").encode(), {})
+        host.asked.append(asked)
         start = host.piece(asked)
         if host.leads_to is not None and self.path != "/there":
             self._answer(302, b"", {"Location": host.leads_to})
@@ -87,6 +95,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             span = f"bytes {start}-{len(host.body) - 1}/{len(host.body)}"
             self._answer(206, host.body[start:], {**host.headers, "Content-Range": span})
+        return None
 
     def _answer(self, status: int, body: bytes, headers: dict[str, str]) -> None:
         self.send_response(status)
@@ -139,7 +148,8 @@ def test_a_downloaded_dump_gives_the_rows_of_the_file_and_comes_once(host: Host,
     (tmp_path / "wiki.xml").write_bytes(DUMP)
     scrape(ScrapeConfig(source=DumpConfig(path=tmp_path / "wiki.xml")), tmp_path / "file", Silent())
     config = ScrapeConfig(source=DumpConfig(path=host.url))
-    assert scrape(config, tmp_path / "net", heard).requests == 1
+    # One for the dump, three for a digest beside it.
+    assert scrape(config, tmp_path / "net", heard).requests == 4
     rows = (tmp_path / "file" / "documents.jsonl").read_bytes()
     assert (tmp_path / "net" / "documents.jsonl").read_bytes() == rows
     journal = json.loads((tmp_path / "net" / "journal.jsonl").read_text().splitlines()[-1])
@@ -308,6 +318,48 @@ def test_the_digest_that_a_server_gives_is_checked_and_said(host: Host, heard: A
     with pytest.raises(ServiceError, match=f"and {name} gives .*: damaged"):
         _fetch(host, tmp_path / "wrong", heard)
     assert list((tmp_path / "wrong").iterdir()) == []
+
+
+_LIST = "{0}  other.xml\n{1} *./{2}\n"
+STATED = {
+    "wiki.xml.sha256": ("wiki.xml", "sha256", "{1}\n"),
+    "wiki.xml.sha1": ("wiki.xml", "sha1", _LIST),
+    "wiki.xml.md5": ("wiki.xml", "md5", "MD5 ({2})= {1}\n"),
+    "aawiki-20260101-sha1sums.txt": ("aawiki-20260101-pages.xml", "sha1", _LIST),
+    "aawiki-20260101-md5sums.txt": ("aawiki-20260101-pages.xml", "md5", _LIST),
+}
+
+
+@pytest.mark.parametrize("beside", STATED)
+def test_what_a_file_beside_the_dump_states_is_checked_and_said(
+    host: Host, heard: Any, tmp_path: Path, beside: str
+) -> None:
+    name, kind, form = STATED[beside]
+    host.url = host.url.replace("wiki.xml", name)
+    right, wrong = (hashlib.new(kind, data).hexdigest() for data in (DUMP, OTHER))
+    host.beside = {beside: form.format(wrong, right.upper(), name)}
+    assert _fetch(host, tmp_path / "right", heard) == DUMP
+    assert heard.said[-1].endswith(f"as announced, and their {kind.upper()} is that of {beside}")
+    host.beside = {beside: form.format(right, wrong, name)}
+    with pytest.raises(ServiceError, match=f"the {kind.upper()} of what came is {right}, and {beside} gives {wrong}"):
+        _fetch(host, tmp_path / "wrong", heard)
+    assert list((tmp_path / "wrong").iterdir()) == []
+    # The same beside a file.
+    (tmp_path / name).write_bytes(DUMP)
+    config = ScrapeConfig(source=DumpConfig(path=tmp_path / name))
+    (tmp_path / beside).write_text(form.format(right, wrong, name))
+    with pytest.raises(CirillaError, match=f"is not the file whose {kind.upper()} {beside} states"):
+        scrape(config, tmp_path / "out", heard)
+    (tmp_path / beside).write_text(form.format(wrong, right, name))
+    assert scrape(config, tmp_path / "out", heard).documents > 0
+
+
+def test_what_is_stated_of_other_files_is_left_alone(host: Host, heard: Any, tmp_path: Path) -> None:
+    wrong = hashlib.sha1(OTHER).hexdigest()
+    host.beside = {"wiki.xml.sha1": f"<html>{wrong}</html>\n{wrong}  a.xml\n", "wiki.xml.md5": "not found\n\n"}
+    assert _fetch(host, tmp_path, heard) == DUMP
+    assert heard.said[-1].endswith("the server gives no digest to check them by")
+    assert host.asked_beside == ["wiki.xml.sha256", "wiki.xml.sha1", "wiki.xml.md5"]
 
 
 @pytest.mark.parametrize("more", [{}, {"x-amz-request-id": "1", "x-amz-server-side-encryption": "aws:kms"}])

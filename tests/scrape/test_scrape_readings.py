@@ -120,6 +120,11 @@ def test_switch_falls_through_to_the_next_result() -> None:
     assert texts == ["xsecondy", "xsecondy", "xothery"]
 
 
+def test_a_function_the_parser_takes_for_text_leaves_no_markup() -> None:
+    text = "It has {{#ifexpr: 2 > 1 | more | fewer }} towers{{#ifexpr: 2<3|,}}."
+    assert outline(read_wikitext(text, "X", Templates()).blocks)[0] == "It has towers."
+
+
 def test_text_in_tabs_and_quotes_is_kept() -> None:
     text = "{{Dialogue|One says|Another}}\n<tabber>First=Alpha text\n|-|Second=Beta [[text]]</tabber>"
     assert outline(read_wikitext(text, "X", Templates()).blocks)[0] == "One says\nAnother\n\nAlpha text\n\nBeta text"

@@ -1,4 +1,4 @@
-"""Keeps a run's folder to one sitting at a time."""
+"""Keeps a folder to one process at a time."""
 
 import contextlib
 import os
@@ -13,12 +13,12 @@ if sys.platform != "win32":
     import fcntl
 
 FILE = ".running"
-"""Says which process trains here; that one does is said by the lock on it, which goes with the process."""
+"""Says which process is at work here; that one is, is said by the lock on it, which goes with the process."""
 
 
 @contextlib.contextmanager
 def held(out: Path) -> Iterator[None]:
-    """Keep every other sitting out of ``out`` while the block lasts, where the system has locks.
+    """Keep every other process that asks for it out of ``out`` while the block lasts, where the system has locks.
 
     Raises:
         CirillaError: there is one already; its process is named.
@@ -63,7 +63,7 @@ def _lock(handle: int, path: Path) -> None:
     except BlockingIOError:
         holder = os.read(handle, 256).decode(errors="replace") or "another one"
         raise CirillaError(
-            f"{path.parent}: a run is being trained here already, by process {holder}",
+            f"{path.parent}: is being written already, by process {holder}",
             hint="wait until it ends, or --out names another folder",
         ) from None
     except OSError:
