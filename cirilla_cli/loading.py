@@ -35,17 +35,22 @@ def load_model(
     if not isinstance(found.model, Decoder):
         raise CirillaError(
             f"{where}: this model is of kind {found.config.kind}, which cannot continue text; kind decoder is wanted",
-            hint=_OTHER_USES[found.config.kind].format(where),
+            hint=other_uses(found.config.kind, where),
         )
     return cast(Loaded, found)
+
+
+def other_uses(kind: str, where: str | Path) -> str:
+    """What a model of a kind that does not continue text is good for, as commands."""
+    return _OTHER_USES[kind].format(where)
 
 
 _OTHER_USES = {
     "encoder": "`cirilla generate {0}` restores hidden tokens; `cirilla sft` with data.kind=labelled_text makes a "
     "classifier of it",
-    "classifier": "`cirilla generate {0} --prompt TEXT` names a text's label; its run's report.json tells accuracy",
+    "classifier": "`cirilla generate {0} --prompt TEXT` names a text's label; `cirilla eval {0} --labels rows.jsonl` "
+    "tells how often it is right",
 }
-"""What models that do not continue text do instead."""
 
 
 def load_any(

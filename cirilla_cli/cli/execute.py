@@ -2,10 +2,10 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from cirilla_cli.cli.places import check_place
 from cirilla_cli.errors import CirillaError, Where
@@ -14,7 +14,7 @@ from cirilla_cli.recipe.load import Resolved
 from cirilla_cli.recipe.tree import DEFAULT
 
 if TYPE_CHECKING:
-    from cirilla_cli.checkpoint import AnyFound, Loaded
+    from cirilla_cli.checkpoint import AnyFound
     from cirilla_cli.data.parts import Share
     from cirilla_cli.engine.config import Place
     from cirilla_cli.infer.run import Prompt
@@ -184,23 +184,11 @@ def enough_memory() -> Iterator[None]:
         ) from None
 
 
-def load(where: str | None, device: str, dtype: str, progress: Progress) -> "Loaded":
-    """The language model a verb names, or the newest under runs/, which is said."""
-    from cirilla_cli.loading import load_model
-
-    return cast("Loaded", _load(load_model, where, device, dtype, progress))
-
-
 def load_any(where: str | None, device: str, dtype: str, progress: Progress) -> "AnyFound":
     """The model a verb names, of whatever kind, or the newest under runs/, which is said."""
-    from cirilla_cli.loading import load_any as area
-
-    return cast("AnyFound", _load(area, where, device, dtype, progress))
-
-
-def _load(area: Callable[..., Any], where: str | None, device: str, dtype: str, progress: Progress) -> Any:
     from cirilla_cli.compat import device_problem, pick_device
     from cirilla_cli.infer.run import dtype_of
+    from cirilla_cli.loading import load_any as area
     from cirilla_cli.loading import newest_model
 
     if problem := device_problem(device):
@@ -220,9 +208,9 @@ def evaluate(resolved: Resolved, progress: Progress, control: Control) -> Any:
     recipe: Any = resolved.recipe
     config = recipe.eval
     with enough_memory():
-        models = {"model": load(config.model, recipe.device, config.dtype, progress)}
+        models = {"model": load_any(config.model, recipe.device, config.dtype, progress)}
         for name, where in config.compare.items():
-            models[name] = load(where, recipe.device, config.dtype, progress)
+            models[name] = load_any(where, recipe.device, config.dtype, progress)
         if config.untrained:
             models["untrained"] = untrained(models["model"], seed=recipe.seed)
         return area(config, models, Path(resolved.out), progress)

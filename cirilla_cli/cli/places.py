@@ -36,6 +36,20 @@ def check_out(resolved: Resolved) -> None:
         targets = [path]
     for target in targets:
         _keep_inputs(target, _inputs(resolved))
+    if verb == "eval":
+        _check_predictions(resolved)
+
+
+def _check_predictions(resolved: Resolved) -> None:
+    """Raises: CirillaError: what a task writes beside the scores cannot be written."""
+    recipe: Any = resolved.recipe
+    for name, task in recipe.eval.tasks.items():
+        if task.kind == "classification" and task.predictions is not None:
+            key = f"eval.tasks.{name}.predictions"
+            check_place(task.predictions.parent, key)
+            if task.predictions.is_dir():
+                raise _wrong(key, str(task.predictions), f"{task.predictions}: is a folder, not a file", "a file")
+            _keep_inputs(task.predictions, task.path)
 
 
 def check_place(folder: Path, key: str) -> None:

@@ -13,17 +13,20 @@ class Measures(Group):
         "--text", metavar="FILE", help="Bits per byte and perplexity of this text; may be repeated."
     )
     questions: str | None = option("--questions", metavar="FILE", help="Exact answers to this question set (.jsonl).")
+    labels: str | None = option(
+        "--labels", metavar="FILE", help="Accuracy and F1 of a classifier on these rows (.jsonl)."
+    )
 
 
 @takes("out", "device")
 def evaluate(words: ModelWords = None, *, measures: Measures, flags: Flags) -> None:
-    """Score a model on text, questions and tasks, with confidence intervals.
+    """Score a model on text, questions, labels and tasks, with confidence intervals.
 
-    Example: cirilla eval runs/mine-sft --text held-out.txt --json
+    Examples: cirilla eval runs/mine-sft --text held-out.txt --json; cirilla eval runs/classifier --labels rows.jsonl
     """
     from cirilla_cli.cli.verbs import eval_verb
 
-    eval_verb(words or [], measures.text or [], measures.questions, flags)
+    eval_verb(words or [], measures.text or [], measures.questions, measures.labels, flags)
 
 
 @dataclass(frozen=True)

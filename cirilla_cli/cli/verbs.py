@@ -321,7 +321,9 @@ def _model_word(reading: Reading, key: str) -> dict[str, Any]:
     return {key: reading.inputs[0]} if reading.inputs else {}
 
 
-def eval_verb(words: Sequence[str], texts: Sequence[str], questions: str | None, flags: Flags) -> None:
+def eval_verb(
+    words: Sequence[str], texts: Sequence[str], questions: str | None, labels: str | None, flags: Flags
+) -> None:
     """`cirilla eval`."""
     reading = read_words(words, "eval")
     extra = _model_word(reading, "eval.model")
@@ -329,13 +331,17 @@ def eval_verb(words: Sequence[str], texts: Sequence[str], questions: str | None,
         extra |= {"eval.tasks.text.kind": "text", "eval.tasks.text.path": list(texts)}
     if questions is not None:
         extra |= {"eval.tasks.questions.kind": "questions", "eval.tasks.questions.path": questions}
+    if labels is not None:
+        extra |= {"eval.tasks.labels.kind": "classification", "eval.tasks.labels.path": labels}
     resolved = _resolve("eval", reading, "default", extra, flags)
     recipe: Any = resolved.recipe
     if flags.dry_run:
         _shown(resolved, flags)
         return
     if not recipe.eval.tasks:
-        raise CirillaError("nothing to measure", hint="--text FILE, --questions FILE, or a recipe with eval.tasks")
+        raise CirillaError(
+            "nothing to measure", hint="--text FILE, --questions FILE, --labels FILE, or a recipe with eval.tasks"
+        )
     scores = _run(resolved, flags)
     from cirilla_cli.evals.run import table
 

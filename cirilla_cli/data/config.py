@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import NonNegativeFloat, PositiveInt, model_validator
 
-from cirilla_cli.config import ByKind, FilePath, Paths, Section
+from cirilla_cli.config import ByKind, FilePath, Misfits, Paths, Section
 from cirilla_cli.units import Fraction, InnerShare, PositiveCount
 
 if TYPE_CHECKING:
@@ -151,6 +151,12 @@ class LabelledTextConfig(Section):
     """Rows (.jsonl) of `text` and `label`; several files are read as one."""
     val: Fraction = 0.1
     """Share of texts held out, on which accuracy is reported."""
+
+    @model_validator(mode="after")
+    def _read_twice(self) -> Self:
+        if any(str(path) == "-" for path in self.path):
+            raise Misfits({"path": "is -, must be a file: rows with labels are read more than once"})
+        return self
 
 
 DataSection = Annotated[

@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import ConfigDict, field_validator
 
 from cirilla_cli.data.encode import framed
-from cirilla_cli.data.jsonl import Complaints, read_rows, validate
+from cirilla_cli.data.jsonl import STDIO, Complaints, read_rows, validate
 from cirilla_cli.data.rows import Record, content_hash, held_out
 from cirilla_cli.data.shards import Encoded, ShardIndex, ShardInfo, write_shard
 from cirilla_cli.data.tokenizer import Tokenizer
@@ -55,14 +55,14 @@ class LabelledRow(Record):
 
 
 def read_labelled(paths: Sequence[Path]) -> Iterator[LabelledRow]:
-    """Every row of the files, and of the `.jsonl` files of folders.
+    """Every row of the files (`-` is standard input), and of the `.jsonl` files of folders.
 
     Raises:
         CirillaError: at the end, naming every line that is no such row; or a path is missing.
     """
     complaints = Complaints()
     for path in paths:
-        if not path.exists():
+        if path != STDIO and not path.exists():
             raise CirillaError(f"{path}: no such file or folder")
         for file in [f for f in files_below(path) if f.suffix == ".jsonl"] if path.is_dir() else [path]:
             for row in read_rows(file, complaints):

@@ -1,6 +1,6 @@
 """What a task asks and what answers it: tasks know texts and numbers, subjects know tokens and models."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -43,8 +43,30 @@ class Subject(Protocol):
         """Each text as a document of its own."""
 
 
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a classifier makes of a text."""
+
+    label: str
+    """The likeliest."""
+    probabilities: Mapping[str, float]
+    """Of every label."""
+    whole: bool
+    """Whether all of the text was read, and not its beginning alone."""
+
+
+class Judge(Protocol):
+    """Whoever names labels: a classifier, or in tests anything that does."""
+
+    labels: tuple[str, ...]
+    """Every label that it may name."""
+
+    def verdicts(self, texts: Sequence[str]) -> list[Verdict]:
+        """What it makes of each text."""
+
+
 class Task(Protocol):
-    """One thing to measure, its material read and checked when it is made."""
+    """One thing to measure of a language model, its material read and checked when it is made."""
 
     kind: str
 

@@ -1,10 +1,10 @@
 """Sections for evaluation; torch-free."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from cirilla_cli.config import ByKind, FilePath, Paths, Section
+from cirilla_cli.config import ByKind, FilePath, Misfits, Paths, Section
 from cirilla_cli.units import Fraction
 
 
@@ -72,8 +72,33 @@ class PreferencesTaskConfig(Section):
     """The held-out share, as in the training recipe; 1 takes every pair."""
 
 
+class ClassificationTaskConfig(Section):
+    """How often a classifier names the label of a text: accuracy, and precision, recall and F1 of every label."""
+
+    kind: Literal["classification"] = "classification"
+    path: Paths
+    """Rows (.jsonl) of `text` and `label`, folders of them, or - for standard input."""
+    val: Annotated[Fraction, Field(gt=0)] = 1.0
+    """The held-out share, as in the training recipe, of which alone rows are read; 1 takes every row."""
+    limit: PositiveInt | None = None
+    """Read only the first so many of these rows; null for all."""
+    predictions: FilePath | None = None
+    """File (.jsonl) that gets a line for each row and model: text, label, predicted, probabilities; null for none."""
+
+    @model_validator(mode="after")
+    def _goes_into_a_file(self) -> Self:
+        if self.predictions is not None and self.predictions.suffix != ".jsonl":
+            raise Misfits({"predictions": f"is {self.predictions}, must be a file ending in .jsonl"})
+        return self
+
+
 TaskSection = Annotated[
-    TextTaskConfig | QuestionsTaskConfig | ChoicesTaskConfig | ReasoningTaskConfig | PreferencesTaskConfig,
+    TextTaskConfig
+    | QuestionsTaskConfig
+    | ChoicesTaskConfig
+    | ReasoningTaskConfig
+    | PreferencesTaskConfig
+    | ClassificationTaskConfig,
     ByKind(),
 ]
 
@@ -88,8 +113,8 @@ class EvalConfig(Section):
     untrained: bool = False
     """Score the model's shape with fresh weights as well, as the floor to compare with."""
     tasks: dict[str, TaskSection] = {}
-    """What to measure, by name."""
+    """What to measure, by name; of a classifier kind classification, of language models the others."""
     batch: PositiveInt = 32
-    """Prompts answered at the same time."""
+    """Prompts answered, or texts classified, at the same time."""
     dtype: Literal["auto", "float32", "bfloat16", "float64"] = "auto"
     """Number format of weights and computation."""

@@ -7,6 +7,8 @@ if TYPE_CHECKING:
     from cirilla_cli.evals.run import Scores
 
 _GROUPS = ("seen", "unseen", "held_out")
+_LABELS = 20
+"""Labels of a classifier that have a line each."""
 
 
 def table(scores: "Scores") -> str:
@@ -46,12 +48,28 @@ def _lines(name: str, scored: Mapping[str, Any], columns: Sequence[str]) -> Iter
                 f"{name}: margin, nats",
                 [str(numbers[0]["n"]), *(_value(n, "margin", "margin_interval") for n in numbers)],
             )
+        case "classification":
+            n = str(numbers[0]["n"])
+            yield f"{name}: accuracy", [n, *map(_share, numbers)]
+            yield f"{name}: macro F1", [n, *(_value(number, "macro_f1") for number in numbers)]
+            yield from _by_label(name, numbers)
         case "reasoning_gym":
             yield f"{name}: unseen instances", [str(numbers[0]["n"]), *map(_share, numbers)]
         case _:
             for group in _GROUPS:
                 if group in numbers[0]:
                     yield f"{name}: {group}", [str(numbers[0][group]["n"]), *(_share(n[group]) for n in numbers)]
+
+
+def _by_label(name: str, numbers: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, list[str]]]:
+    """F1 of the first labels, one a line; a model that does not know a label has none."""
+    labels = list(numbers[0]["labels"])
+    for label in labels[:_LABELS]:
+        shown = "".join(char if char.isprintable() else " " for char in label)
+        cells = [_value(n["labels"].get(label, {"f1": None}), "f1") for n in numbers]
+        yield f"{name}: F1 of {shown}", [str(numbers[0]["labels"][label]["n"]), *cells]
+    if len(labels) > _LABELS:
+        yield f"{name}: F1 of {len(labels) - _LABELS} more labels is in scores.json", ["", *("" for _ in numbers)]
 
 
 def _share(numbers: Mapping[str, Any]) -> str:

@@ -94,8 +94,77 @@ def test_what_is_published_answers_the_same(readers: Path, tmp_path: Path) -> No
 def test_evaluation_says_what_else_they_can_do(readers: Path) -> None:
     done = call("eval", str(readers / "cls"), "--text", str(readers / "rows.jsonl"), "-q")
     assert done.code == 1
-    assert "kind classifier, which cannot continue text" in done.err
+    assert "`eval.tasks.text` is of kind text: " in done.err
+    assert "of kind classifier, which cannot continue text; kind decoder is wanted" in done.err
     assert "names a text's label" in done.err
+    assert f"`cirilla eval {readers / 'cls'} --labels rows.jsonl`" in done.err
+    done = call("eval", str(readers / "enc"), "--labels", str(readers / "rows.jsonl"), "-q")
+    assert done.code == 1
+    assert "of kind encoder, which cannot name labels; kind classifier is wanted" in done.err
+    assert f"`cirilla generate {readers / 'enc'}` restores hidden tokens" in done.err
+
+
+def test_a_classifier_is_scored_on_labelled_rows(
+    readers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each row as `generate` names it, alone."""
+    monkeypatch.chdir(tmp_path)
+    model = str(readers / "cls")
+    given = rows((readers / "rows.jsonl").read_text(encoding="utf-8")) + [{"text": "gold", "label": "bad"}] * 5
+    named = good("generate", model, "-q", stdin="".join(f"{row['text']}\n" for row in given)).out.split()
+    expected = sum(label == row["label"] for label, row in zip(named, given, strict=True))
+    done = good(
+        "eval", model, "--labels", "-", "eval.tasks.labels.predictions=p.jsonl", "--out", "s.json", "-q",
+        stdin="".join(json.dumps(row) + "\n" for row in given),
+    )  # fmt: skip
+    first, second, *_ = done.out.splitlines()
+    assert first.split() == ["task", "n", "model"]
+    assert second.split()[:4] == ["labels:", "accuracy", "125", f"{100 * expected / 125:.1f}%"]
+    assert [row["predicted"] for row in rows(Path("p.jsonl").read_text(encoding="utf-8"))] == named
+    assert json.loads(Path("s.json").read_text(encoding="utf-8"))["tasks"]["labels"]["model"]["correct"] == expected
+
+
+def test_held_out_rows_score_as_training_said(readers: Path, tmp_path: Path) -> None:
+    """Packed rows there, padded ones here; texts beyond the context are cut in both."""
+    given = [{"text": " ".join(["gold"] * (n % 5) + ["rain"] * (n // 5)), "label": n % 3} for n in range(1, 150)]
+    path, run = tmp_path / "rows.jsonl", tmp_path / "run"
+    path.write_text("".join(json.dumps(row) + "\n" for row in given), encoding="utf-8")
+    changes = [f"data.path={path}", "data.val=0.3", "train.steps=4", "eval={every: 4}"]
+    (report,) = rows(good("sft", str(readers / "cls.yaml"), *changes, "--out", str(run), "--json").out)
+    held = ["--labels", str(path), "eval.tasks.labels.val=0.3", "--out", str(tmp_path / "scores")]
+    (told,) = rows(good("eval", str(run), *held, "--json").out)
+    scored = told["tasks"]["labels"]["model"]  # type: ignore[index]
+    assert scored["accuracy"] == pytest.approx(report["last_validation"]["accuracy"], abs=1e-5)  # type: ignore[index]
+    assert 0 < scored["correct"] < scored["n"]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--labels", "nope.jsonl"], "`eval.tasks.labels`: nope.jsonl: no such file or folder"),
+        (["--labels", "empty.jsonl"], "`eval.tasks.labels`: empty.jsonl: no rows"),
+        (
+            ["--labels", "other.jsonl"],
+            "1 rows have a label that the model does not know, 'ugly' (1); it knows 'bad', 'good'",
+        ),
+        (["--labels", "bare.jsonl"], "bare.jsonl:1: `label` is missing"),
+        (["--labels", "other.jsonl", "eval.tasks.labels.predictions=other.jsonl"], "would be written over"),
+        (["--labels", "other.jsonl", "eval.tasks.labels.predictions=p.txt"], "must be a file ending in .jsonl"),
+        (["--labels", "other.jsonl", "eval.tasks.labels.predictions=empty.jsonl/p.jsonl"], "empty.jsonl: is a file"),
+    ],
+)
+def test_what_cannot_be_scored_is_refused_in_words(
+    readers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: list[str], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("empty.jsonl").write_text("", encoding="utf-8")
+    Path("bare.jsonl").write_text('{"text": "gold"}\n', encoding="utf-8")
+    Path("other.jsonl").write_text('{"text": "gold", "label": "ugly"}\n', encoding="utf-8")
+    done = call("eval", str(readers / "cls"), *given, "-q")
+    assert done.code == 1
+    assert said in done.err
+    assert done.out == ""
+    assert not list(tmp_path.rglob("scores.json"))
 
 
 def test_a_stage_of_a_pipeline_labels_its_prompts(

@@ -76,6 +76,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
 ODD: list[Any] = [None, "x", -1, 0, 1, 3, 0.5, 1e30, 10**9, 10**400, [], {}, True, False, math.nan, math.inf,
                   [[1], "x", None], {"a": {"b": []}}, ["full_attention", 1]]  # fmt: skip
 """Values of every kind."""
+NAMELESS: list[Any] = [{"0": "a", "1": "a"}, {"0": "", "1": "a"}, {"0": " ", "1": "a"}]
+"""Names of labels that tell nothing apart."""
 
 
 def places(values: Any, at: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -174,7 +176,7 @@ def test_any_value_of_a_classifiers_own_keys_is_read_or_refused_by_name(model_ty
     named = {"model_type": model_type, "architectures": ["XForSequenceClassification"]}
     values = {**CONFIGS[model_type], **own, **named}
     assert isinstance(from_hf({**values, **labels}, Path("config.json")), ClassifierConfig)
-    for value in [*ODD, {"0": [], "1": {}}, {"0": "a", "00": "b"}, {"1": "a", "2": "b"}]:
+    for value in [*ODD, {"0": [], "1": {}}, {"0": "a", "00": "b"}, {"1": "a", "2": "b"}, *NAMELESS]:
         try:
             from_hf({**values, **labels, key: value}, Path("config.json"))
         except CirillaError as error:
@@ -182,6 +184,7 @@ def test_any_value_of_a_classifiers_own_keys_is_read_or_refused_by_name(model_ty
         else:
             said = ""
         assert not said or re.match(f"config.json: `(id2label|{key})` is ", said), (value, said)
+        assert key != "id2label" or value not in NAMELESS or "names that differ, none of them empty" in said
 
 
 def refusal(model_type: str, change: dict[str, Any]) -> CirillaError:

@@ -53,7 +53,10 @@ def _labels(keys: Keys) -> tuple[str, ...]:
         keys.refuse("id2label", named, "names of two labels or more, numbered from 0")
         return ()
     by_number = {int(number): str(named[number]) for number in numbers}
-    return tuple(by_number[number] for number in range(len(by_number)))
+    labels = tuple(by_number[number] for number in range(len(by_number)))
+    if len({*labels}) < len(labels) or not all(label.strip() for label in labels):
+        keys.refuse("id2label", named, "names that differ, none of them empty")
+    return labels
 
 
 def _pooling(base: Shape, keys: Keys) -> Pooling:
