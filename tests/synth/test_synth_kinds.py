@@ -172,6 +172,22 @@ def test_typing_noise_changes_letters_of_plain_words_only(question: str, seed: i
     assert ('"The early years"' in typed) == ("early" in question)
 
 
+def test_noise_is_laid_over_no_question_that_two_pages_answer_differently() -> None:
+    twin = Document(id="2", title="Odo", text="Odo was a baker who never left his village on the moor.")
+    rows = made([ODO, twin], phrasings=99, each_per_page=99)
+    clean = {row.messages[1].content for row in rows if row.split_key == "2" and kind(row) in ("lead", "section")}
+    assert clean == set()
+    assert [row for row in of_kind(rows, "noise") if row.split_key == "2"] == []
+    assert [row for row in of_kind(rows, "noise") if row.split_key == "1"]
+
+
+def test_a_sentence_with_a_but_is_not_negated() -> None:
+    page = Document(
+        id="1", title="Odo", text="Odo was a smith at first but lived as a miller for the rest of his life."
+    )
+    assert falsified(page.text, page) is None
+
+
 def test_a_question_without_a_plain_word_gets_no_noise() -> None:
     assert mistyped('Who is "the one"?', "Odo", random.Random(1)) is None
 
