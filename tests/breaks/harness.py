@@ -15,7 +15,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 FOLDER = Path(__file__).parent
-COPIED = ("cirilla_cli", "tests", "recipes", "docs", "pyproject.toml", "constraints.txt", "README.md", "Dockerfile")
+COPIED = (
+    "cirilla_cli", "tests", "benchmarks", "recipes", "docs", "pyproject.toml", "constraints.txt", "README.md",
+    "Dockerfile",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

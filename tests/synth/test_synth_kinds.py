@@ -3,18 +3,19 @@
 The oracle of support is benchmarks/synth_quality.py, which shares no code with the product.
 """
 
+import importlib.util
 import json
 import random
 import re
 from collections import Counter
 from pathlib import Path
+from types import ModuleType
 from typing import Any, get_args
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.synth_quality import Row, supported
 from cirilla_cli.data.rows import Document, Sample
 from cirilla_cli.progress import Silent
 from cirilla_cli.synth.config import FactKind, FandomConfig
@@ -24,6 +25,21 @@ from cirilla_cli.synth.kinds.statements import falsified
 from cirilla_cli.synth.outline import sections_of, sentences, statements
 from cirilla_cli.synth.phrases import subject_of
 from cirilla_cli.verify.derived import recomputed
+
+
+def _checker() -> ModuleType:
+    """The script, by its path: what is installed may have a package `benchmarks` too."""
+    path = Path(__file__).parents[2] / "benchmarks" / "synth_quality.py"
+    spec = importlib.util.spec_from_file_location("synth_quality", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+synth_quality = _checker()
+supported = synth_quality.supported
 
 DERIVED = {"alias", "reverse", "list", "true_false", "text_claim", "unanswerable", "unmentioned", "preference"}
 NAMES = ["Odo", "Ilsa", "Bram", "Kaer Dale", "Wild Moor", "Red Guild"]
@@ -71,7 +87,7 @@ def of_kind(rows: list[Sample], name: str) -> list[Sample]:
     return [row for row in rows if kind(row) == name]
 
 
-def as_pages(wiki: list[Document]) -> dict[str, Row]:
+def as_pages(wiki: list[Document]) -> dict[str, Any]:
     return {page.id: json.loads(page.line()) for page in wiki}
 
 
@@ -172,6 +188,30 @@ def test_typing_noise_changes_letters_of_plain_words_only(question: str, seed: i
     assert ('"The early years"' in typed) == ("early" in question)
 
 
+def test_noise_is_laid_over_no_question_that_two_pages_answer_differently() -> None:
+    twin = Document(id="2", title="Odo", text="Odo was a baker who never left his village on the moor.")
+    rows = made([ODO, twin], phrasings=99, each_per_page=99)
+    clean = {row.messages[1].content for row in rows if row.split_key == "2" and kind(row) in ("lead", "section")}
+    assert clean == set()
+    assert [row for row in of_kind(rows, "noise") if row.split_key == "2"] == []
+    assert [row for row in of_kind(rows, "noise") if row.split_key == "1"]
+
+
+def test_a_number_that_the_page_has_elsewhere_makes_no_false_statement() -> None:
+    sentence = "Odo left Dale Town with 35 men and went to Low Keep, and his sword with him."
+    wrong = falsified(sentence, ODO)
+    assert wrong is not None
+    other = re.findall(r"\d+", wrong)[0]
+    assert falsified(sentence, ODO.model_copy(update={"text": f"{ODO.text} There were {other} of them."})) is None
+
+
+def test_a_sentence_with_a_but_is_not_negated() -> None:
+    page = Document(
+        id="1", title="Odo", text="Odo was a smith at first but lived as a miller for the rest of his life."
+    )
+    assert falsified(page.text, page) is None
+
+
 def test_a_question_without_a_plain_word_gets_no_noise() -> None:
     assert mistyped('Who is "the one"?', "Odo", random.Random(1)) is None
 
@@ -242,8 +282,6 @@ def test_the_checker_finds_rows_that_are_not_supported() -> None:
 
 def test_the_checker_prints_shares_and_draws_by_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                                      capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
-    from benchmarks import synth_quality
-
     (tmp_path / "documents.jsonl").write_text(ODO.line() + "\n", "utf-8")
     (tmp_path / "samples.jsonl").write_text("".join(row.line() + "\n" for row in made([ODO])), "utf-8")
     drawn = []
