@@ -25,7 +25,8 @@ _EVALUATING = {
     "intermediate_integration": _FORMULA,
 }
 _TOWER = re.compile(
-    r"\*\*[\s(+\-]*\d{3,}|\d\s*\)*\*\*\s*\(*\s*\d+\s*\)*\s*\*\*|\d\s*\)*\*\*\s*\([^()]*\d\s*\*\*|\d{60,}"
+    r"\*\*[\s(+\-]*\d{3,}|\d\s*\)*\*\*\s*\(*\s*\d+\s*\)*\s*\*\*|\*\*\s*\w+\s*\*\*|"
+    r"\d\s*\)*\s*\*\*\s*\([^()]*\d\s*\*|\d\s*[eE]\s*[+\-]?\s*\d{3,}|\d{60,}"
 )
 """Numbers too large to write out; the time limit catches what this lets through."""
 

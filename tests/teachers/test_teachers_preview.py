@@ -100,3 +100,6 @@ def test_the_command_prints_the_look_or_one_object(tmp_path: Path, serve: Callab
             assert "user: What is told of Mill 1?" in done.stdout
             assert "all of it: 6 parts of pages, about 6 requests, 600 tokens read" in done.stdout
     assert len(rows(tmp_path / "out0" / "journal.jsonl")) == 2
+    done = subprocess.run([*command, "--preview", "0"], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert "`--preview` is 0: must be at least 1" in done.stderr
