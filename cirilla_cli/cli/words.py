@@ -44,7 +44,9 @@ def read_words(words: Sequence[str], verb: str) -> Reading:
         else:
             unknown.append(_tried(word, verb))
     if unknown:
-        raise CirillaError("\n".join(unknown), hint=f"cirilla {verb} --help; cirilla recipe list")
+        source = verb == "scrape" and any("://" in word for word in unknown)
+        hint = "--api ADDRESS reads a wiki, --dump ADDRESS downloads an export" if source else "cirilla recipe list"
+        raise CirillaError("\n".join(unknown), hint=f"cirilla {verb} --help; {hint}")
     return reading
 
 

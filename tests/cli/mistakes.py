@@ -266,6 +266,7 @@ CASES = {
     ),
     "a contact for a file": case("init new --files documents.jsonl --contact a@b.c", "goes with --wiki", code=2),
     "a folder for a project's dump": case("init new --dump tok", "tok: is a folder, and a dump is one file"),
+    "an address without its flag": case("scrape https://example.org/w/api.php", "--api ADDRESS reads a wiki"),
     "no source for a project": case("init new", "name one source", code=2),
     "a budget that is none": case("init new --files documents.jsonl --budget lots", "`--budget` is 'lots'"),
     "a project's name that leads elsewhere": case("init .. --files documents.jsonl", "the name must be letters"),

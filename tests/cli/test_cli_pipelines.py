@@ -203,14 +203,17 @@ def shrink(folder: Path) -> None:
         path.write_text(yaml.safe_dump({**data, **changes}, sort_keys=False), encoding="utf-8")
 
 
-@pytest.mark.parametrize("form", ["files", "dump", "wiki"])
+@pytest.mark.parametrize("form", ["files", "dump", "wiki", "address"])
 def test_a_new_project_is_good_and_runs(form: str, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("corpus").mkdir()
     shutil.copy(made / "documents.jsonl", "corpus")
     wiki = Path(__file__).parents[2] / "recipes/quickstart/wiki.xml"
-    source = {"files": "corpus", "dump": str(wiki), "wiki": "https://wiki.example.org/w/api.php"}[form]
-    told = call("init", "mine", f"--{form}", source, "--contact", "me@example.org", "--budget", "16GiB,8h", "--json")
+    addresses = {"wiki": "https://wiki.example.org/w/api.php", "address": "https://example.org/wiki.xml.bz2"}
+    source = {"files": "corpus", "dump": str(wiki), **addresses}[form]
+    flag = "--dump" if form == "address" else f"--{form}"
+    contact = ["--contact", "me@example.org"] if form in addresses else []
+    told = call("init", "mine", flag, source, *contact, "--budget", "16GiB,8h", "--json")
     assert told.code == 0, told
     plan = json.loads(told.out)
     assert plan["pipeline"] == "mine/pipeline.yaml"
@@ -218,9 +221,9 @@ def test_a_new_project_is_good_and_runs(form: str, made: Path, tmp_path: Path, m
         checked = call("recipe", "check", str(recipe))
         assert (checked.code, "a good recipe" in checked.out) == (0, True), checked
     assert call("run", "mine/pipeline.yaml", "--dry-run").code == 0
-    assert "cirilla run other/pipeline.yaml" in call("init", "other", f"--{form}", source).out
-    if form == "wiki":
-        return  # the live source has a server of its own in the tests of scraping
+    assert "cirilla run other/pipeline.yaml" in call("init", "other", flag, source).out
+    if form in addresses:
+        return  # they have servers of their own in the tests of scraping
     shrink(Path("mine"))
     done = call("run", "mine/pipeline.yaml", "--json")
     assert done.code == 0, done

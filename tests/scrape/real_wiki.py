@@ -188,10 +188,7 @@ class _Handler(BaseHTTPRequestHandler):
         proxy.headers.append(dict(self.headers))
         proxy.at_once += 1
         proxy.most_at_once = max(proxy.most_at_once, proxy.at_once)
-        try:
-            self._answer(asked)
-        finally:
-            proxy.at_once -= 1
+        self._answer(asked)
         return None
 
     def _answer(self, asked: dict[str, str]) -> None:
@@ -200,7 +197,11 @@ class _Handler(BaseHTTPRequestHandler):
             time.sleep(self.proxy.delay_s)
             self.proxy.contents += 1
             fault = self.proxy.faults.get(self.proxy.contents)
-        status, body, kind = self._forward()
+        try:
+            status, body, kind = self._forward()
+        finally:
+            # Before the answer: who has it may ask again before this thread goes on.
+            self.proxy.at_once -= 1
         if fault is None:
             packed = "gzip" in self.headers.get("Accept-Encoding", "")
             self._send(
