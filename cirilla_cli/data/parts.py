@@ -123,8 +123,7 @@ class MadeFrom:
 
 def paths_of(section: Section) -> Iterator[Path]:
     """The files and folders that a section of a recipe, and those in it, name."""
-    for name in type(section).model_fields:
-        value = getattr(section, name)
+    for _, value in section:
         if isinstance(value, Section):
             yield from paths_of(value)
         elif isinstance(value, Path):
@@ -145,9 +144,6 @@ class Spread(Protocol):
     def takes(self, key: str) -> bool:
         """Whether the item of that key is to be done here; ask once for each, in order."""
 
-    def done_in(self, key: str) -> Path | None:
-        """The part's folder in which an item has been done already; None where it has not."""
-
     def complete(self) -> None:
         """All items have come by.
 
@@ -167,10 +163,6 @@ class Alone:
     def takes(self, key: str) -> bool:
         """Yes."""
         return True
-
-    def done_in(self, key: str) -> Path | None:
-        """Nothing has been done."""
-        return None
 
     def complete(self) -> None:
         """Nothing to compare with."""
@@ -223,10 +215,6 @@ class Part:
         taken = self.share.takes(key)
         self.own += taken
         return taken
-
-    def done_in(self, key: str) -> Path | None:
-        """It is to be done."""
-        return None
 
     def complete(self) -> None:
         """Nothing to compare with."""

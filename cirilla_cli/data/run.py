@@ -6,8 +6,6 @@ inputs --read--> records --group by kind and split, fill to a shard's size--> ta
 
 import functools
 import hashlib
-import os
-import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
@@ -53,10 +51,8 @@ class TokenizeReport:
     licenses: dict[str, int] = field(default_factory=dict)
 
 
-def tokenize(config: TokenizeConfig, out: Path, progress: Progress, spread: Spread = ALONE) -> TokenizeReport:
+def tokenize(config: TokenizeConfig, out: Path, progress: Progress) -> TokenizeReport:
     """Write ``out/tokenizer``, ``out/shards/{text,chat,preference}``, ``out/report.json``; continues what was cut off.
-
-    ``spread`` may say where shards lie that are finished.
 
     Raises:
         CirillaError: no inputs, no rows in them, or rows that are not understood (all of them named).
@@ -64,7 +60,15 @@ def tokenize(config: TokenizeConfig, out: Path, progress: Progress, spread: Spre
     if not config.inputs:
         raise CirillaError("nothing to tokenize", hint="name files or folders: cirilla tokenize documents.jsonl")
     paths = [_spooled(path, out) for path in config.inputs]
-    shards = encode_inputs(config, paths, out, progress, spread)
+    return finished(config, paths, encode_inputs(config, paths, out, progress, ALONE), out)
+
+
+def finished(config: TokenizeConfig, paths: Sequence[Path], shards: "Sharder", out: Path) -> TokenizeReport:
+    """Write the indexes of shards that are all there, and the report.
+
+    Raises:
+        CirillaError: there was not one row.
+    """
     if shards.rows == 0:
         raise CirillaError(f"{', '.join(map(str, config.inputs))}: no rows, so nothing to tokenize")
     shards.finish([{"path": str(path), "sha256": hash_path(path)} for path in paths])
@@ -75,24 +79,28 @@ def tokenize(config: TokenizeConfig, out: Path, progress: Progress, spread: Spre
 
 def encode_inputs(
     config: TokenizeConfig, paths: Sequence[Path], out: Path, progress: Progress, spread: Spread
-) -> "_Sharder":
+) -> "Sharder":
     """Write the tokenizer and the shards that ``spread`` takes; no index yet.
 
     Raises:
-        CirillaError: rows are not understood, or the shards found are not of these rows.
+        CirillaError: rows are not understood.
     """
     progress.say("checking the rows")
     check_inputs(paths, format=config.format)
-    tokenizer = _tokenizer(config, paths, out, progress)
-    shards = _Sharder(config, tokenizer, out / "shards", progress, spread)
-    # An index vouches for every shard beside it; those may be about to change.
-    for index in (out / "shards").glob("*/index.json"):
-        index.unlink()
+    shards = opened(config, paths, out, progress, spread)
     with shards:
         for record in read_inputs(paths, format=config.format):
             shards.add(record)
-    spread.complete()
     return shards
+
+
+def opened(config: TokenizeConfig, paths: Sequence[Path], out: Path, progress: Progress, spread: Spread) -> "Sharder":
+    """The tokenizer, written, and a place for shards that nothing vouches for."""
+    tokenizer = _tokenizer(config, paths, out, progress)
+    # An index vouches for every shard beside it; those may be about to change.
+    for index in (out / "shards").glob("*/index.json"):
+        index.unlink()
+    return Sharder(config, tokenizer, out / "shards", progress, spread)
 
 
 def _spooled(path: Path, out: Path) -> Path:
@@ -127,7 +135,7 @@ def _tokenizer(config: TokenizeConfig, paths: Sequence[Path], out: Path, progres
     return load_tokenizer(folder)
 
 
-class _Sharder:
+class Sharder:
     """Groups records by kind and split into shards, encodes those in order, and remembers what it wrote."""
 
     def __init__(
@@ -138,13 +146,15 @@ class _Sharder:
         self.rows = 0
         self.done: dict[Kind, dict[str, list[ShardInfo]]] = {}
         self.licenses: dict[str, int] = {}
+        self.keys: list[str] = []
+        """Every shard, also those that are made elsewhere, in order."""
         self._open: dict[tuple[Kind, str], list[Record]] = {}
         self._size: dict[tuple[Kind, str], int] = {}
         self._count: dict[tuple[Kind, str], int] = {}
         self._running: list[tuple[Kind, str, Any]] = []
         self._pool: ProcessPoolExecutor | None = None
 
-    def __enter__(self) -> "_Sharder":
+    def __enter__(self) -> "Sharder":
         if self.config.workers > 1:
             self._pool = ProcessPoolExecutor(self.config.workers, mp_context=get_context("spawn"))
         return self
@@ -178,12 +188,8 @@ class _Sharder:
         records, self._open[place], self._size[place] = self._open[place], [], 0
         name = f"{split}-{number:05d}"
         key = f"{kind}/{name}"
+        self.keys += [key] * bool(records)
         if records and self._spread.takes(key):
-            found = self._spread.done_in(key)
-            if found is not None:
-                bring_shard(
-                    found / "shards" / kind, self.folder / kind, name, _fingerprint(self.tokenizer.hash, records)
-                )
             # The tokenizer by its place: a process that has it already keeps what it learned of the words.
             known_as = self.folder.parent / "tokenizer", self.tokenizer.hash
             task = (self.folder / kind, name, records, *known_as)
@@ -225,28 +231,6 @@ def encode_shard(folder: Path, name: str, records: list[Record], tokenizer_at: P
     return info
 
 
-def bring_shard(source: Path, folder: Path, name: str, made_from: str) -> None:
-    """Put a finished shard's files into ``folder`` too, its marker last; without copies, where the system can.
-
-    Raises:
-        CirillaError: ``source`` does not hold the shard of these rows.
-    """
-    marker = source / f"{name}.json"
-    if not marker.is_file() or read_json(marker)["made_from"] != made_from:
-        raise CirillaError(
-            f"{source}: does not hold {name} of these rows", hint="remove the parts, and make them again"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    for file in sorted(source.glob(f"{name}.*"), key=lambda path: path == marker):
-        spare = folder / f".{file.name}.part"
-        spare.unlink(missing_ok=True)
-        try:
-            os.link(file, spare)
-        except OSError:
-            shutil.copyfile(file, spare)
-        os.replace(spare, folder / file.name)
-
-
 def _fingerprint(tokenizer_hash: str, records: Sequence[Record]) -> str:
     """SHA-256 of all that a shard's files follow from: the tokenizer, each row's text, and what else is said of it."""
     digest = hashlib.sha256(tokenizer_hash.encode())
@@ -274,7 +258,7 @@ def _most_tokens(record: Record) -> int:
     return 2 * size + sum(answers) if answers else size
 
 
-def _report(shards: _Sharder, tokenizer: Tokenizer, out: Path, records: Iterator[Record]) -> TokenizeReport:
+def _report(shards: Sharder, tokenizer: Tokenizer, out: Path, records: Iterator[Record]) -> TokenizeReport:
     kinds: dict[str, dict[str, dict[str, int]]] = {}
     used = np.zeros(tokenizer.vocab_size, dtype=bool)
     for kind, splits in shards.done.items():

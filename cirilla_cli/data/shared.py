@@ -1,13 +1,21 @@
 """Tokenizing on many machines: a part encodes its share of the token shards with a tokenizer that exists."""
 
+import os
+import shutil
 from pathlib import Path
+from typing import Any
 
 from cirilla_cli.data.config import LoadTokenizerConfig, TokenizeConfig
-from cirilla_cli.data.merging import merging
-from cirilla_cli.data.parts import MadeFrom, Part, PartReport, Share, make_part
-from cirilla_cli.data.run import TokenizeReport, encode_inputs, tokenize
+from cirilla_cli.data.merging import Parts, merging
+from cirilla_cli.data.parts import ALONE, MadeFrom, Part, PartReport, Share, make_part
+from cirilla_cli.data.run import TokenizeReport, encode_inputs, finished, opened
+from cirilla_cli.data.shards import ShardInfo
 from cirilla_cli.errors import CirillaError
+from cirilla_cli.fs import read_object, write_json
 from cirilla_cli.progress import Progress
+
+_ALL = "shards.json"
+"""Says of all shards, of this part and of the others, what the merge would have to read all rows for."""
 
 
 def tokenize_share(
@@ -18,22 +26,65 @@ def tokenize_share(
     Raises:
         CirillaError: no inputs, rows that are not understood, or a tokenizer that is still to be trained.
     """
-    made_from = _made_from(config)
 
     def work(part: Part) -> None:
-        encode_inputs(config, config.inputs, part.folder, progress, part)
+        shards = encode_inputs(config, config.inputs, part.folder, progress, part)
+        write_json(part.folder / _ALL, {"rows": shards.rows, "licenses": shards.licenses, "shards": shards.keys})
 
-    return make_part(out, share, made_from, progress, work, fresh=fresh)
+    return make_part(out, share, _made_from(config), progress, work, fresh=fresh)
 
 
 def tokenize_merge(config: TokenizeConfig, out: Path, progress: Progress) -> TokenizeReport:
-    """Put the token shards of all parts together, as `tokenize` makes them.
+    """Put the token shards of all parts together, as `tokenize` makes them; the rows are not read again.
 
     Raises:
         CirillaError: parts are missing, or are not of this.
     """
     with merging(out, _made_from(config), progress) as parts:
-        return tokenize(config, out, progress, parts)
+        told = _all_shards(parts)
+        shards = opened(config, config.inputs, out, progress, ALONE)
+        shards.rows, shards.licenses = told["rows"], told["licenses"]
+        for key in told["shards"]:
+            kind, name = key.split("/")
+            info = bring_shard(parts.done_in(key) / "shards" / kind, out / "shards" / kind, name)
+            shards.done.setdefault(kind, {}).setdefault(name.split("-")[0], []).append(info)
+        return finished(config, config.inputs, shards, out)
+
+
+def _all_shards(parts: Parts) -> dict[str, Any]:
+    """What every part says of all shards, having read all rows.
+
+    Raises:
+        CirillaError: they do not say the same, or the part that a shard belongs to does not hold it.
+    """
+    told = [read_object(folder / _ALL) for folder in parts.folders()]
+    first = told[0]
+    keys = [str(key) for key in first["shards"]]
+    wrong = [str(folder) for folder, other in zip(parts.folders(), told, strict=True) if other != first]
+    missing = [f"{parts.done_in(key)} without {key}" for key in keys if not _marker(parts.done_in(key), key).is_file()]
+    if wrong or missing:
+        said = "; ".join([*(f"{folder} names other shards than the first part" for folder in wrong), *missing])
+        raise CirillaError(f"these parts are not of one array: {said}", hint="remove the parts, and make them again")
+    return first
+
+
+def _marker(part: Path, key: str) -> Path:
+    return part / "shards" / f"{key}.json"
+
+
+def bring_shard(source: Path, folder: Path, name: str) -> ShardInfo:
+    """Put a finished shard's files into ``folder`` too, its marker last; without copies, where the system can."""
+    marker = source / f"{name}.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in sorted(source.glob(f"{name}.*"), key=lambda path: path == marker):
+        spare = folder / f".{file.name}.part"
+        spare.unlink(missing_ok=True)
+        try:
+            os.link(file, spare)
+        except OSError:
+            shutil.copyfile(file, spare)
+        os.replace(spare, folder / file.name)
+    return ShardInfo(**read_object(marker)["info"])
 
 
 def _made_from(config: TokenizeConfig) -> MadeFrom:

@@ -452,17 +452,25 @@ def test_shares_are_even_and_an_items_share_depends_on_its_key_alone() -> None:
     assert Share.parse("3/8") == Share(3, 8)
 
 
-def test_a_shard_of_other_rows_is_not_brought(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The mark of the part fits what lies there, and only the rows themselves can tell."""
+@pytest.mark.parametrize("harm", ["names", "marker"])
+def test_shards_that_the_parts_do_not_agree_on_are_refused(
+    harm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mark of the part fits what lies there: only the parts together can tell."""
     (tmp_path / "inputs").mkdir()
     stage = tokenizing(tmp_path / "inputs")
     inside(tmp_path / "array", monkeypatch)
-    stage.share(Share(1, 1), Silent())
-    folder = OUT / "parts" / "1-of-1"
-    first, second = sorted((folder / "shards" / "text").glob("train-*.json"))[:2]
-    shutil.copyfile(second, first)
+    for number in (1, 2):
+        stage.share(Share(number, 2), Silent())
+    folder = OUT / "parts" / "2-of-2"
+    told = json.loads((folder / "shards.json").read_text())
+    if harm == "names":
+        (folder / "shards.json").write_text(json.dumps(told | {"shards": told["shards"][:-1]}))
+    else:
+        next((folder / "shards" / "text").glob("train-*.json")).unlink()
     mark = json.loads((folder / "part.json").read_text())
     (folder / "part.json").write_text(json.dumps(mark | {"sha256": content_of(folder)}))
-    with pytest.raises(CirillaError, match="does not hold train-00000 of these rows"):
+    said = "2-of-2 names other shards" if harm == "names" else "2-of-2 without text/train"
+    with pytest.raises(CirillaError, match=said):
         stage.merge(Silent())
-    assert not (OUT / "shards" / "text" / "index.json").exists()
+    assert not (OUT / "shards").exists()
