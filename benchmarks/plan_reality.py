@@ -32,13 +32,14 @@ GRID: dict[str, list[Any]] = {
     "model.n_layers": [4, 6, 8, 12],
     "model.context_length": [256, 512],
     "model.vocab_size": [8192, 16384, 32768],
-    "optim": ["{kind: adamw}", "{kind: muon}"],
+    "optim": ["{kind: adamw}", "{kind: muon}", "{kind: adamw_8bit}"],
     "rows": [1, 2, 4],
     "passes": [1, 2],
     "memory.logits_bytes": ["16MiB", "256MiB"],
     "memory.checkpointing": ["null", "null", "{kind: full}", "{kind: selective}"],
     "memory.fused_backward": ["false", "false", "true"],
     "precision.compute": ["bfloat16", "float32"],
+    "precision.weights": ["float32", "float32", "bfloat16"],
 }
 """What recipes differ in; a saver of memory that the engine learns is one more line here."""
 
@@ -208,7 +209,8 @@ def named(drawn: dict[str, Any]) -> str:
     shape = f"{drawn['family']} {drawn['model.d_model']} x {drawn['model.n_layers']}, {drawn['optim'][7:-1]}"
     cut = f"{drawn['passes']} x {drawn['rows']} x {drawn['model.context_length']}, {drawn['precision.compute']}"
     again = {"null": "", "{kind: full}": ", full", "{kind: selective}": ", selective"}[drawn["memory.checkpointing"]]
-    return f"{shape}, {cut}{again}{', fused' if drawn['memory.fused_backward'] == 'true' else ''}"
+    fused = ", fused" if drawn["memory.fused_backward"] == "true" else ""
+    return f"{shape}, {cut}{again}{fused}{', bf16 weights' if drawn['precision.weights'] == 'bfloat16' else ''}"
 
 
 def is_of_size(drawn: dict[str, Any], words: list[str]) -> bool:

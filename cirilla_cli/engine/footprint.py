@@ -92,6 +92,8 @@ class Outline:
     """Bytes that the heap grows to; 0 on CUDA."""
     products: int = 0
     """Kinds of products that oneDNN keeps code for; 0 on CUDA."""
+    routed: int = 0
+    """Products of a forward and backward pass, any of which may be of a further kind each time."""
 
     def beyond(self, deeper: "Outline", times: int) -> "Outline":
         """That of a step which grows ``times`` as much as from this one to ``deeper``.
@@ -107,7 +109,7 @@ class Outline:
             for low, high in zip(self.windows, deeper.windows, strict=True)
         ]
         height, products = at(self.height, deeper.height), at(self.products, deeper.products)
-        return Outline(windows, at(self.saved, deeper.saved), height, min(products, _KEPT_PRODUCTS))
+        return Outline(windows, at(self.saved, deeper.saved), height, products, at(self.routed, deeper.routed))
 
 
 class Given:
@@ -175,7 +177,7 @@ def _summed(job: Job, found: Outline, cut: Cut, kind: DeviceClass) -> Footprint:
     most = sum(held.values())
     lost = round(_FRAGMENTED * most) if kind == "cuda" else max(0, found.height - most)
     parts["allocator"] = _LIBRARIES[kind] + lost
-    parts["kernels"] = _PRODUCT * found.products
+    parts["kernels"] = _PRODUCT * _most_kinds(job, found, cut)
     return Footprint(parts, found.saved)
 
 
@@ -207,14 +209,26 @@ def whole(job: Job, shape: Shape, batches: Sequence[TokenBatch], kind: DeviceCla
     walked, saved = _walk(job, shape, batches, kind)
     if kind == "cuda":
         return Outline(_windows(walked), saved, 0)
-    return Outline(_windows(walked), saved, _height(walked), _products(shape, walked))
+    kinds, routed = (len(walked.products), walked.routed) if has_fast_bfloat16(torch.device("cpu")) else (0, 0)
+    return Outline(_windows(walked), saved, _height(walked), kinds, routed)
 
 
-def _products(shape: Shape, walked: Walked) -> int:
-    """Kinds of products whose code is kept; experts get another number of tokens each time, so theirs take all room."""
-    if not walked.products or not has_fast_bfloat16(torch.device("cpu")):
-        return 0
-    return _KEPT_PRODUCTS if has_experts(shape) else min(len(walked.products), _KEPT_PRODUCTS)
+def _most_kinds(job: Job, found: Outline, cut: Cut) -> int:
+    """Kinds of products whose code is kept at the end; what experts are given is another kind each time, at worst."""
+    if not found.routed:
+        return min(found.products, _KEPT_PRODUCTS)
+    passes = _passes(job, cut)
+    return _KEPT_PRODUCTS if passes is None else min(found.products + found.routed * passes, _KEPT_PRODUCTS)
+
+
+def _passes(job: Job, cut: Cut) -> int | None:
+    """Most forward passes of a run; None where the recipe does not say it, or others, which evaluate, lie between."""
+    steps, tokens = job.train.steps, job.train.tokens
+    if steps is None and tokens is not None:
+        steps = math.ceil(tokens / (cut.rows_per_step * cut.context_length))
+    if steps is None or job.eval is not None:
+        return None
+    return steps * math.ceil(cut.rows_per_step / cut.rows_per_micro_batch)
 
 
 def _walk(job: Job, shape: Shape, batches: Sequence[TokenBatch], kind: DeviceClass) -> tuple[Walked, int]:
@@ -237,7 +251,8 @@ def _walk(job: Job, shape: Shape, batches: Sequence[TokenBatch], kind: DeviceCla
         ledger.label_rest({"temporary", "activations", "gradients"}, "optimizer")
         trainer.steps, ledger.walked.again = 2, len(ledger.walked.events)
         trainer.fit()
-        return ledger.walked, checkpoint_bytes(trainer)
+        saved = checkpoint_bytes(trainer)
+        return ledger.end(), saved
 
 
 def _remember(optimizer: torch.optim.AdamW) -> None:

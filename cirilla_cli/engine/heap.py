@@ -2,18 +2,14 @@
 
 The command line has glibc keep what is freed (`cli/allocator.py`), so a process holds its heap up to the highest piece
 that ever lay there. A request is given the smallest hole that takes it, or the end of the heap. Two freed neighbours
-seldom become one hole: a tensor's memory is aligned to 64 bytes, and in what that leaves between two of them small
-objects come to lie, autograd's and torch's own. So tensors of one size live in each other's place, and larger ones,
-such as an optimizer's temporaries after a backward pass, lie beyond.
+never become one hole, which says a little too much: a tensor's memory is aligned to 64 bytes, and in what that leaves
+between two of them small objects come to lie, autograd's and torch's own. So tensors of one size live in each other's
+place, and larger ones, such as an optimizer's temporaries after a backward pass, lie beyond.
 """
 
 import bisect
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-
-APART = 0.9
-"""How often neighbours stay apart; measured on whole runs (benchmarks/plan_reality.py, docs/log.md)."""
 
 _HEADER = 16
 """Bytes that each piece has besides."""
@@ -28,11 +24,6 @@ class Heap:
     """The highest that ``top`` has been."""
     _holes: list[tuple[int, int]] = field(default_factory=list)
     """Size and address of each, smallest first."""
-    _at: dict[int, int] = field(default_factory=dict)
-    """Sizes of holes by address."""
-    _ending: dict[int, int] = field(default_factory=dict)
-    """Addresses of holes by their end."""
-    _random: random.Random = field(default_factory=lambda: random.Random(0))
 
     def take(self, nbytes: int) -> int:
         """The address of a new piece."""
@@ -41,37 +32,17 @@ class Heap:
             self.top += nbytes
             self.high = max(self.high, self.top)
             return self.top - nbytes
-        size, at = self._holes[place]
-        self._close(at)
+        size, at = self._holes.pop(place)
         if size > nbytes:
-            self._open(at + nbytes, size - nbytes)
+            bisect.insort(self._holes, (size - nbytes, at + nbytes))
         return at
 
     def give(self, at: int, nbytes: int) -> None:
         """Free a piece."""
-        before = self._ending.get(at)
-        if before is not None and self._join():
-            nbytes += self._close(before)
-            at = before
-        if at + nbytes in self._at and self._join():
-            nbytes += self._close(at + nbytes)
         if at + nbytes == self.top:
             self.top = at
         else:
-            self._open(at, nbytes)
-
-    def _join(self) -> bool:
-        return self._random.random() >= APART
-
-    def _open(self, at: int, size: int) -> None:
-        self._at[at], self._ending[at + size] = size, at
-        bisect.insort(self._holes, (size, at))
-
-    def _close(self, at: int) -> int:
-        size = self._at.pop(at)
-        del self._ending[at + size]
-        self._holes.pop(bisect.bisect_left(self._holes, (size, at)))
-        return size
+            bisect.insort(self._holes, (nbytes, at))
 
 
 def height(sizes: Sequence[int], events: Sequence[int], again: int, times: int) -> int:

@@ -65,6 +65,8 @@ class Walked:
     """The events with which a backward pass begins or has ended."""
     products: set[Any] = field(default_factory=set)
     """Kinds of products in bfloat16, by their sizes and strides: for each of them oneDNN makes code of its own."""
+    routed: int = 0
+    """Products in bfloat16 of the first step with what fell to an expert: any of them may be a kind of its own."""
 
     def peak(self) -> tuple[int, int]:
         """The event at which most is held at once, and how much."""
@@ -172,6 +174,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         self._turn()
         self._meet(func, args)
+        self.walked.routed += self._routed(func, args) if self.walked.again == 0 else 0
         if func is aten._local_scalar_dense.default and isinstance(args[0], Hollow):
             return 1.0 if args[0].dtype.is_floating_point else 1
         out = self._run(func, args, kwargs)
@@ -187,6 +190,11 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for tensor in tensors:
             self._see(tensor, None, ())
             self.label([tensor], kind)
+
+    def end(self) -> Walked:
+        """What was walked; whatever comes free from now on is no part of it, nor of a step that is repeated."""
+        self._known.clear()
+        return self.walked
 
     def label(self, tensors: Iterable[Tensor], kind: str) -> None:
         """Say what tensors are for."""
@@ -217,6 +225,16 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         a, b = args[first : first + 2]
         if a.numel() * b.shape[-1] > _LEAST_PRODUCT:
             self.walked.products.add((func, a.shape, a.stride(), b.shape, b.stride()))
+
+    def _routed(self, func: Any, args: Any) -> int:
+        """Products in bfloat16 that a call makes of what fell to experts, whose numbers differ from step to step."""
+        if func is aten._grouped_mm.default:
+            return len(args[2]) if args[0].dtype == torch.bfloat16 else 0
+        # On several threads: those that write into a stack, or read one of weights, both in `model/ops/padded.py`.
+        stacked = func is aten.bmm.out or (
+            func is aten.bmm.default and any(self._kind_of(x) in ("parameters", "casts") for x in args[:2])
+        )
+        return len(args[0]) if stacked and args[0].dtype == torch.bfloat16 else 0
 
     # What is computed, and what is hollow
 
@@ -320,7 +338,9 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return None if known is None else known[0]
 
     def _gone(self, key: int) -> None:
-        self._free(self._known.pop(key)[0])
+        known = self._known.pop(key, None)
+        if known is not None:
+            self._free(known[0])
 
     def _allocate(self, nbytes: int, kind: str) -> int:
         self.walked.pieces.append(Allocation(nbytes, kind, len(self.walked.events)))

@@ -97,8 +97,10 @@ class SequenceLayout:
         from cirilla_cli.model.ops.fold import apart_of
         from cirilla_cli.model.ops.masks import mask_of
 
-        angles = {rotation.name: angles_of(rotation, self.positions_BT, dtype) for rotation in needs.rotations}
-        masks = {s: mask_of(self, s, dtype, capped=s in needs.capped) for s in needs.sights}
+        # A set's order differs from process to process, and with it what is allocated after what.
+        rotations, sights = sorted(needs.rotations, key=str), sorted(needs.sights, key=str)
+        angles = {rotation.name: angles_of(rotation, self.positions_BT, dtype) for rotation in rotations}
+        masks = {s: mask_of(self, s, dtype, capped=s in needs.capped) for s in sights}
         masks = {sight: mask for sight, mask in masks.items() if mask is not None}
         return replace(self, angles=angles, masks=masks, apart=apart_of(self, dtype) if needs.apart else None)
 
