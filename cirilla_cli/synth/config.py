@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from cirilla_cli.config import ByKind, FilePath, Misfits, Paths, Section
+from cirilla_cli.config import ByKind, FilePath, Misfits, Paths, Section, Texts
 from cirilla_cli.curate.config import DuplicatesConfig
 from cirilla_cli.data.config import FormatName
 from cirilla_cli.teachers.config import OllamaConfig, TeacherSection
@@ -197,7 +197,47 @@ class PreferencesConfig(Section):
         return Preferences(self, chunk_chars)
 
 
-StrategySection = Annotated[QAConfig | MultiTurnConfig | SummaryConfig | VariantsConfig | PreferencesConfig, ByKind()]
+class PersonasConfig(Section):
+    """Questions as different people would ask them, answered for these people; checked as single questions are."""
+
+    kind: Literal["personas"] = "personas"
+    personas: Annotated[Texts, Field(min_length=1)] = (
+        "a child of ten who is curious",
+        "a student before an examination",
+        "a teacher who prepares a lesson",
+        "somebody who has never heard of it and is in a hurry",
+        "an expert who checks details",
+        "a writer who looks for material",
+        "a player who wants to know what to do",
+        "somebody whose first language is another",
+    )
+    """Who asks, in words that go into the prompt."""
+    per_part: PositiveInt = 2
+    """How many of them ask about each part of a page, each in a request of its own; the part decides who."""
+    pairs: PositiveInt = 2
+    """Questions of each."""
+
+    def build(self, chunk_chars: int) -> "Strategy":
+        """The strategy that this section describes."""
+        from cirilla_cli.synth.strategies.personas import Personas
+
+        return Personas(self, chunk_chars)
+
+    @model_validator(mode="after")
+    def _enough(self) -> Self:
+        if self.per_part > len(set(self.personas)):
+            Misfits.refuse(
+                {
+                    "per_part": f"is {self.per_part}, must be at most the number of different personas "
+                    f"({len(set(self.personas))})"
+                }
+            )
+        return self
+
+
+StrategySection = Annotated[
+    QAConfig | MultiTurnConfig | SummaryConfig | VariantsConfig | PreferencesConfig | PersonasConfig, ByKind()
+]
 
 
 class TeacherSourceConfig(Section):
@@ -207,7 +247,7 @@ class TeacherSourceConfig(Section):
     teacher: TeacherSection = OllamaConfig()
     """Who writes; on the command line `--teacher ollama:MODEL@URL` or `openai:MODEL@URL`."""
     strategy: StrategySection = QAConfig()
-    """What is written: qa, multi_turn, summary, variants or preferences."""
+    """What is written: qa, multi_turn, summary, variants, preferences or personas."""
     chunk_chars: PositiveInt = 4000
     """Longest part of a page shown at once; parts end at paragraphs."""
     max_tokens: PositiveInt = 1024

@@ -171,6 +171,8 @@ def handler(server: Server) -> type[BaseHTTPRequestHandler]:
             if fault in ("thinking", "thinking, half marked"):
                 opened = "<think>" if fault == "thinking" else ""
                 return self.chat(f"{opened}A mill {{of pairs}}...</think>\n```json\n{good(body)}\n```", "stop")
+            if fault == "full":
+                return self.chat(good(body), "stop", read=body["options"]["num_ctx"] - 9)
             if fault == "length":
                 return self.chat(good(body)[:-9], "length")
             return self.chat(
@@ -181,10 +183,10 @@ def handler(server: Server) -> type[BaseHTTPRequestHandler]:
             self.close_connection = True
             self.connection.shutdown(socket.SHUT_RDWR)
 
-        def chat(self, text: str, reason: str, *, cut: bool = False) -> None:
+        def chat(self, text: str, reason: str, *, cut: bool = False, read: int = 100) -> None:
             message: dict[str, Any] = {"role": "assistant", "content": text}
             if self.path == "/api/chat":
-                counts = {"prompt_eval_count": 100, "eval_count": 10}
+                counts = {"prompt_eval_count": read, "eval_count": 10}
                 value = {"model": "tiny", "message": message, "done": True, "done_reason": reason, **counts}
             else:
                 usage = {"prompt_tokens": 100, "completion_tokens": 10}

@@ -94,6 +94,7 @@ RUNS: dict[str, tuple[str, int, int, dict[str, Any]]] = {
     "summary": ("ollama", 4, 10, {}),
     "variants": ("openai", 4, 8, {}),
     "preferences": ("ollama", 4, 12, {}),
+    "personas": ("openai", 4, 12, {}),
 }
 
 

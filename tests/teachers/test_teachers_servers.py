@@ -169,6 +169,47 @@ def test_a_request_the_server_refuses_is_rejected_and_the_key_stays_out_of_files
         assert KEY not in path.read_text(encoding="utf-8")
 
 
+def test_a_prompt_that_the_server_finds_too_long_is_rejected_as_that(
+    tmp_path: Path, serve: Callable[..., Server]
+) -> None:
+    """Ollama drops the beginning of a prompt without a word: only its counts tell. Others refuse."""
+    for kind, fault in (("ollama", "full"), ("openai", "too long")):
+        server = serve(lambda prompt, n, fault=fault: fault if "Mill 0" in prompt else None)
+        (tmp_path / kind).mkdir()
+        report = run(tmp_path / kind, server.teacher(kind), 2)
+        assert (report.samples, report.rejected) == (1, {"the prompt does not fit the context": 1})
+        assert set(server.asked.values()) == {1}
+
+
+@KINDS
+def test_a_server_that_refuses_everything_is_not_asked_about_every_page(
+    tmp_path: Path, serve: Callable[..., Server], kind: str
+) -> None:
+    server = serve(lambda prompt, n: "refused")
+    with pytest.raises(ServiceError, match="answered none of 8 requests in a row") as caught:
+        run(tmp_path, server.teacher(kind), 60)
+    assert "HTTP 400" in str(caught.value)
+    assert len(server.bodies) <= 8 + 2 * 2 + 2, "what was under way may come in yet"
+
+
+def test_a_key_that_is_not_taken_ends_the_run_and_is_not_shown(tmp_path: Path, serve: Callable[..., Server]) -> None:
+    server = serve(lambda prompt, n: "forbidden")
+    with pytest.raises(ServiceError, match="wants a valid key") as caught:
+        run(tmp_path, server.teacher("openai", api_key=KEY), 6)
+    assert KEY not in str(caught.value)
+    assert "OPENAI_API_KEY" in str(caught.value.hint)
+    assert len(server.bodies) <= 2 + 2
+
+
+def test_answers_given_under_other_settings_are_not_taken_for_one_s_own(
+    tmp_path: Path, serve: Callable[..., Server]
+) -> None:
+    server = serve()
+    for think, sent in ((None, 3), (True, 6), (None, 6), (True, 6), (False, 9)):
+        run(tmp_path, server.teacher("ollama", think=think), 3)
+        assert len(server.bodies) == sent
+
+
 def test_a_prompt_that_does_not_fit_the_context_is_not_sent(tmp_path: Path, serve: Callable[..., Server]) -> None:
     server = serve()
     with pytest.raises(CirillaError, match="the prompt does not fit the context"):
@@ -186,12 +227,16 @@ def test_a_server_that_is_down_is_named_with_its_address_and_how_to_start_it(tmp
     assert caught.value.exit_code == 4
 
 
+@KINDS
 def test_a_model_that_is_missing_is_named_with_the_command_that_gets_it(
-    tmp_path: Path, serve: Callable[..., Server]
+    tmp_path: Path, serve: Callable[..., Server], kind: str
 ) -> None:
+    server = serve()
     with pytest.raises(ServiceError, match="no model `other`") as caught:
-        run(tmp_path, {**serve().teacher("ollama"), "model": "other"})
-    assert caught.value.hint == "ollama pull other"
+        run(tmp_path, server.teacher(kind, model="other"))
+    hint = {"ollama": "ollama pull other", "openai": f"curl {server.url}/v1/models lists the models"}
+    assert str(caught.value.hint).startswith(hint[kind])
+    assert caught.value.exit_code == 4
 
 
 def test_a_server_that_dies_midway_ends_the_run_and_the_next_run_asks_only_what_is_missing(

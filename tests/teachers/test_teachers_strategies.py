@@ -12,10 +12,11 @@ from scripted import Server, config, page, rows, run
 
 from cirilla_cli.data.rows import Document
 from cirilla_cli.progress import Silent
-from cirilla_cli.synth.config import FollowUp, MultiTurnConfig
+from cirilla_cli.synth.config import FollowUp, MultiTurnConfig, PersonasConfig
 from cirilla_cli.synth.run import synthesize
 from cirilla_cli.synth.strategies.base import Unit
 from cirilla_cli.synth.strategies.multi_turn import FOLLOW_UPS, MultiTurn
+from cirilla_cli.synth.strategies.personas import Personas
 
 LONG = 30
 """Sentences of a page that is shown in several pieces."""
@@ -261,6 +262,32 @@ def test_a_wrong_answer_that_cannot_serve_is_asked_for_again_and_at_last_rejecte
     report = make(tmp_path, server, "preferences", 2, retries=1)
     assert (report.samples, report.rejected) == (1, {reason: 1})
     assert report.spent["asked"] == 2 + 1 + 2
+
+
+# Personas
+
+
+def test_different_people_ask_about_each_page_and_which_ones_follows_from_the_page(
+    tmp_path: Path, serve: Callable[..., Server]
+) -> None:
+    server, people = serve(), [f"a person of {n} years" for n in range(20, 26)]
+    report = make(tmp_path, server, "personas", 8, personas=people, per_part=2)
+    assert len(server.bodies) == 16
+    assert report.samples == 8, "the scripted teacher asks the same for everybody, and repetitions go"
+    assert sum(report.duplicates.values()) == 8
+    who = Counter(next(one for one in people if one in prompt) for prompt in asked(server, "those of"))
+    assert len(who) >= 4
+    assert sum(who.values()) == 16
+    units = [Unit(Document(id=str(n), title="x", text="y"), 0, "y") for n in range(40)]
+    strategy = Personas(PersonasConfig(per_part=3), 100)
+    assert all(len(set(strategy.askers(unit))) == 3 for unit in units)
+    assert [strategy.askers(unit) for unit in units] == [strategy.askers(unit) for unit in units]
+    assert set().union(*map(strategy.askers, units)) == set(PersonasConfig().personas)
+
+
+def test_more_people_than_there_are_cannot_ask() -> None:
+    with pytest.raises(ValidationError, match="at most the number of different personas .2."):
+        PersonasConfig(personas=("a", "b", "b"), per_part=3)
 
 
 def test_the_same_pages_and_teacher_give_the_same_bytes_in_any_number_of_workers(

@@ -45,11 +45,11 @@ class QA:
         return [found] if isinstance(found, Rejected) else [judged(unit, pair, desk) for pair in found.pairs]
 
 
-def ask_pairs(unit: Unit, desk: Desk, instructions: str, count: int) -> Pairs | Rejected | Unsettled:
-    """The pairs that the teacher writes about ``unit``, not yet judged."""
+def ask_pairs(unit: Unit, desk: Desk, instructions: str, count: int, key: str = "") -> Pairs | Rejected | Unsettled:
+    """The pairs that the teacher writes about ``unit``, not yet judged; ``key`` tells several requests apart."""
     fields = {"title": unit.title, "text": fenced(unit.text), "count": str(count)}
     prompt = _FIELD.sub(lambda match: fields[match[1]], instructions)
-    return desk.ask(unit.id, prompt, Pairs, lambda pairs: _all_foreign(pairs, unit))
+    return desk.ask(f"{unit.id}{key}", prompt, Pairs, lambda pairs: _all_foreign(pairs, unit))
 
 
 def judged(unit: Unit, pair: Pair, desk: Desk) -> Made:
