@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import json
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ from cirilla_cli.progress import Progress, Silent
 
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 """Control characters, as escapes that can be read."""
+_PASSWORD = re.compile(r"(?<=://)[^/\s'\"]+@")
+"""A name and a password in an address, which no message repeats."""
 
 
 @contextlib.contextmanager
@@ -78,12 +81,17 @@ def show_json(value: Any) -> None:
 
 def show_error(error: CirillaError, *, as_json: bool) -> None:
     """A user's mistake: the message and what to do about it."""
+
+    def shown(value: Any) -> Any:
+        return _PASSWORD.sub("***@", value) if isinstance(value, str) else value
+
+    message = shown(str(error))
     if as_json:
-        wheres = [{k: v for k, v in asdict(w).items() if v is not None} for w in error.where]
-        show_json({"error": str(error), "hint": error.hint, "where": wheres})
+        wheres = [{k: shown(v) for k, v in asdict(w).items() if v is not None} for w in error.where]
+        show_json({"error": message, "hint": error.hint, "where": wheres})
         return
     # Names of files and keys are anybody's text, which the terminal is not to obey.
-    print(f"error: {error}".translate(_CONTROLS), file=sys.stderr)
+    print(f"error: {message}".translate(_CONTROLS), file=sys.stderr)
     if error.hint:
         print(f"\nhint: {error.hint}".translate(_CONTROLS), file=sys.stderr)
 

@@ -19,6 +19,15 @@ class LicenseConfig(Section):
     """Address of its text."""
 
 
+def _checked(address: str, expected: str) -> str:
+    parts = urlsplit(address)
+    if parts.scheme not in ("http", "https") or not parts.hostname or not address.isprintable() or " " in address:
+        raise ValueError(f"must be {expected}")
+    if parts.username is not None:
+        raise ValueError("must not hold a name or a password: addresses are written down beside the rows")
+    return address
+
+
 class MediaWikiConfig(Section):
     """A live wiki through its api.php: the titles named, a category, or every article when neither is given."""
 
@@ -49,10 +58,7 @@ class MediaWikiConfig(Section):
     @field_validator("api")
     @classmethod
     def _is_address(cls, value: str) -> str:
-        parts = urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("must be an http or https address, such as https://wiki.example.org/w/api.php")
-        return value
+        return _checked(value, "an http or https address, such as https://wiki.example.org/w/api.php")
 
     @model_validator(mode="after")
     def _one_selection(self) -> Self:
@@ -81,12 +87,7 @@ class DumpConfig(Section):
     def _file_or_address(cls, value: Any) -> Any:
         if not isinstance(value, str) or "://" not in value:
             return Path(value) if isinstance(value, str) else value
-        parts = urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.hostname or not value.isprintable() or " " in value:
-            raise ValueError("must be a file, or an http or https address such as https://example.org/wiki.xml.bz2")
-        if parts.username is not None:
-            raise ValueError("must not hold a name or a password: addresses are written down beside the rows")
-        return value
+        return _checked(value, "a file, or an http or https address such as https://example.org/wiki.xml.bz2")
 
     @property
     def address(self) -> str | None:

@@ -254,14 +254,14 @@ class Expander:
                 return branch(2) if value(given[0]) == branch(1) else branch(3)
             case "#switch":
                 return _switch(value(given[0]), given[1:], value)
-            case "lc" | "uc" | "lcfirst" | "ucfirst" | "formatnum" | "nowrap":
+            case _ if name in _WORD_FUNCTIONS:
                 return _WORD_FUNCTIONS[name](value(given[0]))
         return ""
 
 
 _WORD_FUNCTIONS: dict[str, Callable[[str], str]] = {
-    "lc": str.lower, "uc": str.upper, "lcfirst": lambda text: text[:1].lower() + text[1:],
-    "ucfirst": lambda text: text[:1].upper() + text[1:], "formatnum": str, "nowrap": str,
+    "lc": str.lower, "uc": str.upper, "formatnum": str, "lcfirst": lambda text: text[:1].lower() + text[1:],
+    "ucfirst": lambda text: text[:1].upper() + text[1:], "nowrap": str, "padleft": str, "padright": str,
 }  # fmt: skip
 
 

@@ -282,3 +282,17 @@ def test_rows_that_go_to_the_pipe_before_a_bad_one_are_not_held_back(lab: Path) 
     assert done.out
     assert all(json.loads(line)["kind"] for line in done.out.splitlines())
     assert "<stdin>:9: not JSON" in done.err
+
+
+@pytest.mark.parametrize("flag", ["--dump", "--api"])
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_a_password_in_an_address_is_refused_and_not_repeated(
+    flag: str, more: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for flags in (more, ["--dry-run", *more]):
+        told = call("scrape", flag, "https://me:passw0rd@example.org/w.xml", *flags)
+        assert told.code == 1
+        assert "passw0rd" not in told.out + told.err
+        assert "https://***@example.org/w.xml" in told.out + told.err
+    assert list(tmp_path.iterdir()) == []

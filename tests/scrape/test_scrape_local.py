@@ -279,6 +279,7 @@ def test_a_stream_killed_midway_goes_on_to_the_same_rows(tmp_path: Path, monkeyp
     ("source", "message"),
     [
         ({"kind": "mediawiki", "api": "wiki.example.org"}, "http or https address"),
+        ({"kind": "mediawiki", "api": "https://me:word@x/api.php"}, "must not hold a name or a password"),
         ({"kind": "mediawiki", "api": "http://x/api.php", "category": "A", "titles": ["B"]}, "not both"),
         ({"kind": "mediawiki", "api": "http://x/api.php", "depth": 2}, "needs `category`"),
         ({"kind": "dump", "path": "x", "paht": 1}, "Extra inputs"),

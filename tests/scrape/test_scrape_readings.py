@@ -125,6 +125,11 @@ def test_a_function_the_parser_takes_for_text_leaves_no_markup() -> None:
     assert outline(read_wikitext(text, "X", Templates()).blocks)[0] == "It has towers."
 
 
+def test_a_padded_number_is_the_number_and_not_its_padding() -> None:
+    reading = read_wikitext("Number {{padleft:7|3|0}} of {{padright:{{lc:NINE}}|9}}.", "X", Templates())
+    assert outline(reading.blocks)[0] == "Number 7 of nine."
+
+
 def test_text_in_tabs_and_quotes_is_kept() -> None:
     text = "{{Dialogue|One says|Another}}\n<tabber>First=Alpha text\n|-|Second=Beta [[text]]</tabber>"
     assert outline(read_wikitext(text, "X", Templates()).blocks)[0] == "One says\nAnother\n\nAlpha text\n\nBeta text"
