@@ -54,7 +54,7 @@ class Share:
         if match is None or not 1 <= int(match[1]) <= int(match[2]):
             raise UsageError(
                 f"`--shard` is {text!r}: I/N is expected, I from 1 to N",
-                hint="--shard 3/8; under Slurm, with --array=1-8: --shard $SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT",
+                hint="--shard 3/8; under Slurm, with --array=1-8: --shard $SLURM_ARRAY_TASK_ID/8",
             )
         return cls(int(match[1]), int(match[2]))
 
@@ -103,7 +103,7 @@ class MadeFrom:
     @classmethod
     def read(cls, data: Mapping[str, Any]) -> Self:
         """From JSON; strange values equal nothing."""
-        inputs, paths = (tuple(map(str, data.get(name) or ())) for name in ("inputs", "paths"))
+        inputs, paths = (_texts(data.get(name)) for name in ("inputs", "paths"))
         return cls(str(data.get("verb")), str(data.get("recipe")), inputs, paths, str(data.get("version")))
 
     def differs(self, other: Self) -> str | None:
@@ -119,6 +119,10 @@ class MadeFrom:
         elif self.inputs != other.inputs:
             return f"made from other inputs: {', '.join(other.paths)}"
         return None if other.recipe == self.recipe else "made by another recipe"
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    return tuple(map(str, value)) if isinstance(value, list) else ()
 
 
 def paths_of(section: Section) -> Iterator[Path]:
@@ -318,9 +322,12 @@ def parts_of(side: Path | None) -> Path:
 def mark_of(folder: Path) -> Mapping[str, Any]:
     """What a part says of itself; nothing where it is not done, or damaged."""
     try:
-        return as_object(read_json(folder / MARK))
+        mark = as_object(read_json(folder / MARK))
     except (FileNotFoundError, ValueError):
         return {}
+    kinds = {"shard": str, "items": int, "of": int}
+    whole = all(isinstance(mark.get(name), kind) for name, kind in kinds.items())
+    return mark if whole else {}
 
 
 def _done(folder: Path, made_from: MadeFrom) -> Mapping[str, Any] | None:

@@ -13,21 +13,21 @@ from program import CIRILLA, call, environment, good
 PAGE = Path(__file__).parents[2] / "docs" / "many-machines.md"
 SBATCH = f"""\
 #!{sys.executable}
-\"\"\"Does what sbatch does with an array: all elements at once; one is killed, and requeued.\"\"\"
+\"\"\"Does what sbatch does with an array: all elements at once; one is killed, and submitted again.\"\"\"
 import os, random, re, signal, subprocess, sys, time
 script = next(word for word in sys.argv[1:] if not word.startswith("-"))
 array = re.search(r"--array=(\\d+)-(\\d+)", open(script).read())
 assert array or any(word == "--dependency=afterok:77" for word in sys.argv), sys.argv
 numbers = list(range(int(array[1]), int(array[2]) + 1)) if array else [0]
 random.Random(1).shuffle(numbers)
-def start(number):
-    own = {{"SLURM_ARRAY_TASK_ID": str(number), "SLURM_ARRAY_TASK_COUNT": str(len(numbers))}} if array else {{}}
+def start(number, count=len(numbers)):
+    own = {{"SLURM_ARRAY_TASK_ID": str(number), "SLURM_ARRAY_TASK_COUNT": str(count)}} if array else {{}}
     return subprocess.Popen(["bash", script, "--quiet"], env=os.environ | own, start_new_session=True)
 running = [start(number) for number in numbers]
 if array:
     time.sleep(0.5)
     os.killpg(running[0].pid, signal.SIGKILL)
-    running.append(start(numbers[0]))
+    running.append(start(numbers[0], 1))  # submitted again alone, as an array of one
 codes = [process.wait() for process in running]
 print(77)
 sys.exit(any(codes[1:] if array else codes))

@@ -339,6 +339,19 @@ def test_missing_and_unfinished_parts_are_named_with_what_makes_them(one: Stage,
     assert "--shard 2/3; --shard 3/3" in str(error.hint)
 
 
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"of": "9", "items": 1}', '{"of": 9, "items": 1}', "\0\0"])
+def test_a_damaged_mark_is_no_mark_and_its_part_is_made_anew(one: Stage, parts: Path, text: str) -> None:
+    mark = parts / "2-of-3" / "part.json"
+    before = everything()
+    mark.write_text(text)
+    broken(one, "2-of-3: (not finished|made by)")
+    assert not one.share(Share(2, 3), Silent()).already_done
+    assert everything() == before
+    strange = json.loads(mark.read_text())
+    mark.write_text(json.dumps(strange | {"made_from": {"inputs": 5, "paths": {"a": 1}}}))
+    broken(one, "2-of-3: made by")
+
+
 def test_parts_of_two_arrays_and_strange_files_are_refused(one: Stage, parts: Path) -> None:
     one.share(Share(1, 4), Silent())
     broken(one, "different arrays: 1-of-3, 2-of-3, 3-of-3; 1-of-4")
@@ -441,7 +454,7 @@ def test_rules_streams_and_untrained_tokenizers_are_refused(tmp_path: Path) -> N
 def test_what_is_no_share_is_refused_with_the_line_that_slurm_wants(text: str) -> None:
     with pytest.raises(UsageError, match="I/N is expected") as caught:
         Share.parse(text)
-    assert "$SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT" in str(caught.value.hint)
+    assert "$SLURM_ARRAY_TASK_ID/8" in str(caught.value.hint)
 
 
 def test_shares_are_even_and_an_items_share_depends_on_its_key_alone() -> None:
