@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from cirilla_cli.data.batches import IGNORE, PADDING, Cut
+from cirilla_cli.data.config import LabelledTextConfig
 from cirilla_cli.data.labelled import label_names, read_labelled, shard_labelled
 from cirilla_cli.data.labelled_batches import LabelledBatch, LabelledText
 from cirilla_cli.data.rows import held_out
@@ -154,3 +156,11 @@ def test_labels_are_one_line_without_space_around(label: str, tmp_path: Path) ->
     rows.write_text(json.dumps({"text": "a", "label": "x"}) + "\n" + json.dumps({"text": "b", "label": label}) + "\n")
     with pytest.raises(CirillaError, match="rows.jsonl:2"):
         list(read_labelled([rows]))
+
+
+def test_what_is_read_twice_comes_from_files() -> None:
+    """Standard input would be gone when the shards are made."""
+    with pytest.raises(ValidationError, match=r"path is -, must be a file: rows with labels are read more than once"):
+        LabelledTextConfig.model_validate({"path": "-"})
+    with pytest.raises(ValidationError, match="path is -"):
+        LabelledTextConfig.model_validate({"path": ["rows.jsonl", "-"]})

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 CACHED_ELEMENTS = 2**17
-"""Size of a tensor of some positions, of which several stay in a CPU's caches."""
+"""Size of a tensor of some positions, of which several stay in the caches of a core; each thread has one."""
 
 
 def causal_conv(
@@ -93,7 +93,7 @@ def _stretches(x_BTE: Tensor) -> list[tuple[int, int]]:
     B, T, E = x_BTE.shape
     size = T
     if x_BTE.device.type == "cpu" and not torch.compiler.is_compiling():
-        size = max(1, CACHED_ELEMENTS // (B * E))
+        size = max(1, CACHED_ELEMENTS * torch.get_num_threads() // (B * E))
     return [(start, min(start + size, T)) for start in range(0, T, size)]
 
 

@@ -22,7 +22,7 @@ from cirilla_cli.model.ops.decays import Logs
 from cirilla_cli.model.ops.ssd_kernels import kernel_for
 
 CACHED_ELEMENTS = 2**17
-"""Size of a tensor of which a dozen stay in a CPU's caches."""
+"""Size of a tensor of which a dozen stay in the caches of one core of a CPU; each thread has its own."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,8 @@ class _Cut:
         B, _, H, P = self.signals.x_BTHP.shape
         stride = self.chunks.count
         if self.dt_BCQH.device.type == "cpu" and not torch.compiler.is_compiling():
-            stride = max(1, CACHED_ELEMENTS // (B * H * self.chunks.size * max(P, self.chunks.size)))
+            elements = CACHED_ELEMENTS * torch.get_num_threads()
+            stride = max(1, elements // (B * H * self.chunks.size * max(P, self.chunks.size)))
         starts = range(0, self.chunks.count, stride)
         return [slice(start, min(start + stride, self.chunks.count)) for start in starts]
 
