@@ -122,7 +122,7 @@ def _memory_lines(found: dict[str, Any]) -> Iterator[str]:
         size, longer = show_bytes(change["peak_bytes"]), f"{change['slower']:.2f} times as long"
         yield f"            with {words} it does: {size}, {longer}"
     elif not found["fits"]:
-        yield "            neither smaller micro-batches nor checkpointing make it fit; a smaller model may"
+        yield "            no saver of memory makes it fit (docs/memory.md); a smaller model may"
 
 
 def _run_lines(found: dict[str, Any]) -> Iterator[str]:

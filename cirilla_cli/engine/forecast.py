@@ -18,6 +18,7 @@ from cirilla_cli.engine.config import ClassificationConfig, FullCheckpointingCon
 from cirilla_cli.engine.footprint import DeviceClass, Footprint, Shape, fits, footprint, is_drawn_on, made_up, rough
 from cirilla_cli.engine.job import Job
 from cirilla_cli.engine.labelled import classifier_config
+from cirilla_cli.engine.lighter import is_legal, lighter
 from cirilla_cli.engine.metrics import matmul_rate, read_metrics
 from cirilla_cli.engine.precision import compute_dtype
 from cirilla_cli.engine.room import checkpoints_at_once
@@ -261,12 +262,30 @@ def _rate(job: Job, flops_per_token: float, target: Target) -> tuple[float | Non
 
 
 def _fitting(job: Job, now: Seen, found: Footprint, vocab: int | None, target: Target) -> Change | None:
-    """The change that costs least time and makes the step, now ``found``, fit; None where none of them does."""
-    every = [lever.choices(job, now) for lever in _LEVERS]
+    """The change that costs least time and makes the step, now ``found``, fit; None where none of them does.
+
+    What leaves the step's numbers as they are comes first.
+    """
+    change = _fitting_as_is(job, now, found, vocab, target)
+    if change is not None:
+        return change
+    tokens = now.cut.rows_per_step * now.cut.context_length
+    for way in lighter(job):
+        change = _fitting_as_is(way.job, now, None, vocab, target)
+        if change is not None:
+            settings = {**way.settings, **change.settings}
+            return Change(settings, way.slower(tokens) * change.slower, change.peak_bytes)
+    return None
+
+
+def _fitting_as_is(job: Job, now: Seen, found: Footprint | None, vocab: int | None, target: Target) -> Change | None:
+    """The same with this job's savers; ``found`` is what its step takes now, where that is known."""
+    every = [lever.legal(job, now) for lever in _LEVERS]
     search = _Search(
         tuple(len(choices) - 1 for choices in every), target, lambda p: _asked(job, every, p, vocab, target)
     )
-    search.note((0,) * len(every), found)
+    if found is not None:
+        search.note((0,) * len(every), found)
     for places in sorted(product(*(range(len(choices)) for choices in every)), key=lambda p: _slower(every, p)):
         if search.can_fit(places) and search.fits(places):
             slower = _slower(every, places) / _slower(every, [0] * len(every))
@@ -366,6 +385,11 @@ class Lever:
     def name(self) -> str:
         """The key as recipes have it."""
         return f"{self.section}.{self.key}"
+
+    def legal(self, job: Job, seen: Seen) -> list["Choice"]:
+        """What it can be beside the job's savers; as it is at least."""
+        now, *others = self.choices(job, seen)
+        return [now, *(choice for choice in others if is_legal(self.set(job, choice.value)))]
 
     def set(self, job: Job, value: Any) -> Job:
         """The job with this value."""
