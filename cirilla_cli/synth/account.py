@@ -7,18 +7,20 @@ from typing import Any
 
 from cirilla_cli.data.jsonl import Complaints, read_rows
 from cirilla_cli.fs import write_text
-from cirilla_cli.units import show_seconds
 
 _EXAMPLES = 3
 _EXAMPLE_CHARS = 300
 
 
 def write_account(folder: Path, report: Mapping[str, Any]) -> None:
-    """Write ``folder/summary.md`` from the report and the rejects that lie there."""
+    """Write ``folder/summary.md`` from the report and the rejects that lie there.
+
+    What a sitting took, in time and requests, stands in the report alone: this page is the same however often the work
+    was cut short or shared out.
+    """
     parts = [
-        f"# Samples\n\n{report['samples']:,} samples of {report['pages']:,} pages, {show_seconds(report['seconds'])}.",
+        f"# Samples\n\n{report['samples']:,} samples of {report['pages']:,} pages.",
         _table("made by", report["by_strategy"]),
-        _spent(report["spent"]) if report["spent"] else "",
         _table("dropped as repetitions", report["duplicates"]),
         _table("rejected because", report["rejected"]),
         *_examples(folder / "rejects.jsonl"),
@@ -31,14 +33,6 @@ def _table(title: str, counts: Mapping[str, int]) -> str:
         return ""
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     return "\n".join([f"| {title} | rows |", "|---|---|", *(f"| {name} | {count:,} |" for name, count in ordered)])
-
-
-def _spent(spent: Mapping[str, Any]) -> str:
-    return (
-        f"The teacher was sent {spent['asked']:,} requests, of which {spent['failed']:,} failed; "
-        f"{spent['on_record']:,} were answered from the journal. It read {spent['prompt_tokens']:,} tokens and wrote "
-        f"{spent['tokens']:,}."
-    )
 
 
 def _examples(rejects: Path) -> Iterable[str]:

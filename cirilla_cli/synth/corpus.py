@@ -4,13 +4,14 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from cirilla_cli.data.rows import Document, Message, Origin, Sample, short_id
 from cirilla_cli.synth.base import Made, Rejected, origin_of, page_chat
 from cirilla_cli.synth.config import FandomConfig
 from cirilla_cli.synth.facts import InfoFact, is_person
 from cirilla_cli.synth.kinds.unmentioned import unmentioned
-from cirilla_cli.synth.phrases import fill, plain_label, ranked, subject_name, subject_of
+from cirilla_cli.synth.phrases import Ring, fill, plain_label, ranked, subject_name, subject_of
 from cirilla_cli.verify.match import normalise
 
 ABSENT = "The page does not say."
@@ -88,12 +89,27 @@ class Corpus:
         self.facts.append(fact)
         self.trained[fact.key] = trained
 
+    def answers(self) -> dict[str, "Answers"]:
+        """Of each kind of question, which facts have which answer."""
+        groups: dict[str, dict[str, list[InfoFact]]] = defaultdict(lambda: defaultdict(list))
+        for fact in self.facts:
+            groups[fact.group.key][fact.answer].append(fact)
+        return {key: Answers(facts, Ring(facts)) for key, facts in groups.items()}
+
     def by_group(self) -> dict[str, list[InfoFact]]:
         """Facts that answer the same kind of question."""
         groups: dict[str, list[InfoFact]] = defaultdict(list)
         for fact in self.facts:
             groups[fact.group.key].append(fact)
         return groups
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The facts that answer one kind of question, by their answers."""
+
+    facts: dict[str, list[InfoFact]]
+    ring: Ring
 
 
 def across_pages(corpus: Corpus, config: FandomConfig) -> Iterator[Made]:
@@ -168,9 +184,9 @@ def _lists(corpus: Corpus, config: FandomConfig) -> Iterator[Made]:
 
 def _claims(corpus: Corpus, config: FandomConfig) -> Iterator[Made]:
     """Statements about a page, half of them made false by another page's value of the same label."""
-    groups = corpus.by_group()
+    others = corpus.answers()
     for fact in corpus.facts:
-        wrong = _wrong_values(fact, groups[fact.group.key], corpus)
+        wrong = list(islice(_wrong_values(fact, others[fact.group.key], corpus), 1))
         true = not wrong or short_id(fact.key, "claim") < "8"
         value, pages = (fact.values[0], [fact.page]) if true else (wrong[0].answer, [fact.page, wrong[0].page])
         page, claim = corpus.pages[fact.page], f"{fact.label}: {value}"
@@ -182,10 +198,12 @@ def _claims(corpus: Corpus, config: FandomConfig) -> Iterator[Made]:
 def _gaps(corpus: Corpus, config: FandomConfig) -> Iterator[Made]:
     """One label a page: given on a page of the same make-up, absent from this one and its text."""
     groups, labels = corpus.by_group(), {id_: _labels(page) for id_, page in corpus.pages.items()}
+    asked: dict[str, set[str]] = defaultdict(set)
+    for known in corpus.facts:
+        asked[known.page].add(known.group.key)
     for page in corpus.pages.values():
         own, text = labels[page.id], normalise(page.text)
-        known = {fact.group.key for fact in corpus.facts if fact.page == page.id}
-        absent = (key for key in ranked(sorted(groups), page.id) if key not in own | known and key not in text)
+        absent = (key for key in ranked(sorted(groups), page.id) if key not in own | asked[page.id] and key not in text)
         alike = ((fact for fact in groups[key] if _is_alike(key, own, labels[fact.page])) for key in absent)
         fact = next((fact for facts in alike for fact in facts), None)
         if fact is not None:
@@ -205,9 +223,9 @@ def _labels(page: Document) -> set[str]:
 
 def _preferences(corpus: Corpus, config: FandomConfig) -> Iterator[Made]:
     """Right value against another page's value of the same label, wrong here, of similar length."""
-    groups = corpus.by_group()
+    others = corpus.answers()
     for fact in corpus.facts:
-        wrong = _wrong_values(fact, groups[fact.group.key], corpus)
+        wrong = list(islice(_wrong_values(fact, others[fact.group.key], corpus), max(1, config.pairs_per_fact)))
         if not wrong:
             yield Rejected(fact.page, "no wrong value of similar length for a preference", {"label": fact.label})
         for other in wrong[: config.pairs_per_fact]:
@@ -216,16 +234,15 @@ def _preferences(corpus: Corpus, config: FandomConfig) -> Iterator[Made]:
             yield _preference(corpus.pages[fact.page], fact, question, other)
 
 
-def _wrong_values(fact: InfoFact, others: Sequence[InfoFact], corpus: Corpus) -> list[InfoFact]:
+def _wrong_values(fact: InfoFact, others: "Answers", corpus: Corpus) -> Iterator[InfoFact]:
     """Answers of other pages to the same question, none of them true here, each once, in an order by hash."""
     page = corpus.pages[fact.page]
     here = normalise("\n".join([page.title, page.text, *(value for row in page.infobox for value in row.values)]))
-    alike = [o for o in others if o.page != fact.page and 0.5 <= len(o.answer) / len(fact.answer) <= 2]
-    wrong: dict[str, InfoFact] = {}
-    for other in alike:
-        if not any(normalise(value) in here for value in other.values):
-            wrong.setdefault(other.answer, other)
-    return [wrong[answer] for answer in ranked(list(wrong), fact.key, "wrong")]
+    for answer in others.ring.after(fact.key, "wrong"):
+        other = next((o for o in others.facts[answer] if o.page != fact.page), None)
+        alike = 0.5 <= len(answer) / len(fact.answer) <= 2
+        if other is not None and alike and not any(normalise(value) in here for value in other.values):
+            yield other
 
 
 def _preference(page: Document, fact: InfoFact, question: str, wrong: InfoFact) -> Sample:

@@ -1,8 +1,9 @@
 """Phrasings of questions: a table from infobox labels to question templates, and the English around it."""
 
+import bisect
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from itertools import islice
@@ -189,10 +190,29 @@ def _of_plain_text(document: Document, name: str) -> str:
     return f"the {common if is_common else name}" if with_article else name
 
 
+class Ring:
+    """Items on a ring, by hash: each key has an order of them that neither further items nor other keys disturb.
+
+    It costs one sorting, where an order of its own for each of n keys would cost n (consistent hashing, Karger et al.
+    1997).
+    """
+
+    def __init__(self, items: Iterable[str]) -> None:
+        places = sorted((_hash(item), item) for item in set(items))
+        self._hashes, self._items = [place for place, _ in places], [item for _, item in places]
+
+    def after(self, *key: str) -> Iterator[str]:
+        """All items, from the place of ``key`` once round."""
+        first = bisect.bisect(self._hashes, _hash(*key))
+        yield from self._items[first:]
+        yield from self._items[:first]
+
+
+def _hash(*words: str) -> bytes:
+    return hashlib.sha256("\0".join(words).encode("utf-8", "surrogatepass")).digest()
+
+
 def ranked(templates: Sequence[str], *key: str) -> list[str]:
     """The templates in an order of their own for each ``key``, which further templates or pages do not disturb."""
 
-    def weight(template: str) -> bytes:
-        return hashlib.sha256("\0".join((*key, template)).encode("utf-8", "surrogatepass")).digest()
-
-    return sorted(templates, key=weight)
+    return sorted(templates, key=lambda template: _hash(*key, template))

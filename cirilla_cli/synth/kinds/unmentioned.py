@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 
 from cirilla_cli.data.rows import Document, Sample
 from cirilla_cli.synth.base import page_chat
-from cirilla_cli.synth.phrases import fill, ranked, subject_name
+from cirilla_cli.synth.phrases import Ring, fill, ranked, subject_name
 
 _ASKED = (
     'What does the page "{x}" say about "{label}"?',
@@ -18,11 +18,12 @@ _FEWEST_LETTERS = 4
 
 def unmentioned(pages: Mapping[str, Document]) -> Iterator[Sample]:
     """One question a page, on the first other page by hash of whose name no word stands in this one."""
+    ring = Ring(pages)
     named = {id_: subject_name(page) for id_, page in pages.items()}
     words = {id_: _words(name) for id_, name in named.items()}
     for page in pages.values():
         has = _words(_everything(page))
-        others = (id_ for id_ in ranked([*pages], page.id, "unmentioned") if words[id_] and not words[id_] & has)
+        others = (id_ for id_ in ring.after(page.id, "unmentioned") if words[id_] and not words[id_] & has)
         other = next(others, None)
         if other is not None:
             question = fill(ranked(_ASKED, page.id, other)[0], named[page.id], named[other], many=False)
