@@ -11,7 +11,7 @@ from cirilla_cli.verify.match import normalise
 _LISTED = (
     'What does the page "{x}" list under "{label}"?',
     'Name what is listed under "{label}" on the page "{x}".',
-    'Which items stand under "{label}" on the page "{x}"?',
+    'Which items are listed under "{label}" on the page "{x}"?',
     'Give the list under "{label}" from the page "{x}".',
 )
 _ITEM = re.compile(r"^\s*[-*\u2022]\s+(.+?)\s*$")

@@ -40,7 +40,7 @@ def falsified(sentence: str, document: Document) -> str | None:
     """
     name = re.escape(subject_name(document).split(" (")[0])
     negated = re.sub(rf"^((?:The )?{name} (?:is|was|are|were)) (?=(?:an?|the) )", r"\1 not ", sentence)
-    if negated != sentence and " but " not in sentence:
+    if negated != sentence and not re.search(r" (?:but|and) ", sentence):
         return negated
     number = _NUMBER.search(sentence)
     if number is None:
