@@ -27,7 +27,7 @@ class HubSource:
     """Documents of a data set; the id of each names its file and its row there, so that a stream can go on.
 
     Args:
-        commit: the commit of the Hub that is read; None: the one that ``config.revision`` stands for now.
+        commit: the commit of the Hub that is read; None: that of ``config.revision``.
         taken: what an earlier run over the same commit has dealt with.
 
     Raises:
@@ -112,7 +112,8 @@ def _about(name: str, revision: str | None) -> Known:
     except ValueError:
         hint = "source.path is OWNER/NAME, or a folder that exists"
         raise CirillaError(f"{name}: no such folder, and no name that the Hub could have", hint=hint) from None
-    assert about.sha is not None
+    if about.sha is None:  # a mirror that answers with less than the Hub does
+        raise ServiceError(f"{name}: the answer names no commit, so the text could not be found again")
     card: dict[str, Any] = about.card_data.to_dict() if about.card_data else {}  # type: ignore[no-untyped-call]
     return about.sha, _licence(card)
 
