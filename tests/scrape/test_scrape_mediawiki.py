@@ -259,8 +259,8 @@ def test_behind_faults_of_every_kind_every_page_comes_once(site: Proxy, reading:
     source = {"titles": [truth.title for truth in known]} if reading == "html" else {}
     config = MediaWikiConfig.model_validate({"api": site.api, "reading": reading, **source})
     waits: list[float] = []
-    client = Client("test", sleep=waits.append, timeout_s=20.0, max_tries=8)
-    site.slow_s = 21.0
+    client = Client("test", sleep=waits.append, timeout_s=8.0, max_tries=8)
+    site.slow_s = 9.0
     # Three of four questions for content are spoilt, each kind at least once.
     kinds = iter(FAULTS * 9)
     site.faults = {number: next(kinds) for number in range(1, 80) if number % 4}
