@@ -6,6 +6,7 @@ import inspect
 import os
 import pkgutil
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from types import ModuleType
@@ -17,7 +18,9 @@ _SUFFIX = re.compile(r"_([A-Z0-9]+)$")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Workers (`pytest -n 2`) share the processors instead of each taking all."""
+    """Workers (`pytest -n 2`) share the processors instead of each taking all; programs they start hear Ctrl-C."""
+    # A shell that starts the suite in its background lets it ignore the signal, and whatever it starts inherits that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     workers = os.environ.get("PYTEST_XDIST_WORKER_COUNT")
     if workers is not None:
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
