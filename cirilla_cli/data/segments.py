@@ -19,8 +19,10 @@ from numpy.typing import NDArray
 
 _BLOCK = 1 << 22
 """Most bytes that are cut up at once, but for a single text that is longer: what is held is some tens of times this."""
-_MOST_REMEMBERED = 1 << 26
-"""Bytes of segments after which a table begins anew: text of ever new words would fill the memory."""
+_MOST_REMEMBERED = 1 << 27
+"""Bytes of memory after which a table begins anew: text of ever new words would fill all there is."""
+_ENTRY_BYTES = 160
+"""What a segment costs beside its own bytes: the object, its place in the dictionary, its ids."""
 _LINES = 64
 """Segments that are encoded in one call, as lines; longer texts cost the tokenizer more for each byte."""
 
@@ -142,7 +144,7 @@ class SegmentEncoder:
         self._ids = np.concatenate([self._ids, *(ids for ids, _ in found)])
         self._lengths = np.concatenate([self._lengths, *(lengths for _, lengths in found)])
         self._starts = np.cumsum(self._lengths, dtype=np.int32) - self._lengths
-        self._bytes += sum(map(len, segments))
+        self._bytes += sum(map(len, segments)) + _ENTRY_BYTES * len(segments)
 
     def _lines(self, segments: list[bytes]) -> tuple[Ids, Ids]:
         """The ids of some segments and how many each has; encoded as lines, which costs less than a call for each."""

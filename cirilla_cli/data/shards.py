@@ -198,8 +198,10 @@ class TokenShards:
         return self._ids[shard][span]
 
     def files(self) -> Iterator[NDArray[np.integer[Any]]]:
-        """The ids of each file, whole."""
-        return iter(self._ids)
+        """The ids of each file, whole; one file after another in memory, if they are dropped as they come."""
+        dtype = np.dtype(self.index.dtype)
+        # Not the maps that are kept: pages read through those count as this process's memory from then on.
+        return (_map(self.folder / info.file, dtype, info) for info in self.index.splits.get(self.split, []))
 
     def counted(self, i: int) -> NDArray[np.bool_]:
         """Which tokens of document ``i`` are trained on."""

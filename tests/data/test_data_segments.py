@@ -69,7 +69,7 @@ def test_blocks_and_forgetting_change_no_id(tokenizer: SentencePieceTokenizer, m
     texts = ["".join(draw.choices([*WORDS, " ", "\n"], k=draw.randrange(40))) for _ in range(300)]
     expected = whole(tokenizer, texts)
     monkeypatch.setattr(segments, "_BLOCK", 97)
-    monkeypatch.setattr(segments, "_MOST_REMEMBERED", 50)
+    monkeypatch.setattr(segments, "_MOST_REMEMBERED", 1000)
     fresh = SentencePieceTokenizer(tokenizer.__reduce__()[1][0])
     assert fresh.encode_batch(texts).lists() == expected
     assert fresh.encode_batch(texts[::-1]).lists() == expected[::-1]
