@@ -1,6 +1,7 @@
 """Texts encoded by their segments have the ids that sentencepiece gives them whole."""
 
 import random
+import sys
 
 import numpy as np
 import pytest
@@ -96,3 +97,19 @@ def test_words_that_recur_are_encoded_once(tokenizer: SentencePieceTokenizer) ->
     parts = [part for text in asked for part in text.split("\n")]
     assert "".join(parts).count("Geralt") == 1
     assert len(parts) == len(set(parts))
+
+
+def test_what_is_remembered_takes_no_more_memory_however_much_new_comes(
+    tokenizer: SentencePieceTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By Python's own sizes of the segments and their dictionary, while words that never recur come in."""
+    pieces = [tokenizer.piece_bytes(i) for i in range(16 + 257, tokenizer.vocab_size)]
+    encoder = SegmentEncoder(tokenizer.encode, spanned_pairs([*pieces, b"\n"]), tokenizer.encode("\n")[0])
+    most, taken = 1 << 20, []
+    monkeypatch.setattr(segments, "_MOST_REMEMBERED", most)
+    for lap in range(20):
+        encoder([chr(0x4E00 + 1000 * lap + n) for n in range(1000)])
+        remembered = encoder._rows  # noqa: SLF001 - what it holds is the fact
+        taken.append(sys.getsizeof(remembered) + sum(map(sys.getsizeof, remembered)))
+    assert max(taken) < 1.2 * most
+    assert taken[-1] < max(taken)

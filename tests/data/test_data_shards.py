@@ -33,6 +33,15 @@ def test_what_was_written_is_read(make_shards: Callable[..., TokenShards]) -> No
     assert all(shards.counted(i).all() for i in range(7))
 
 
+def test_files_looked_at_whole_leave_the_memory_that_documents_are_read_from(
+    make_shards: Callable[..., TokenShards],
+) -> None:
+    shards = make_shards([[1, 2, 3], [4], [5, 6]])
+    seen = list(shards.files())
+    assert np.concatenate(seen).tolist() == [1, 2, 3, 4, 5, 6]
+    assert not any(np.shares_memory(ids, shards.document(n)) for ids in seen for n in range(3))
+
+
 def test_masks_are_read(make_shards: Callable[..., TokenShards]) -> None:
     documents = [([5, 6, 7], [False, True, False]), ([8], [True]), ([9, 9], [False, False]), ([1, 2], [True, True])]
     shards = make_shards(documents, kind="chat")
