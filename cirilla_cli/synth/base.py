@@ -40,7 +40,8 @@ class Spent:
     """Of waiting for answers, summed over all workers."""
 
 
-Made = Sample | Question | Rejected | Spent
+ByRule = Sample | Question | Rejected
+Made = ByRule | Spent
 
 
 class Synthesizer(Protocol):

@@ -9,7 +9,7 @@ from itertools import islice
 from typing import TypeVar
 
 from cirilla_cli.data.rows import Document, Message, Origin, Sample, short_id
-from cirilla_cli.synth.base import Made, Rejected, origin_of, page_chat
+from cirilla_cli.synth.base import ByRule, Rejected, origin_of, page_chat
 from cirilla_cli.synth.config import FandomConfig
 from cirilla_cli.synth.facts import InfoFact, NoFact, infobox_facts, is_person, phrase
 from cirilla_cli.synth.kinds.unmentioned import Names, unmentioned
@@ -159,7 +159,7 @@ def _derived(page: Document, rule: str, question: str, answer: str, what: str, p
     return page_chat(page, rule, question, answer, (what,), pages)
 
 
-def _aliases(corpus: Corpus, page: Document) -> Iterator[Made]:
+def _aliases(corpus: Corpus, page: Document) -> Iterator[ByRule]:
     """Redirects: which page another name leads to, where it leads to one only and is no page's own title."""
     for alias in dict.fromkeys(page.aliases):
         others = [id_ for id_ in corpus.bearers[normalise(alias)] if id_ != page.id]
@@ -173,7 +173,7 @@ def _aliases(corpus: Corpus, page: Document) -> Iterator[Made]:
             yield _derived(page, "alias", question, page.title, alias, (page.id,))
 
 
-def _reverse(corpus: Corpus, page: Document) -> Iterator[Made]:
+def _reverse(corpus: Corpus, page: Document) -> Iterator[ByRule]:
     """Whose value something is, where it stands in the infobox of one page alone."""
     for fact in corpus.facts_of(page):
         if len(fact.values) != 1 or len(corpus.owners.get(normalise(fact.answer), ())) != 1:
@@ -186,7 +186,7 @@ def _reverse(corpus: Corpus, page: Document) -> Iterator[Made]:
             yield _derived(page, "reverse", question, page.title, f"{fact.label}: {fact.answer}", (page.id,))
 
 
-def _lists(corpus: Corpus, page: Document) -> Iterator[Made]:
+def _lists(corpus: Corpus, page: Document) -> Iterator[ByRule]:
     """All pages that share a value under a label, in the order they were read, of which this is the first."""
     for label, value, facts in corpus.shared.get(page.id, ()):
         pages = [corpus.pages[fact.page] for fact in facts]
@@ -196,7 +196,7 @@ def _lists(corpus: Corpus, page: Document) -> Iterator[Made]:
             yield _derived(page, "list", question, answer, f"{label}: {value}", [page.id for page in pages])
 
 
-def _claims(corpus: Corpus, page: Document) -> Iterator[Made]:
+def _claims(corpus: Corpus, page: Document) -> Iterator[ByRule]:
     """Statements about a page, half of them made false by another page's value of the same label."""
     for fact in corpus.facts_of(page):
         wrong = list(islice(_wrong_values(fact, corpus), 1))
@@ -208,7 +208,7 @@ def _claims(corpus: Corpus, page: Document) -> Iterator[Made]:
         yield _derived(page, "true_false", question, "True" if true else "False", claim, pages)
 
 
-def _gaps(corpus: Corpus, page: Document) -> Iterator[Made]:
+def _gaps(corpus: Corpus, page: Document) -> Iterator[ByRule]:
     """One label a page: given on a page of the same make-up, absent from this one and its text."""
     own, text, groups = corpus.labels[page.id], normalise(page.text), corpus.groups
     asked = own | {fact.group.key for fact in corpus.facts_of(page)}
@@ -221,7 +221,7 @@ def _gaps(corpus: Corpus, page: Document) -> Iterator[Made]:
         yield _derived(page, "unanswerable", question, ABSENT, fact.label, (page.id, fact.page))
 
 
-def _unmentioned(corpus: Corpus, page: Document) -> Iterator[Made]:
+def _unmentioned(corpus: Corpus, page: Document) -> Iterator[ByRule]:
     return unmentioned(page, corpus.names)
 
 
@@ -230,7 +230,7 @@ def _is_alike(key: str, own: set[str], other: set[str]) -> bool:
     return key in other and len(own & other) >= 3
 
 
-def _preferences(corpus: Corpus, page: Document) -> Iterator[Made]:
+def _preferences(corpus: Corpus, page: Document) -> Iterator[ByRule]:
     """Right value against another page's value of the same label, wrong here, of similar length."""
     config = corpus.config
     for fact in corpus.facts_of(page):
@@ -270,7 +270,7 @@ def _preference(page: Document, fact: InfoFact, question: str, wrong: InfoFact) 
     )
 
 
-Maker = Callable[[Corpus, Document], Iterator[Made]]
+Maker = Callable[[Corpus, Document], Iterator[ByRule]]
 
 ACROSS: Mapping[str, tuple[str, Maker]] = {
     "alias": ("alias", _aliases),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from cirilla_cli.data.parts import ALONE, Spread
 from cirilla_cli.data.rows import Document, Question, Sample
 from cirilla_cli.progress import Progress
-from cirilla_cli.synth.base import Made, Rejected, page_chat
+from cirilla_cli.synth.base import ByRule, Made, Rejected, page_chat
 from cirilla_cli.synth.config import FandomConfig
 from cirilla_cli.synth.corpus import ACROSS, Corpus
 from cirilla_cli.synth.facts import (
@@ -139,7 +139,7 @@ class Fandom:
             clean = [row for row in plain if isinstance(row, Sample)]
             yield from (Typed(row, base.messages[0].content) for base, row in noisy(document, clean, most))
 
-    def _plainly(self, document: Document, corpus: Corpus) -> Iterator[Made]:
+    def _plainly(self, document: Document, corpus: Corpus) -> Iterator[ByRule]:
         """Questions with the answers that the page gives to them, which typing noise may be laid over."""
         makes = self.config.makes
         yield from self._infobox(document, corpus, asked="infobox" in makes)
@@ -152,7 +152,7 @@ class Fandom:
         if "list" in makes:
             yield from listed(document, self.config.phrasings, self.config.max_text_chars)
 
-    def _infobox(self, document: Document, corpus: Corpus, *, asked: bool) -> Iterator[Made]:
+    def _infobox(self, document: Document, corpus: Corpus, *, asked: bool) -> Iterator[ByRule]:
         facts = corpus.facts_of(document)
         for fact in corpus.found(document):
             if isinstance(fact, NoFact):
@@ -162,7 +162,7 @@ class Fandom:
             elif asked:
                 yield from _asked(document, fact, phrase(fact, self.config))
 
-    def _lead(self, document: Document) -> Iterator[Made]:
+    def _lead(self, document: Document) -> Iterator[ByRule]:
         answer = first_sentence(lead_of(document), self.config.max_text_chars)
         if not answer:
             yield Rejected(document.id, "no first sentence of acceptable length", {"title": document.title})
@@ -175,7 +175,7 @@ class Fandom:
         for template in ranked(templates, document.id, "lead")[: self.config.phrasings]:
             yield extracted(document, "lead", fill(template, subject, "", many=past), answer, (answer,))
 
-    def _sections(self, document: Document) -> Iterator[Made]:
+    def _sections(self, document: Document) -> Iterator[ByRule]:
         for section, paragraph in told_sections(document):
             answer = first_sentences(paragraph, self.config.max_text_chars)
             if not answer or not told(answer) or not says_something(answer):
@@ -198,7 +198,7 @@ def _lead_phrases(document: Document, answer: str) -> tuple[str, Sequence[str]]:
     return subject, _WHO if is_person(document) else _WHAT
 
 
-def _asked(document: Document, fact: InfoFact, phrased: Phrased) -> Iterator[Made]:
+def _asked(document: Document, fact: InfoFact, phrased: Phrased) -> Iterator[ByRule]:
     for question in phrased.trained:
         yield extracted(document, "infobox", question, fact.answer, fact.values)
     asked = [(phrased.trained[0], True), *((question, False) for question in phrased.held_out)]
@@ -213,7 +213,7 @@ def extracted(document: Document, rule: str, question: str, answer: str, evidenc
     return sample if why is None else Rejected(sample.id, "not literally supported", {"why": why, "question": question})
 
 
-def _unambiguous(rows: Iterable[Row], answers: dict[str, Sample]) -> Iterator[Made]:
+def _unambiguous(rows: Iterable[Row], answers: dict[str, Sample]) -> Iterator[ByRule]:
     """The rows of an item without chats whose question already has another answer (pages of one title).
 
     Args:

@@ -1,12 +1,13 @@
 """What the rules make of a page, as it stands in the results of a part."""
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from functools import partial
+
+from pydantic import TypeAdapter
 
 from cirilla_cli.data.parts import Form
-from cirilla_cli.data.rows import Question, Sample
-from cirilla_cli.synth.base import Made, Rejected
+from cirilla_cli.data.rows import Sample
+from cirilla_cli.synth.base import ByRule
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,37 +18,9 @@ class Typed:
     clean: str
 
 
-Row = Made | Typed
+Row = ByRule | Typed
 
+_rows = TypeAdapter(list[Row])
 
-def _dump(rows: Iterable[Row]) -> Any:
-    return [_dumped(row) for row in rows]
-
-
-def _dumped(row: Row) -> Any:
-    match row:
-        case Typed():
-            return {"typed": row.clean, "row": _dumped(row.row)}
-        case Sample():
-            return {"sample": row.model_dump(mode="json", exclude_none=True)}
-        case Question():
-            return {"question": row.model_dump(mode="json", exclude_none=True)}
-    return {"rejected": asdict(row)}
-
-
-def _load(data: Any) -> list[Row]:
-    return [_loaded(row) for row in data]
-
-
-def _loaded(data: Any) -> Row:
-    match data:
-        case {"typed": clean, "row": {"sample": row}}:
-            return Typed(Sample.model_validate(row), clean)
-        case {"sample": row}:
-            return Sample.model_validate(row)
-        case {"question": row}:
-            return Question.model_validate(row)
-    return Rejected(**data["rejected"])
-
-
-ROWS: Form[list[Row]] = Form(_dump, _load)
+ROWS: Form[list[Row]] = Form(partial(_rows.dump_python, mode="json", exclude_none=True), _rows.validate_python)
+"""Each kind of row is told by its fields, of which no other has the same."""
