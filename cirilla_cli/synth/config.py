@@ -253,7 +253,7 @@ class TeacherSourceConfig(Section):
 
     kind: Literal["teacher"] = "teacher"
     teacher: TeacherSection = OllamaConfig()
-    """Who writes; on the command line `--teacher ollama:MODEL@URL` or `openai:MODEL@URL`."""
+    """Who writes; on the command line `--teacher ollama:MODEL@URL`, `openai:MODEL@URL` or `own:PATH`."""
     strategy: StrategySection = QAConfig()
     """What is written: qa, multi_turn, summary, variants, preferences or personas."""
     chunk_chars: PositiveInt = 4000
