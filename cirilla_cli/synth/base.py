@@ -40,8 +40,7 @@ class Spent:
     """Of waiting for answers, summed over all workers."""
 
 
-ByRule = Sample | Question | Rejected
-Made = ByRule | Spent
+Made = Sample | Question | Rejected | Spent
 
 
 class Synthesizer(Protocol):

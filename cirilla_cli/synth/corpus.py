@@ -9,11 +9,12 @@ from itertools import islice
 from typing import TypeVar
 
 from cirilla_cli.data.rows import Document, Message, Origin, Sample, short_id
-from cirilla_cli.synth.base import ByRule, Rejected, origin_of, page_chat
+from cirilla_cli.synth.base import Rejected, origin_of, page_chat
 from cirilla_cli.synth.config import FandomConfig
 from cirilla_cli.synth.facts import InfoFact, NoFact, infobox_facts, is_person, phrase
 from cirilla_cli.synth.kinds.unmentioned import Names, unmentioned
 from cirilla_cli.synth.phrases import PhraseTable, Ring, fill, plain_label, ranked, subject_name, subject_of
+from cirilla_cli.synth.results import ByRule
 from cirilla_cli.verify.match import normalise
 
 K = TypeVar("K")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from cirilla_cli.data.parts import ALONE, Spread
 from cirilla_cli.data.rows import Document, Question, Sample
 from cirilla_cli.progress import Progress
-from cirilla_cli.synth.base import ByRule, Made, Rejected, page_chat
+from cirilla_cli.synth.base import Made, Rejected, page_chat
 from cirilla_cli.synth.config import FandomConfig
 from cirilla_cli.synth.corpus import ACROSS, Corpus
 from cirilla_cli.synth.facts import (
@@ -33,7 +33,7 @@ from cirilla_cli.synth.kinds.quick import quick_answers
 from cirilla_cli.synth.kinds.statements import text_claims
 from cirilla_cli.synth.outline import own_lines, says_something, told
 from cirilla_cli.synth.phrases import fill, load_phrases, ranked, subject_name, subject_of
-from cirilla_cli.synth.results import ROWS, Row, Typed
+from cirilla_cli.synth.results import ROWS, ByRule, Row, Typed
 from cirilla_cli.verify.literal import unsupported
 from cirilla_cli.verify.match import normalise
 

@@ -6,8 +6,10 @@ from functools import partial
 from pydantic import TypeAdapter
 
 from cirilla_cli.data.parts import Form
-from cirilla_cli.data.rows import Sample
-from cirilla_cli.synth.base import ByRule
+from cirilla_cli.data.rows import Question, Sample
+from cirilla_cli.synth.base import Rejected
+
+ByRule = Sample | Question | Rejected
 
 
 @dataclass(frozen=True, slots=True)
