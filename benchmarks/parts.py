@@ -49,6 +49,21 @@ def _documents(path: Path, texts: list[str]) -> Path:
     return path
 
 
+def _boxed(path: Path, texts: list[str]) -> Path:
+    """The same with what rules ask for: a subject, and labelled values that pages share."""
+    rows = (
+        {"id": str(n), "title": f"Page {n}", "text": f"Page {n} is a keep. {text}", "infobox": _box(n)}
+        for n, text in enumerate(texts)
+    )
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def _box(number: int) -> list[dict[str, Any]]:
+    draw = random.Random(number)
+    return [{"label": name, "values": [f"{name} {draw.randrange(400)}"]} for name in ("Lord", "Land", "River", "Crest")]
+
+
 def _dump(path: Path, texts: list[str]) -> ScrapeConfig:
     pages = (
         f"<page><title>Page {n}</title><ns>0</ns><id>{n + 1}</id><revision><id>{n + 1}</id><model>wikitext</model>"
@@ -111,6 +126,8 @@ def main() -> None:
         dump = _dump(at / "wiki.xml", texts)
         measure("scrape --dump", dump, scrape, scrape_share, scrape_merge, asked.of, at / "scrape")
         measure("synth, sudoku", gym, synthesize, synth_share, synth_merge, asked.of, at / "synth")
+        rules = SynthConfig.model_validate({"inputs": str(_boxed(at / "boxed.jsonl", texts))})
+        measure("synth, rules", rules, synthesize, synth_share, synth_merge, asked.of, at / "rules")
         curation = _curation(documents, at / "questions.jsonl", texts)
         measure("curate", curation, curate, curate_share, curate_merge, asked.of, at / "curate")
         # The report of `tokenize` looks at 500 rows, however many there are: more rows show what grows.

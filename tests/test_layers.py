@@ -118,6 +118,8 @@ LIES = [
     ("cli/verbs.py", "def f():\n    from cirilla_cli.engine.run import train", False),
     ("cli/verbs.py", "def f():\n    from cirilla_cli.engine.trainer import Trainer", True),
     ("hub/read.py", "from cirilla_cli import loading", True),
+    ("teachers/own.py", "def f():\n    from cirilla_cli.infer.run import generate", False),
+    ("teachers/ollama.py", "def f():\n    from cirilla_cli.infer.run import generate", True),
     ("checkpoint.py", "from cirilla_cli.engine.step import step_counts", True),
 ]
 

@@ -36,7 +36,7 @@ class Maker(Group):
     """What makes samples."""
 
     source: str | None = option("--source", metavar="NAME", help="fandom, reasoning-gym, teacher, ollama or openai.")
-    teacher: str | None = option("--teacher", metavar="KIND:MODEL@URL", help="ollama:MODEL@URL or openai:MODEL@URL.")
+    teacher: str | None = option("--teacher", metavar="KIND:...", help="ollama:MODEL@URL, openai:MODEL@URL, own:PATH.")
     preview: int | None = option(
         "--preview", metavar="N", help="Show the rows of the first N parts of pages, and what all would take."
     )

@@ -48,8 +48,12 @@ class ReasoningTaskConfig(Section):
     kind: Literal["reasoning_gym"] = "reasoning_gym"
     name: str
     """Name of the generator, such as leg_counting."""
+    level: NonNegativeInt | None = None
+    """Level of the generator's curriculum, as in `synth.source.tasks`; null for the generator's own defaults."""
+    levels: dict[str, NonNegativeInt] = {}
+    """Levels of single attributes of the curriculum; the others are at `level`, or their first."""
     config: dict[str, Any] = {}
-    """The generator's own options."""
+    """The generator's own options; they come on top of what levels set."""
     seed: int = 0
     """Base seed; training rows of the same seed use other indices."""
     start: NonNegativeInt = 1_000_000

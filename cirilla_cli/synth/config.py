@@ -68,8 +68,16 @@ TEST_START = 1_000_000
 class GymTaskConfig(Section):
     """One task generator of reasoning-gym."""
 
+    task: str | None = None
+    """Name of the generator; null where the key of this entry is its name. Several entries may make one task, such as
+    some instances of each of several levels."""
+    level: NonNegativeInt | None = None
+    """Level of the generator's curriculum, from 0 on; null for the generator's own defaults."""
+    levels: dict[str, NonNegativeInt] = {}
+    """Levels of single attributes of the curriculum, such as {num_terms: 4}; the others are at `level`, or their first.
+    """
     config: dict[str, Any] = {}
-    """The generator's own options, without seed and size."""
+    """The generator's own options, without seed and size; they come on top of what levels set."""
     count: PositiveCount | None = None
     """Instances to generate; null for as many as the section says."""
     start: NonNegativeInt = 0
@@ -82,8 +90,8 @@ class ReasoningGymConfig(Section):
 
     kind: Literal["reasoning-gym"] = "reasoning-gym"
     tasks: dict[str, GymTaskConfig] = {}
-    """Task generators by name, with their options and the number of instances; empty for all that are fit to be trained
-    on and scored (`verify/curated.py` names the others, each with the reason)."""
+    """Task generators by name (or by any name, with `task`), with level, options and the number of instances; empty for
+    all that are fit to be trained on and scored (`verify/curated.py` names the others, each with the reason)."""
     count: PositiveCount = 1000
     """Instances of each task that does not say its own number."""
     seed: int | None = None
@@ -245,7 +253,7 @@ class TeacherSourceConfig(Section):
 
     kind: Literal["teacher"] = "teacher"
     teacher: TeacherSection = OllamaConfig()
-    """Who writes; on the command line `--teacher ollama:MODEL@URL` or `openai:MODEL@URL`."""
+    """Who writes; on the command line `--teacher ollama:MODEL@URL`, `openai:MODEL@URL` or `own:PATH`."""
     strategy: StrategySection = QAConfig()
     """What is written: qa, multi_turn, summary, variants, preferences or personas."""
     chunk_chars: PositiveInt = 4000

@@ -2,17 +2,23 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import islice
+from typing import TypeVar
 
 from cirilla_cli.data.rows import Document, Message, Origin, Sample, short_id
-from cirilla_cli.synth.base import Made, Rejected, origin_of, page_chat
+from cirilla_cli.synth.base import Rejected, origin_of, page_chat
 from cirilla_cli.synth.config import FandomConfig
-from cirilla_cli.synth.facts import InfoFact, is_person
-from cirilla_cli.synth.kinds.unmentioned import unmentioned
-from cirilla_cli.synth.phrases import Ring, fill, plain_label, ranked, subject_name, subject_of
+from cirilla_cli.synth.facts import InfoFact, NoFact, infobox_facts, is_person, phrase
+from cirilla_cli.synth.kinds.unmentioned import Names, unmentioned
+from cirilla_cli.synth.phrases import PhraseTable, Ring, fill, plain_label, ranked, subject_name, subject_of
+from cirilla_cli.synth.results import ByRule
 from cirilla_cli.verify.match import normalise
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 ABSENT = "The page does not say."
 """The answer to what a page does not give."""
@@ -68,40 +74,77 @@ _NOT_NOUN = re.compile(
 
 @dataclass
 class Corpus:
-    """All pages read so far and their facts."""
+    """All pages and their facts. What is put together of all of them is asked for when the last one has been read."""
 
+    config: FandomConfig
+    table: PhraseTable
     pages: dict[str, Document] = field(default_factory=dict)
-    facts: list[InfoFact] = field(default_factory=list)
-    trained: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """Trained questions by the key of their fact."""
+    _found: dict[str, list[InfoFact | NoFact]] = field(default_factory=dict)
 
-    asked: dict[str, Sample] = field(default_factory=dict)
-    """The first chat of each question, in its normal form."""
+    def found(self, page: Document) -> list[InfoFact | NoFact]:
+        """What the page's infobox gives, looked for once."""
+        if page.id not in self._found:
+            self._found[page.id] = list(infobox_facts(page, self.table, self.config.max_answer_chars))
+        return self._found[page.id]
 
-    def agrees(self, row: Sample) -> bool:
-        """Whether a chat's question has this answer wherever it was asked before."""
-        question, answer = (message.content for message in row.messages[:2])
-        first = self.asked.get(normalise(question), row)
-        return normalise(first.messages[1].content) == normalise(answer)
+    def facts_of(self, page: Document) -> list[InfoFact]:
+        """The facts of a page that are asked for."""
+        facts = [fact for fact in self.found(page) if isinstance(fact, InfoFact)]
+        return facts[: self.config.facts_per_page]
 
-    def add(self, fact: InfoFact, trained: tuple[str, ...]) -> None:
-        """Take in a fact and the questions trained on."""
-        self.facts.append(fact)
-        self.trained[fact.key] = trained
+    @cached_property
+    def facts(self) -> list[InfoFact]:
+        """Those of all pages."""
+        return [fact for page in self.pages.values() for fact in self.facts_of(page)]
 
+    @cached_property
+    def groups(self) -> dict[str, list[InfoFact]]:
+        """Facts that answer the same kind of question."""
+        return _grouped((fact.group.key, fact) for fact in self.facts)
+
+    @cached_property
     def answers(self) -> dict[str, "Answers"]:
         """Of each kind of question, which facts have which answer."""
-        groups: dict[str, dict[str, list[InfoFact]]] = defaultdict(lambda: defaultdict(list))
-        for fact in self.facts:
-            groups[fact.group.key][fact.answer].append(fact)
-        return {key: Answers(facts, Ring(facts)) for key, facts in groups.items()}
+        by_answer = {key: _grouped((fact.answer, fact) for fact in facts) for key, facts in self.groups.items()}
+        return {key: Answers(facts, Ring(facts)) for key, facts in by_answer.items()}
 
-    def by_group(self) -> dict[str, list[InfoFact]]:
-        """Facts that answer the same kind of question."""
-        groups: dict[str, list[InfoFact]] = defaultdict(list)
-        for fact in self.facts:
-            groups[fact.group.key].append(fact)
-        return groups
+    @cached_property
+    def bearers(self) -> dict[str, list[str]]:
+        """The pages that bear a name, as title or otherwise."""
+        named = ((name, page) for page in self.pages.values() for name in (*page.aliases, page.title))
+        return _grouped(dict.fromkeys((normalise(name), page.id) for name, page in named))
+
+    @cached_property
+    def owners(self) -> dict[str, set[str]]:
+        """The pages in whose infobox a value stands."""
+        rows = ((page.id, row) for page in self.pages.values() for row in page.infobox)
+        found = _grouped((normalise(value), id_) for id_, row in rows for value in row.values)
+        return {value: set(ids) for value, ids in found.items()}
+
+    @cached_property
+    def shared(self) -> dict[str, list[tuple[str, str, list[InfoFact]]]]:
+        """Values that several pages have under a label, by the first of these pages; short lists only."""
+        having = _grouped(((fact.label, value), fact) for fact in self.facts for value in fact.values)
+        short = {key: facts for key, facts in having.items() if 2 <= len(facts) <= _MOST_LISTED}
+        return _grouped((facts[0].page, (*key, facts)) for key, facts in short.items())
+
+    @cached_property
+    def labels(self) -> dict[str, set[str]]:
+        """The labels of each page's infobox."""
+        return {id_: {plain_label(row.label) for row in page.infobox} for id_, page in self.pages.items()}
+
+    @cached_property
+    def names(self) -> Names:
+        """The pages' names."""
+        return Names(self.pages)
+
+
+def _grouped(pairs: Iterable[tuple[K, V]]) -> dict[K, list[V]]:
+    """What stands with each key, both in the order in which they come."""
+    found: dict[K, list[V]] = defaultdict(list)
+    for key, value in pairs:
+        found[key].append(value)
+    return dict(found)
 
 
 @dataclass(frozen=True)
@@ -112,104 +155,75 @@ class Answers:
     ring: Ring
 
 
-def across_pages(corpus: Corpus, config: FandomConfig) -> Iterator[Made]:
-    """The rows that need every page, kind by kind in a fixed order."""
-    makers = {"alias": _aliases, "reverse": _reverse, "list": _lists, "true_false": _claims, "unanswerable": _gaps}
-    for name, maker in makers.items():
-        if name in config.makes:
-            yield from maker(corpus, config)
-    if "unanswerable" in config.makes:
-        yield from unmentioned(corpus.pages)
-    if config.preferences:
-        yield from _preferences(corpus, config)
-
-
 def _derived(page: Document, rule: str, question: str, answer: str, what: str, pages: Sequence[str]) -> Sample:
     """A chat that follows from the documents; ``what`` says what to recompute, such as ``Capital: Vizima``."""
     return page_chat(page, rule, question, answer, (what,), pages)
 
 
-def _aliases(corpus: Corpus, config: FandomConfig) -> Iterator[Made]:
+def _aliases(corpus: Corpus, page: Document) -> Iterator[ByRule]:
     """Redirects: which page another name leads to, where it leads to one only and is no page's own title."""
-    bearers: dict[str, list[str]] = defaultdict(list)
-    for page in corpus.pages.values():
-        for name in {normalise(name) for name in (*page.aliases, page.title)}:
-            bearers[name].append(page.id)
-    for page in corpus.pages.values():
-        for alias in dict.fromkeys(page.aliases):
-            others = [id_ for id_ in bearers[normalise(alias)] if id_ != page.id]
-            if others or normalise(alias) == normalise(page.title):
-                why = "the other name is not of this page alone"
-                yield Rejected(page.id, why, {"alias": alias, "pages": others})
-                continue
-            templates = _ALIAS_WHO if is_person(page) else _ALIAS_WHAT
-            for template in ranked(templates, page.id, alias)[: config.phrasings]:
-                question = fill(template, alias, "", many=False)
-                yield _derived(page, "alias", question, page.title, alias, (page.id,))
-
-
-def _reverse(corpus: Corpus, config: FandomConfig) -> Iterator[Made]:
-    """Whose value something is, where it stands in the infobox of one page alone."""
-    owners: dict[str, set[str]] = defaultdict(set)
-    for page in corpus.pages.values():
-        for row in page.infobox:
-            for value in row.values:
-                owners[normalise(value)].add(page.id)
-    for fact in corpus.facts:
-        if len(fact.values) != 1 or len(owners[normalise(fact.answer)]) != 1:
+    for alias in dict.fromkeys(page.aliases):
+        others = [id_ for id_ in corpus.bearers[normalise(alias)] if id_ != page.id]
+        if others or normalise(alias) == normalise(page.title):
+            why = "the other name is not of this page alone"
+            yield Rejected(page.id, why, {"alias": alias, "pages": others})
             continue
-        page, label = corpus.pages[fact.page], plain_label(fact.label)
+        templates = _ALIAS_WHO if is_person(page) else _ALIAS_WHAT
+        for template in ranked(templates, page.id, alias)[: corpus.config.phrasings]:
+            question = fill(template, alias, "", many=False)
+            yield _derived(page, "alias", question, page.title, alias, (page.id,))
+
+
+def _reverse(corpus: Corpus, page: Document) -> Iterator[ByRule]:
+    """Whose value something is, where it stands in the infobox of one page alone."""
+    for fact in corpus.facts_of(page):
+        if len(fact.values) != 1 or len(corpus.owners.get(normalise(fact.answer), ())) != 1:
+            continue
+        label = plain_label(fact.label)
         noun = not _NOT_NOUN.search(label)
         templates = (_REVERSE_WHO if is_person(page) else _REVERSE_WHAT) if noun else _REVERSE_ENTRY
-        for template in ranked(templates, fact.key, "reverse")[: config.phrasings]:
+        for template in ranked(templates, fact.key, "reverse")[: corpus.config.phrasings]:
             question = fill(template, fact.answer, label if noun else fact.label, many=False)
             yield _derived(page, "reverse", question, page.title, f"{fact.label}: {fact.answer}", (page.id,))
 
 
-def _lists(corpus: Corpus, config: FandomConfig) -> Iterator[Made]:
-    """All pages that share a value under a label, in the order they were read; short lists only."""
-    shared: dict[tuple[str, str], list[InfoFact]] = defaultdict(list)
-    for fact in corpus.facts:
-        for value in fact.values:
-            shared[fact.label, value].append(fact)
-    for (label, value), facts in shared.items():
-        if not 2 <= len(facts) <= _MOST_LISTED:
-            continue
+def _lists(corpus: Corpus, page: Document) -> Iterator[ByRule]:
+    """All pages that share a value under a label, in the order they were read, of which this is the first."""
+    for label, value, facts in corpus.shared.get(page.id, ()):
         pages = [corpus.pages[fact.page] for fact in facts]
         answer = ", ".join(page.title for page in pages)
-        for template in ranked(_LIST, label, value)[: config.phrasings]:
+        for template in ranked(_LIST, label, value)[: corpus.config.phrasings]:
             question = fill(template, value, label, many=True)
-            yield _derived(pages[0], "list", question, answer, f"{label}: {value}", [page.id for page in pages])
+            yield _derived(page, "list", question, answer, f"{label}: {value}", [page.id for page in pages])
 
 
-def _claims(corpus: Corpus, config: FandomConfig) -> Iterator[Made]:
+def _claims(corpus: Corpus, page: Document) -> Iterator[ByRule]:
     """Statements about a page, half of them made false by another page's value of the same label."""
-    others = corpus.answers()
-    for fact in corpus.facts:
-        wrong = list(islice(_wrong_values(fact, others[fact.group.key], corpus), 1))
+    for fact in corpus.facts_of(page):
+        wrong = list(islice(_wrong_values(fact, corpus), 1))
         true = not wrong or short_id(fact.key, "claim") < "8"
         value, pages = (fact.values[0], [fact.page]) if true else (wrong[0].answer, [fact.page, wrong[0].page])
-        page, claim = corpus.pages[fact.page], f"{fact.label}: {value}"
+        claim = f"{fact.label}: {value}"
         template = ranked(_CLAIM, fact.key)[0]
         question = fill(template, subject_name(page), claim, many=False)
         yield _derived(page, "true_false", question, "True" if true else "False", claim, pages)
 
 
-def _gaps(corpus: Corpus, config: FandomConfig) -> Iterator[Made]:
+def _gaps(corpus: Corpus, page: Document) -> Iterator[ByRule]:
     """One label a page: given on a page of the same make-up, absent from this one and its text."""
-    groups, labels = corpus.by_group(), {id_: _labels(page) for id_, page in corpus.pages.items()}
-    asked: dict[str, set[str]] = defaultdict(set)
-    for known in corpus.facts:
-        asked[known.page].add(known.group.key)
-    for page in corpus.pages.values():
-        own, text = labels[page.id], normalise(page.text)
-        absent = (key for key in ranked(sorted(groups), page.id) if key not in own | asked[page.id] and key not in text)
-        alike = ((fact for fact in groups[key] if _is_alike(key, own, labels[fact.page])) for key in absent)
-        fact = next((fact for facts in alike for fact in facts), None)
-        if fact is not None:
-            template = ranked(fact.group.templates, page.id, fact.group.key)[0]
-            question = fill(template, subject_of(page), plain_label(fact.label), many=False)
-            yield _derived(page, "unanswerable", question, ABSENT, fact.label, (page.id, fact.page))
+    own, text, groups = corpus.labels[page.id], normalise(page.text), corpus.groups
+    asked = own | {fact.group.key for fact in corpus.facts_of(page)}
+    absent = (key for key in ranked(sorted(groups), page.id) if key not in asked and key not in text)
+    alike = ((fact for fact in groups[key] if _is_alike(key, own, corpus.labels[fact.page])) for key in absent)
+    fact = next((fact for facts in alike for fact in facts), None)
+    if fact is not None:
+        template = ranked(fact.group.templates, page.id, fact.group.key)[0]
+        question = fill(template, subject_of(page), plain_label(fact.label), many=False)
+        yield _derived(page, "unanswerable", question, ABSENT, fact.label, (page.id, fact.page))
+
+
+def _unmentioned(corpus: Corpus, page: Document) -> Iterator[ByRule]:
+    return unmentioned(page, corpus.names)
 
 
 def _is_alike(key: str, own: set[str], other: set[str]) -> bool:
@@ -217,26 +231,22 @@ def _is_alike(key: str, own: set[str], other: set[str]) -> bool:
     return key in other and len(own & other) >= 3
 
 
-def _labels(page: Document) -> set[str]:
-    return {plain_label(row.label) for row in page.infobox}
-
-
-def _preferences(corpus: Corpus, config: FandomConfig) -> Iterator[Made]:
+def _preferences(corpus: Corpus, page: Document) -> Iterator[ByRule]:
     """Right value against another page's value of the same label, wrong here, of similar length."""
-    others = corpus.answers()
-    for fact in corpus.facts:
-        wrong = list(islice(_wrong_values(fact, others[fact.group.key], corpus), max(1, config.pairs_per_fact)))
+    config = corpus.config
+    for fact in corpus.facts_of(page):
+        wrong = list(islice(_wrong_values(fact, corpus), config.pairs_per_fact))
         if not wrong:
             yield Rejected(fact.page, "no wrong value of similar length for a preference", {"label": fact.label})
-        for other in wrong[: config.pairs_per_fact]:
+        for other in wrong:
             # By hash: a further pair, or one that goes, does not move the others.
-            question = ranked(corpus.trained[fact.key], fact.key, other.answer)[0]
-            yield _preference(corpus.pages[fact.page], fact, question, other)
+            question = ranked(phrase(fact, config).trained, fact.key, other.answer)[0]
+            yield _preference(page, fact, question, other)
 
 
-def _wrong_values(fact: InfoFact, others: "Answers", corpus: Corpus) -> Iterator[InfoFact]:
+def _wrong_values(fact: InfoFact, corpus: Corpus) -> Iterator[InfoFact]:
     """Answers of other pages to the same question, none of them true here, each once, in an order by hash."""
-    page = corpus.pages[fact.page]
+    page, others = corpus.pages[fact.page], corpus.answers[fact.group.key]
     here = normalise("\n".join([page.title, page.text, *(value for row in page.infobox for value in row.values)]))
     for answer in others.ring.after(fact.key, "wrong"):
         other = next((o for o in others.facts[answer] if o.page != fact.page), None)
@@ -259,3 +269,17 @@ def _preference(page: Document, fact: InfoFact, question: str, wrong: InfoFact) 
         parents=(page.id, wrong.page),
         generator=Origin(strategy=strategy),
     )
+
+
+Maker = Callable[[Corpus, Document], Iterator[ByRule]]
+
+ACROSS: Mapping[str, tuple[str, Maker]] = {
+    "alias": ("alias", _aliases),
+    "reverse": ("reverse", _reverse),
+    "list": ("list", _lists),
+    "true_false": ("true_false", _claims),
+    "unanswerable": ("unanswerable", _gaps),
+    "unmentioned": ("unanswerable", _unmentioned),
+    "preference": ("preference", _preferences),
+}
+"""Rows that need every page, in their order: under which name they are asked for, and who makes those of a page."""

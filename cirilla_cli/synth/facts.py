@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from itertools import takewhile
 
 from cirilla_cli.data.rows import Document, WikiSection
+from cirilla_cli.synth.config import FandomConfig
 from cirilla_cli.synth.outline import SENTENCE_END, ends, opening_of, own_lines, sections_of
-from cirilla_cli.synth.phrases import Group, PhraseTable, subject_name, subject_of
+from cirilla_cli.synth.phrases import Group, PhraseTable, fill, plain_label, ranked, subject_name, subject_of
 from cirilla_cli.verify.match import normalise
 
 _NOT_FACTS = frozenset(
@@ -55,6 +56,24 @@ class NoFact:
     page: str
     label: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Phrased:
+    """A fact's questions: those trained on, and those kept for the question set."""
+
+    trained: tuple[str, ...]
+    held_out: tuple[str, ...]
+
+
+def phrase(fact: InfoFact, config: FandomConfig) -> Phrased:
+    """The fact's questions: a choice by hash, so that other pages and facts do not move it."""
+    many = len(fact.values) > 1
+    label = plain_label(fact.label)
+    filled = [fill(template, fact.subject, label, many=many) for template in ranked(fact.group.templates, fact.key)]
+    questions = list({normalise(question): question for question in filled}.values())
+    kept = min(config.phrasings, max(1, len(questions) - config.held_out_phrasings))
+    return Phrased(tuple(questions[:kept]), tuple(questions[kept : kept + config.held_out_phrasings]))
 
 
 def infobox_facts(document: Document, table: PhraseTable, max_chars: int) -> Iterator[InfoFact | NoFact]:

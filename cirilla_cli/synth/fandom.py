@@ -1,22 +1,28 @@
-"""Questions and answers from wiki pages by rules: what each page says by itself, then what pages say together."""
+"""Questions and answers from wiki pages by rules: what each page says by itself, then what pages say together.
+
+pages --an item each--> rows of a page; pages --an item each and kind--> rows that need all pages; all --> samples
+"""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from cirilla_cli.data.parts import ALONE, Spread
 from cirilla_cli.data.rows import Document, Question, Sample
 from cirilla_cli.progress import Progress
 from cirilla_cli.synth.base import Made, Rejected, page_chat
 from cirilla_cli.synth.config import FandomConfig
-from cirilla_cli.synth.corpus import Corpus, across_pages
+from cirilla_cli.synth.corpus import ACROSS, Corpus
 from cirilla_cli.synth.facts import (
     InfoFact,
+    NoFact,
+    Phrased,
     first_sentence,
     first_sentences,
-    infobox_facts,
     is_about,
     is_person,
     lead_of,
+    phrase,
     told_sections,
 )
 from cirilla_cli.synth.kinds.chains import chains
@@ -26,7 +32,8 @@ from cirilla_cli.synth.kinds.noise import noisy
 from cirilla_cli.synth.kinds.quick import quick_answers
 from cirilla_cli.synth.kinds.statements import text_claims
 from cirilla_cli.synth.outline import own_lines, says_something, told
-from cirilla_cli.synth.phrases import fill, load_phrases, plain_label, ranked, subject_name, subject_of
+from cirilla_cli.synth.phrases import fill, load_phrases, ranked, subject_name, subject_of
+from cirilla_cli.synth.results import ROWS, ByRule, Row, Typed
 from cirilla_cli.verify.literal import unsupported
 from cirilla_cli.verify.match import normalise
 
@@ -62,12 +69,20 @@ _SECTION = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Phrased:
-    """A fact's questions: those trained on, and those kept for the question set."""
+_PAGE = "page"
 
-    trained: tuple[str, ...]
-    held_out: tuple[str, ...]
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A page, and what is made of it: `page` by itself, or one kind of the rows that need all pages."""
+
+    kind: str
+    page: Document
+
+    @property
+    def key(self) -> str:
+        """Names it among all items."""
+        return f"{self.kind}/{self.page.id}"
 
 
 class Fandom:
@@ -75,23 +90,40 @@ class Fandom:
 
     reads_documents = True
 
-    def __init__(self, config: FandomConfig) -> None:
-        self.config = config
+    def __init__(self, config: FandomConfig, spread: Spread = ALONE) -> None:
+        self.config, self._spread = config, spread
         self._table = load_phrases(config.phrases)
 
     def make(self, documents: Iterable[Document], progress: Progress) -> Iterator[Made]:
         """Rows of each page as it is read, then those that need all pages."""
-        corpus = Corpus()
-        for done, document in enumerate(documents, 1):
-            if document.id in corpus.pages:
-                yield Rejected(document.id, "a page of this id was read before", {"title": document.title})
-                continue
-            corpus.pages[document.id] = document
-            yield from _unambiguous(self._page(document, corpus), corpus.asked)
-            progress.step("pages", done)
-        yield from _unambiguous(across_pages(corpus, self.config), corpus.asked)
+        corpus, asked, done = Corpus(self.config, self._table), dict[str, Sample](), 0
+        items = self._items(documents, corpus)
+        for item, rows in self._spread.each(items, lambda i: i.key, lambda own: self._rows(own, corpus), ROWS):
+            yield from _unambiguous(rows, asked)
+            if item.kind == _PAGE:
+                done += 1
+                progress.step("pages", done)
 
-    def _page(self, document: Document, corpus: Corpus) -> Iterator[Made]:
+    def _items(self, documents: Iterable[Document], corpus: Corpus) -> Iterator[Item]:
+        """What there is to do, in the order of the rows; ``corpus`` is filled on the way."""
+        for document in documents:
+            corpus.pages.setdefault(document.id, document)
+            yield Item(_PAGE, document)
+        makes = {*self.config.makes, *(["preference"] if self.config.preferences else [])}
+        kinds = [kind for kind, (wanted, _) in ACROSS.items() if wanted in makes]
+        yield from (Item(kind, page) for kind in kinds for page in corpus.pages.values())
+
+    def _rows(self, items: Iterator[Item], corpus: Corpus) -> Iterator[list[Row]]:
+        for item in items:
+            if item.kind != _PAGE:
+                yield list(ACROSS[item.kind][1](corpus, item.page))
+            elif corpus.pages[item.page.id] is item.page:
+                yield list(self._page(item.page, corpus))
+            else:
+                told = {"title": item.page.title}
+                yield [Rejected(item.page.id, "a page of this id was read before", told)]
+
+    def _page(self, document: Document, corpus: Corpus) -> Iterator[Row]:
         makes, most = self.config.makes, self.config.each_per_page
         plain = list(self._plainly(document, corpus))
         yield from plain
@@ -102,13 +134,12 @@ class Fandom:
         if "true_false" in makes:
             yield from text_claims(document, most)
         if "multi_turn" in makes:
-            facts = [fact for fact in corpus.facts if fact.page == document.id]
-            yield from chains(document, facts, self.config.max_text_chars)
+            yield from chains(document, corpus.facts_of(document), self.config.max_text_chars)
         if "noise" in makes:
             clean = [row for row in plain if isinstance(row, Sample)]
-            yield from (row for base, row in noisy(document, clean, most) if corpus.agrees(base))
+            yield from (Typed(row, base.messages[0].content) for base, row in noisy(document, clean, most))
 
-    def _plainly(self, document: Document, corpus: Corpus) -> Iterator[Made]:
+    def _plainly(self, document: Document, corpus: Corpus) -> Iterator[ByRule]:
         """Questions with the answers that the page gives to them, which typing noise may be laid over."""
         makes = self.config.makes
         yield from self._infobox(document, corpus, asked="infobox" in makes)
@@ -121,30 +152,17 @@ class Fandom:
         if "list" in makes:
             yield from listed(document, self.config.phrasings, self.config.max_text_chars)
 
-    def _infobox(self, document: Document, corpus: Corpus, *, asked: bool) -> Iterator[Made]:
-        most, taken = self.config.facts_per_page, 0
-        for fact in infobox_facts(document, self._table, self.config.max_answer_chars):
-            if not isinstance(fact, InfoFact):
+    def _infobox(self, document: Document, corpus: Corpus, *, asked: bool) -> Iterator[ByRule]:
+        facts = corpus.facts_of(document)
+        for fact in corpus.found(document):
+            if isinstance(fact, NoFact):
                 yield Rejected(fact.page, fact.reason, {"label": fact.label})
-            elif most is not None and taken >= most:
+            elif fact not in facts:
                 yield Rejected(fact.page, "more facts than facts_per_page", {"label": fact.label})
-            else:
-                taken += 1
-                phrased = self.phrase(fact)
-                corpus.add(fact, phrased.trained)
-                if asked:
-                    yield from _asked(document, fact, phrased)
+            elif asked:
+                yield from _asked(document, fact, phrase(fact, self.config))
 
-    def phrase(self, fact: InfoFact) -> Phrased:
-        """The fact's questions: a choice by hash, so that other pages and facts do not move it."""
-        many = len(fact.values) > 1
-        label = plain_label(fact.label)
-        filled = [fill(template, fact.subject, label, many=many) for template in ranked(fact.group.templates, fact.key)]
-        questions = list({normalise(question): question for question in filled}.values())
-        kept = min(self.config.phrasings, max(1, len(questions) - self.config.held_out_phrasings))
-        return Phrased(tuple(questions[:kept]), tuple(questions[kept : kept + self.config.held_out_phrasings]))
-
-    def _lead(self, document: Document) -> Iterator[Made]:
+    def _lead(self, document: Document) -> Iterator[ByRule]:
         answer = first_sentence(lead_of(document), self.config.max_text_chars)
         if not answer:
             yield Rejected(document.id, "no first sentence of acceptable length", {"title": document.title})
@@ -157,7 +175,7 @@ class Fandom:
         for template in ranked(templates, document.id, "lead")[: self.config.phrasings]:
             yield extracted(document, "lead", fill(template, subject, "", many=past), answer, (answer,))
 
-    def _sections(self, document: Document) -> Iterator[Made]:
+    def _sections(self, document: Document) -> Iterator[ByRule]:
         for section, paragraph in told_sections(document):
             answer = first_sentences(paragraph, self.config.max_text_chars)
             if not answer or not told(answer) or not says_something(answer):
@@ -180,7 +198,7 @@ def _lead_phrases(document: Document, answer: str) -> tuple[str, Sequence[str]]:
     return subject, _WHO if is_person(document) else _WHAT
 
 
-def _asked(document: Document, fact: InfoFact, phrased: Phrased) -> Iterator[Made]:
+def _asked(document: Document, fact: InfoFact, phrased: Phrased) -> Iterator[ByRule]:
     for question in phrased.trained:
         yield extracted(document, "infobox", question, fact.answer, fact.values)
     asked = [(phrased.trained[0], True), *((question, False) for question in phrased.held_out)]
@@ -195,22 +213,30 @@ def extracted(document: Document, rule: str, question: str, answer: str, evidenc
     return sample if why is None else Rejected(sample.id, "not literally supported", {"why": why, "question": question})
 
 
-def _unambiguous(rows: Iterable[Made], answers: dict[str, Sample]) -> Iterator[Made]:
-    """``rows`` without chats whose question already has another answer (pages of one title).
+def _unambiguous(rows: Iterable[Row], answers: dict[str, Sample]) -> Iterator[ByRule]:
+    """The rows of an item without chats whose question already has another answer (pages of one title).
 
     Args:
         answers: the first chat of each question, filled here.
     """
     refused: set[str] = set()
     for row in rows:
+        if isinstance(row, Typed):
+            if not _same_answer(answers.get(normalise(row.clean), row.row), row.row):
+                continue
+            row = row.row
         if isinstance(row, Question) and normalise(row.question) in refused:
             continue
         if isinstance(row, Sample) and row.kind == "chat":
-            question, answer = (message.content for message in row.messages[:2])
+            question = row.messages[0].content
             first = answers.setdefault(normalise(question), row)
-            if normalise(first.messages[1].content) != normalise(answer):
+            if not _same_answer(first, row):
                 refused.add(normalise(question))
                 named = {"question": question, "pages": list(dict.fromkeys((*row.parents, *first.parents)))}
                 yield Rejected(row.id, "the question already has another answer", named)
                 continue
         yield row
+
+
+def _same_answer(one: Sample, other: Sample) -> bool:
+    return normalise(one.messages[1].content) == normalise(other.messages[1].content)

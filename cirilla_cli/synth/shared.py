@@ -1,4 +1,4 @@
-"""Samples made on many machines: a part asks a teacher about its share of pages, or makes its share of the tasks."""
+"""Samples made on many machines: a part asks a teacher about its share of pages, or applies rules, or makes tasks."""
 
 from functools import partial
 from itertools import chain
@@ -6,12 +6,12 @@ from pathlib import Path
 
 from cirilla_cli.data.jsonl import Complaints, JsonlWriter, read_rows
 from cirilla_cli.data.merging import Parts, merging
-from cirilla_cli.data.parts import ALONE, MadeFrom, Part, PartReport, Share, Spread, make_part, paths_of
-from cirilla_cli.errors import CirillaError
+from cirilla_cli.data.parts import MadeFrom, Part, PartReport, Share, Spread, make_part, paths_of
 from cirilla_cli.fs import hash_json
 from cirilla_cli.progress import Progress
 from cirilla_cli.synth.base import Synthesizer
-from cirilla_cli.synth.config import ReasoningGymConfig, SynthConfig, SynthSection, TeacherSourceConfig
+from cirilla_cli.synth.config import FandomConfig, ReasoningGymConfig, SynthConfig, SynthSection, TeacherSourceConfig
+from cirilla_cli.synth.fandom import Fandom
 from cirilla_cli.synth.journal import FILE
 from cirilla_cli.synth.reasoning import ReasoningGym
 from cirilla_cli.synth.run import SynthReport, documents_of, places, rows_at, synthesize
@@ -22,7 +22,7 @@ def synth_share(config: SynthConfig, out: Path, share: Share, progress: Progress
     """Make one share of what can be made apart; ``fresh`` does it anew.
 
     Raises:
-        CirillaError: bad input, or a source that cannot be shared out. ServiceError: a teacher does not answer.
+        CirillaError: bad input. ServiceError: a teacher does not answer.
     """
     made_from = _made_from(config)
     work = partial(_make_share, config, progress)
@@ -36,20 +36,14 @@ def _make_share(config: SynthConfig, progress: Progress, part: Part) -> None:
 
 
 def _spread(source: SynthSection, workspace: Path | None, spread: Spread) -> Synthesizer:
-    """The source, for the items that ``spread`` takes; of a teacher these are its pieces of pages.
-
-    Raises:
-        CirillaError: it cannot be shared out.
-    """
+    """The source, for the items that ``spread`` takes; of a teacher these are its pieces of pages."""
     match source:
+        case FandomConfig():
+            return Fandom(source, spread)
         case ReasoningGymConfig():
             return ReasoningGym(source, spread)
         case TeacherSourceConfig():
             return TeacherSource(source, workspace, spread)
-    raise CirillaError(
-        f"source `{source.kind}` cannot be shared out: its rules compare every page with all others",
-        hint="leave out --shard and --merge; a teacher's work and tasks can be shared out",
-    )
 
 
 def synth_merge(config: SynthConfig, out: Path, progress: Progress) -> SynthReport:
@@ -82,9 +76,8 @@ def _made_from(config: SynthConfig) -> MadeFrom:
     """What parts are made from.
 
     Raises:
-        CirillaError: the source cannot be shared out, or an input is missing.
+        CirillaError: an input is missing.
     """
-    _spread(config.source, None, ALONE)
     paths = [*map(rows_at, config.inputs), *paths_of(config.source)]
     # How many requests are under way at once, and with which key, makes no difference to what is made.
     recipe = config.model_dump(mode="json", exclude={"source": {"workers": True, "teacher": {"api_key": True}}})

@@ -1,5 +1,6 @@
 """Sections for teachers, the models that write text for us; torch-free."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import PositiveInt, SecretStr
@@ -73,18 +74,38 @@ class ReplayConfig(Section):
         return ReplayTeacher(self)
 
 
-TeacherSection = Annotated[OllamaConfig | OpenAIConfig | ReplayConfig, ByKind()]
+class OwnConfig(Section):
+    """A model of one's own, which answers in this process, one request at a time."""
+
+    kind: Literal["own"] = "own"
+    path: FilePath
+    """A run, a checkpoint, or a folder in the Hugging Face layout; the model must know conversations."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where it computes; auto takes the fastest device there is."""
+    dtype: Literal["auto", "float32", "bfloat16", "float64"] = "auto"
+    """Number format of weights and computation; auto is bfloat16 on GPUs that multiply it, else float32."""
+
+    def build(self) -> "Teacher":
+        """The teacher that this section describes."""
+        from cirilla_cli.teachers.own import OwnTeacher
+
+        return OwnTeacher(self)
 
 
-def parse_teacher(text: str) -> OllamaConfig | OpenAIConfig:
-    """``ollama:MODEL@URL`` or ``openai:MODEL@URL`` as a section; model and address may be left out.
+TeacherSection = Annotated[OllamaConfig | OpenAIConfig | ReplayConfig | OwnConfig, ByKind()]
+
+
+def parse_teacher(text: str) -> OllamaConfig | OpenAIConfig | OwnConfig:
+    """``ollama:MODEL@URL``, ``openai:MODEL@URL`` or ``own:PATH`` as a section; model and address may be left out.
 
     Raises:
-        CirillaError: another kind, or an address that is not http(s).
+        CirillaError: another kind, an address that is not http(s), or no path.
     """
     from cirilla_cli.errors import CirillaError
 
     kind, _, rest = text.partition(":")
+    if kind == "own" and rest:
+        return OwnConfig(path=Path(rest))
     model, at, url = rest.rpartition("@") if "@http" in rest else (rest, "", "")
     given = {"kind": kind, **{name: value for name, value in (("model", model), ("url", url)) if value}}
     if (
@@ -94,7 +115,7 @@ def parse_teacher(text: str) -> OllamaConfig | OpenAIConfig:
         or (at and not url.startswith(("http://", "https://")))
     ):
         raise CirillaError(
-            f"--teacher {text}: expected ollama:MODEL@URL or openai:MODEL@URL",
-            hint="for example --teacher ollama:qwen3:4b@http://127.0.0.1:11434",
+            f"--teacher {text}: expected ollama:MODEL@URL, openai:MODEL@URL or own:PATH",
+            hint="for example --teacher ollama:qwen3:4b@http://127.0.0.1:11434, or --teacher own:runs/mine-sft",
         )
     return (OllamaConfig if kind == "ollama" else OpenAIConfig).model_validate(given)

@@ -11,7 +11,7 @@ import io
 import json
 import random
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import fields
+from dataclasses import asdict, fields
 from difflib import get_close_matches
 from fractions import Fraction
 from typing import Any
@@ -47,10 +47,7 @@ def check_task(name: str, config: Mapping[str, Any], *, needs_answer: bool = Fal
         CirillaError: unknown name (with the nearest), unknown or refused option (with the known ones), or a task
             without reference answers where one is needed.
     """
-    if name not in names():
-        close = get_close_matches(name, names(), n=1)
-        hint = f"did you mean `{close[0]}`?" if close else f"known tasks: {', '.join(names())}"
-        raise CirillaError(f"reasoning-gym has no task `{name}`", hint=hint)
+    _check_name(name)
     if needs_answer and name in ANSWERLESS:
         raise CirillaError(f"reasoning-gym's `{name}` has a scorer but no reference answer, so no sample can be made")
     known = {field.name for field in fields(_datasets()[name][1])} - {"seed", "size"}
@@ -61,6 +58,62 @@ def check_task(name: str, config: Mapping[str, Any], *, needs_answer: bool = Fal
         said = f"`{name}` has no option {', '.join(f'`{key}`' for key in unknown)}{nearest}"
         raise CirillaError(said, hint=f"its options: {', '.join(sorted(known))}")
     dataset(name, config, 0)
+
+
+def _check_name(name: str) -> None:
+    if name not in names():
+        close = get_close_matches(name, names(), n=1)
+        hint = f"did you mean `{close[0]}`?" if close else f"known tasks: {', '.join(names())}"
+        raise CirillaError(f"reasoning-gym has no task `{name}`", hint=hint)
+
+
+def options(name: str, level: int | None, levels: Mapping[str, int], config: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a task at a level of its curriculum; those in ``config`` come on top.
+
+    Args:
+        name: of the task.
+        level: of all attributes, each as far as it goes; None: their first.
+        levels: of single attributes.
+        config: options, which the result is where neither level nor levels are given.
+
+    Raises:
+        CirillaError: the task is unknown or has no curriculum, or this has no such attribute or level; all named.
+    """
+    if level is None and not levels:
+        return dict(config)
+    _check_name(name)
+    factory = importlib.import_module("reasoning_gym.factory")
+    if name not in factory.CURRICULA:
+        said = f"reasoning-gym's `{name}` has no curriculum, so it takes neither `level` nor `levels`"
+        raise CirillaError(said, hint="its options can be set under `config`")
+    curriculum = factory.create_curriculum(name)
+    _check_levels(name, curriculum, level or 0, levels)
+    curriculum.set_global_level(level or 0)
+    for key, own in levels.items():
+        curriculum.set_attr_level(key, own)
+    made = asdict(curriculum.generate_configuration({"seed": 0, "size": 1}))
+    chosen = {key: plain(made[key]) for attribute in curriculum.attributes.values() for key in _keys_of(attribute)}
+    return chosen | dict(config)
+
+
+def _check_levels(name: str, curriculum: Any, level: int, levels: Mapping[str, int]) -> None:
+    most = {key: len(attribute.levels) - 1 for key, attribute in curriculum.attributes.items()}
+    unknown = [key for key in levels if key not in most]
+    over = [key for key in levels if levels[key] > most.get(key, levels[key])]
+    wrong = [f"`level` is {level}, and the highest of `{name}` is {max(most.values())}"] * (level > max(most.values()))
+    wrong += [f"`levels` names `{key}`, which is no attribute of the curriculum of `{name}`" for key in unknown]
+    wrong += [f"`levels.{key}` is {levels[key]}, and the highest of `{name}` is {most[key]}" for key in over]
+    if wrong:
+        shown = ", ".join(f"{key} 0 to {highest}" for key, highest in most.items())
+        raise CirillaError("\n".join(wrong), hint=f"levels of `{name}`: {shown}")
+
+
+def _keys_of(attribute: Any) -> tuple[str, ...]:
+    """The options that an attribute of a curriculum sets."""
+    coaching = importlib.import_module("reasoning_gym.coaching")
+    if isinstance(attribute, coaching.RangeAttributeDefinition):
+        return attribute.lower_field_name, attribute.upper_field_name
+    return (attribute.field_name,)
 
 
 def make(name: str, config: Mapping[str, Any], seed: int, index: int) -> dict[str, Any]:

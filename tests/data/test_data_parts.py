@@ -123,6 +123,21 @@ def generating(inputs: Path) -> Stage:
     return synthesis({"kind": "reasoning-gym", "tasks": tasks, "seed": 7}, 9)
 
 
+def applying_rules(inputs: Path) -> Stage:
+    """Pages that share values and titles, lack labels that others have, and one that stands there twice."""
+    rows = [json.loads(line) for line in documents(inputs / "plain.jsonl", 6).read_text(encoding="utf-8").splitlines()]
+    labels = ("Race", "Occupation", "Gender", "Hair", "Weapon", "Home")
+    for n, row in enumerate(rows):
+        row["title"] = f"Sir {WORDS[n % 4].capitalize()}"  # two titles stand over two pages each
+        row["text"] = f"{row['title']} is a knight of the court number {n}. He keeps {13 + n} horses in the stables."
+        row["aliases"] = [f"Knight {n % 5}", row["title"].lower()]
+        values = {label: WORDS[(n * at + at) % 7].capitalize() for at, label in enumerate(labels) if at != n}
+        row["infobox"] = [{"label": label, "values": [value]} for label, value in values.items()]
+    path = inputs / "pages.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, rows[2]]), encoding="utf-8")
+    return synthesis({"kind": "fandom", "facts_per_page": 4}, 7 + 7 * 6, inputs=str(path))
+
+
 def curating(inputs: Path) -> Stage:
     questions = inputs / "questions.jsonl"
     question = "What did the grey heron carry over the river that evening, and to whom?"
@@ -168,6 +183,7 @@ STAGES = {
     "ask": asking,
     "ask some": asking_some,
     "generate": generating,
+    "rules": applying_rules,
     "curate": curating,
     "tokenize": tokenizing,
 }
@@ -372,6 +388,19 @@ def test_a_changed_part_is_refused(one: Stage, parts: Path) -> None:
     broken(one, "3-of-3: changed since it was made")
 
 
+def test_parts_of_rules_over_other_pages_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "inputs").mkdir()
+    rules = applying_rules(tmp_path / "inputs")
+    inside(tmp_path / "array", monkeypatch)
+    for number in (1, 2):
+        rules.share(Share(number, 2), Silent())
+    pages = tmp_path / "inputs" / "pages.jsonl"
+    pages.write_bytes(pages.read_bytes().replace(b"horses", b"hounds"))
+    broken(rules, "1-of-2: made from other content of .*pages.jsonl\n.*2-of-2: made from other content")
+    rules.share(Share(1, 2), Silent())  # no array of two halves, one old and one new
+    broken(rules, "^[^\n]*2-of-2: made from other content of .*pages.jsonl$")
+
+
 def test_a_part_that_is_being_written_is_not_merged(one: Stage, parts: Path) -> None:
     with held(parts / "2-of-3"):
         broken(one, "2-of-3: .* writ")
@@ -436,10 +465,9 @@ def test_scrapes_that_cannot_be_shared_out_say_why(source: dict[str, Any], why: 
     assert not (tmp_path / "out").exists()
 
 
-def test_rules_streams_and_untrained_tokenizers_are_refused(tmp_path: Path) -> None:
+def test_streams_and_untrained_tokenizers_are_refused(tmp_path: Path) -> None:
     rows = str(documents(tmp_path / "d.jsonl", 6))
     for share, config, why in (
-        (synth_share, SynthConfig.model_validate({"inputs": rows}), "compare every page"),
         (synth_share, SynthConfig.model_validate({"inputs": "-", "source": {"kind": "teacher"}}), "standard input"),
         (tokenize_share, TokenizeConfig.model_validate({"inputs": rows}), "training a tokenizer cannot be shared"),
         (curate_share, CurateConfig.model_validate({"sources": {"a": {"path": "-"}}}), "standard input"),

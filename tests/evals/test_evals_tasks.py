@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -131,6 +132,16 @@ def test_a_reasoning_task_is_scored_by_its_own_scorer(worker: GymScorer, person:
     half = task.score(person(says=lambda q: key[q] if next(right) else "no idea"))
     assert half["accuracy"] == 0.5
     assert task.score(person(says=lambda q: "no idea"))["accuracy"] == 0.0
+
+
+def test_a_level_of_the_curriculum_is_asked_and_scored(worker: GymScorer, person: Any) -> None:
+    config = ReasoningTaskConfig(name="chain_sum", level=2, levels={"num_digits": 5}, count=20)
+    task = ReasoningTask.make(config, worker, SeenQuestions())
+    terms = [re.split(r" [+-] ", entry["question"].split(": ")[1]) for entry in task.instances.entries]
+    assert max(len(each) for each in terms) == 4
+    assert max(len(term.rstrip(" =")) for each in terms for term in each) == 6
+    key = {entry["question"]: entry["answer"] for entry in task.instances.entries}
+    assert task.score(person(says=key.__getitem__))["accuracy"] == 1.0
 
 
 def test_partial_credit_is_not_right(person: Any) -> None:

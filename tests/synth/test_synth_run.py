@@ -178,6 +178,35 @@ def test_no_range_of_tasks_reaches_from_training_into_what_is_kept_for_tests(
             config(source={"kind": "reasoning-gym", **fields})
 
 
+def test_one_task_at_several_levels_gives_each_its_share_and_rows_that_verify(tmp_path: Path) -> None:
+    tasks = {
+        "easy": {"task": "chain_sum", "level": 0, "count": 6},
+        "hard": {"task": "chain_sum", "level": 4, "levels": {"num_digits": 2}, "count": 3, "start": 50},
+    }
+    report = synthesize(config(source={"kind": "reasoning-gym", "tasks": tasks, "seed": 2}), tmp_path / "out", Silent())
+    made = rows(tmp_path / "out" / "samples.jsonl")
+    assert report.by_strategy == {"reasoning-gym/chain_sum": 9}
+    easy, hard = {"max_terms": 2, "max_digits": 1}, {"max_terms": 6, "max_digits": 3}
+    with GymScorer() as scorer:
+        for row, options in zip(made, [easy] * 6 + [hard] * 3, strict=True):
+            verify = row["verify"]
+            assert verify["name"] == "chain_sum"
+            assert verify["config"] == {"min_terms": 2, "min_digits": 1} | options
+            assert verify["entry"] == gym.make("chain_sum", verify["config"], 2, verify["index"])
+            score = scorer.score("chain_sum", verify["config"], 2, verify["entry"], row["answer"])
+            assert score >= CORRECT
+    assert [row["verify"]["index"] for row in made] == [0, 1, 2, 3, 4, 5, 50, 51, 52]
+    assert len({row["split_key"] for row in made}) == 9
+
+
+def test_every_wrong_level_is_named_before_any_row_is_made(tmp_path: Path) -> None:
+    tasks = {"bf": {"count": 1}, "chain_sum": {"level": 99}, "acre": {"level": 1}, "x": {"task": "chan_sum"}}
+    with pytest.raises(CirillaError, match="level` is 99(.|\n)*`acre` has no curr(.|\n)*no task `chan_sum`") as caught:
+        synthesize(config(source={"kind": "reasoning-gym", "tasks": tasks}), tmp_path / "out", Silent())
+    assert "did you mean `chain_sum`?" in str(caught.value.hint)
+    assert not (tmp_path / "out" / "samples.jsonl").exists()
+
+
 def test_repeated_tasks_are_dropped_with_an_account(tmp_path: Path) -> None:
     tasks = {"coin_flip": {"count": 60, "config": {"min_trials": 3, "max_trials": 4}}}
     report = synthesize(config(source={"kind": "reasoning-gym", "tasks": tasks}), tmp_path / "out", Silent())

@@ -14,7 +14,7 @@ from cirilla_cli.errors import CirillaError, ServiceError
 from cirilla_cli.progress import Silent
 from cirilla_cli.synth.run import synthesize
 from cirilla_cli.teachers.base import Completion, Failure, Request, estimated_tokens, in_parallel, patiently
-from cirilla_cli.teachers.config import OllamaConfig, OpenAIConfig, parse_teacher
+from cirilla_cli.teachers.config import OllamaConfig, OpenAIConfig, OwnConfig, parse_teacher
 
 KINDS = pytest.mark.parametrize("kind", ["ollama", "openai"])
 
@@ -299,7 +299,12 @@ def test_a_teacher_is_named_by_kind_model_and_address(text: str, model: str, url
     assert (teacher.model, teacher.url) == (model, url)
 
 
-@pytest.mark.parametrize("text", ["vllm:x", "", "ollam:x@http://h"])
+@pytest.mark.parametrize("text", ["own:runs/mine-sft", "own:a@http://b:1", "own:C:\\runs"])
+def test_a_teacher_of_one_s_own_is_named_by_its_path(text: str) -> None:
+    assert parse_teacher(text) == OwnConfig(path=Path(text.removeprefix("own:")))
+
+
+@pytest.mark.parametrize("text", ["vllm:x", "", "ollam:x@http://h", "own", "own:"])
 def test_another_kind_of_teacher_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(CirillaError, match="expected ollama:MODEL@URL"):
         parse_teacher(text)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import reasoning_gym.factory as factory
 from hostile import BRACKETS, CODE, ODD, POWERS
 
 from cirilla_cli.errors import CirillaError
@@ -115,6 +116,71 @@ def test_instances_do_not_depend_on_the_hash_seed_or_the_order_of_access() -> No
 def test_item_i_of_a_seed_is_item_zero_of_the_seed_plus_i() -> None:
     later, first = gym.make("leg_counting", {}, 10, 7), gym.make("leg_counting", {}, 17, 0)
     assert later["question"] == first["question"]
+
+
+def oracle(name: str, level: int, further: str, seed: int, index: int) -> Any:
+    """What reasoning-gym's own curriculum makes, with one attribute one level higher."""
+    curriculum = factory.create_curriculum(name)
+    curriculum.set_global_level(level)
+    assert not further or curriculum.increment_attr_level(further)
+    config = curriculum.generate_configuration({"seed": seed, "size": 10})
+    return json.loads(json.dumps(factory.DATASETS[name][0](config)[index], default=str))
+
+
+@pytest.mark.parametrize(
+    ("name", "level", "further"),
+    [
+        ("chain_sum", 0, ""),
+        ("chain_sum", 10, ""),  # num_digits ends at 9
+        ("chain_sum", 2, "num_terms"),
+        ("leg_counting", 3, ""),
+        ("complex_arithmetic", 1, "operations_weights"),  # a list
+        ("calendar_arithmetic", 1, "tasks"),  # a list of texts
+        ("gcd", 2, ""),
+    ],
+)
+def test_a_level_makes_what_the_curriculum_of_reasoning_gym_makes(
+    scorer: GymScorer, name: str, level: int, further: str
+) -> None:
+    options = gym.options(name, level, {further: level + 1} if further else {}, {})
+    options = json.loads(json.dumps(options))  # as a row keeps them
+    for index in (0, 4):
+        entry = gym.make(name, options, 6, index)
+        wanted = oracle(name, level, further, 6, index)
+        assert (entry["question"], entry["answer"]) == (wanted["question"], wanted["answer"])
+        assert scorer.score(name, options, 6, entry, entry["answer"]) >= CORRECT
+    assert level == 0 or gym.make(name, options, 6, 4) != gym.make(name, gym.options(name, 0, {}, {}), 6, 4)
+
+
+def test_levels_of_attributes_begin_at_the_first_and_own_options_come_on_top() -> None:
+    assert gym.options("chain_sum", None, {}, {"max_terms": 3}) == {"max_terms": 3}
+    first = {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}
+    assert gym.options("chain_sum", 0, {}, {}) == first
+    assert gym.options("chain_sum", None, {"num_digits": 3}, {}) == first | {"max_digits": 4}
+    assert gym.options("chain_sum", 2, {"num_digits": 0}, {}) == first | {"max_terms": 4}
+    assert gym.options("chain_sum", 2, {}, {"min_terms": 4}) == first | {
+        "min_terms": 4,
+        "max_terms": 4,
+        "max_digits": 3,
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "level", "levels", "said", "hint"),
+    [
+        ("chain_sum", 11, {}, "`level` is 11, and the highest of `chain_sum` is 10", "10, num_digits 0 to 9"),
+        ("chain_sum", None, {"num_digits": 10}, "`levels.num_digits` is 10, and the highest .* is 9", "_terms 0 to 10"),
+        ("chain_sum", 99, {"terms": 1}, "`level` is 99(.|\n)*names `terms`, which is no attribute", "_digits 0 to 9"),
+        ("acre", 0, {}, "`acre` has no curriculum", "under `config`"),
+        ("chan_sum", 0, {}, "no task `chan_sum`", "did you mean `chain_sum`"),
+    ],
+)  # fmt: skip
+def test_what_a_curriculum_does_not_have_is_named(
+    name: str, level: int | None, levels: dict[str, int], said: str, hint: str
+) -> None:
+    with pytest.raises(CirillaError, match=said) as caught:
+        gym.options(name, level, levels, {})
+    assert hint in str(caught.value.hint)
 
 
 def test_a_misspelt_task_names_the_nearest() -> None:

@@ -15,6 +15,7 @@ from cirilla_cli.evals.base import Ask, Subject, user_turn
 from cirilla_cli.evals.config import ReasoningTaskConfig
 from cirilla_cli.evals.stats import share
 from cirilla_cli.verify.gym import entries
+from cirilla_cli.verify.gym import options as options_at
 from cirilla_cli.verify.gym_worker import CORRECT, GymScorer
 from cirilla_cli.verify.match import normalise
 
@@ -77,9 +78,10 @@ class ReasoningTask:
         """Make instances from index ``start`` on until ``count`` unseen ones stand.
 
         Raises:
-            CirillaError: unknown task or option, or too few unseen instances.
+            CirillaError: unknown task, level or option, or too few unseen instances.
         """
-        made = entries(config.name, config.config, config.seed, _indices(config))
+        options = options_at(config.name, config.level, config.levels, config.config)
+        made = entries(config.name, options, config.seed, _indices(config))
         instances = unseen(made, seen.of(config.exclude), config.count)
         n = len(instances.entries)
         if n < min(config.count, LEAST):
@@ -90,7 +92,7 @@ class ReasoningTask:
             )
 
         def score(entry: Mapping[str, Any], answer: str) -> float:
-            return worker.score(config.name, config.config, config.seed, entry, answer)
+            return worker.score(config.name, options, config.seed, entry, answer)
 
         return cls(instances, score, config.max_new_tokens)
 

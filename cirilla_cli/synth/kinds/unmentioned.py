@@ -16,19 +16,24 @@ _ASKED = (
 _FEWEST_LETTERS = 4
 
 
-def unmentioned(pages: Mapping[str, Document]) -> Iterator[Sample]:
-    """One question a page, on the first other page by hash of whose name no word stands in this one."""
-    ring = Ring(pages)
-    named = {id_: subject_name(page) for id_, page in pages.items()}
-    words = {id_: _words(name) for id_, name in named.items()}
-    for page in pages.values():
-        has = _words(_everything(page))
-        others = (id_ for id_ in ring.after(page.id, "unmentioned") if words[id_] and not words[id_] & has)
-        other = next(others, None)
-        if other is not None:
-            question = fill(ranked(_ASKED, page.id, other)[0], named[page.id], named[other], many=False)
-            answer = f'The page does not mention "{named[other]}".'
-            yield page_chat(page, "unmentioned", question, answer, (named[other],), (page.id, other))
+class Names:
+    """The names of all pages, and the words in them."""
+
+    def __init__(self, pages: Mapping[str, Document]) -> None:
+        self.ring = Ring(pages)
+        self.named = {id_: subject_name(page) for id_, page in pages.items()}
+        self.words = {id_: _words(name) for id_, name in self.named.items()}
+
+
+def unmentioned(page: Document, names: Names) -> Iterator[Sample]:
+    """One question, on the first other page by hash of whose name no word stands in this one."""
+    has, named, words = _words(_everything(page)), names.named, names.words
+    others = (id_ for id_ in names.ring.after(page.id, "unmentioned") if words[id_] and not words[id_] & has)
+    other = next(others, None)
+    if other is not None:
+        question = fill(ranked(_ASKED, page.id, other)[0], named[page.id], named[other], many=False)
+        answer = f'The page does not mention "{named[other]}".'
+        yield page_chat(page, "unmentioned", question, answer, (named[other],), (page.id, other))
 
 
 def _everything(page: Document) -> str:
