@@ -40,7 +40,8 @@ class Spent:
     """Of waiting for answers, summed over all workers."""
 
 
-Made = Sample | Question | Rejected | Spent
+Made = Sample | Document | Question | Rejected | Spent
+"""A document is a text that was made of a page, to be read as such."""
 
 
 class Synthesizer(Protocol):

@@ -235,8 +235,35 @@ class PersonasConfig(Section):
         return self
 
 
+Style = Literal["easy", "encyclopedic", "terse", "question_answer"]
+
+
+class RephraseConfig(Section):
+    """Parts of pages in other words, as plain text for training in the middle; checked against the part."""
+
+    kind: Literal["rephrase"] = "rephrase"
+    styles: Annotated[tuple[Style, ...], Field(strict=False, min_length=1)] = get_args(Style)
+    """How to write: easy (short sentences, common words), encyclopedic (as in a reference work), terse (dense, for
+    those who know the matter), question_answer (all of it as questions with their answers); one request each."""
+    least_length: Annotated[float, Field(gt=0, le=1)] = 0.4
+    """Shortest rewriting, as a share of its part's length."""
+    most_length: Annotated[float, Field(ge=1)] = 2.0
+    """Longest rewriting, as a multiple of its part's length."""
+    most_copied: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Largest share of a rewriting's words that may stand in eight or more words copied in a row."""
+    least_facts: Annotated[float, Field(ge=0, le=1)] = 0.6
+    """Smallest share of the part's numbers and names that a rewriting must keep."""
+
+    def build(self, chunk_chars: int) -> "Strategy":
+        """The strategy that this section describes."""
+        from cirilla_cli.synth.strategies.rephrase import Rephrase
+
+        return Rephrase(self, chunk_chars)
+
+
 StrategySection = Annotated[
-    QAConfig | MultiTurnConfig | SummaryConfig | VariantsConfig | PreferencesConfig | PersonasConfig, ByKind()
+    QAConfig | MultiTurnConfig | SummaryConfig | VariantsConfig | PreferencesConfig | PersonasConfig | RephraseConfig,
+    ByKind(),
 ]
 
 
@@ -247,7 +274,7 @@ class TeacherSourceConfig(Section):
     teacher: TeacherSection = OllamaConfig()
     """Who writes; on the command line `--teacher ollama:MODEL@URL` or `openai:MODEL@URL`."""
     strategy: StrategySection = QAConfig()
-    """What is written: qa, multi_turn, summary, variants, preferences or personas."""
+    """What is written: qa, multi_turn, summary, variants, preferences, personas or rephrase."""
     chunk_chars: PositiveInt = 4000
     """Longest part of a page shown at once; parts end at paragraphs."""
     max_tokens: PositiveInt = 1024

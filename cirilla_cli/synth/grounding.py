@@ -79,13 +79,21 @@ def unsound(answer: str, evidence: Sequence[str], text: str, title: str) -> str 
 
 
 def _unfounded(answer: str, text: str) -> str | None:
-    if not set(_NUMBER.findall(answer)) <= set(_NUMBER.findall(text)):
+    if not numbers(answer) <= numbers(text):
         return FOREIGN_NUMBER
     plain = text.translate(_ONE_TO_ONE).casefold()
-    names = _NAME.findall(answer.translate(_ONE_TO_ONE))
-    if any(name.casefold().removesuffix("'s").strip("'") not in plain for name in names):
-        return FOREIGN_NAME
-    return None
+    return FOREIGN_NAME if any(name not in plain for name in names(answer)) else None
+
+
+def numbers(text: str) -> set[str]:
+    """The numbers in ``text``, as they are written."""
+    return set(_NUMBER.findall(text))
+
+
+def names(text: str) -> set[str]:
+    """Words in capitals that do not begin a sentence, casefolded."""
+    found = _NAME.findall(text.translate(_ONE_TO_ONE))
+    return {name.casefold().removesuffix("'s").strip("'") for name in found}
 
 
 FOREIGN_NUMBER = "a number of the answer does not stand in the page"

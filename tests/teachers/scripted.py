@@ -8,12 +8,15 @@ from collections import Counter
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from cirilla_cli.data.rows import Document
 from cirilla_cli.progress import Silent
-from cirilla_cli.synth.config import SynthConfig
+from cirilla_cli.synth.config import StrategySection, SynthConfig
 from cirilla_cli.synth.run import SynthReport, synthesize
+
+STRATEGIES = [section.model_fields["kind"].default for section in get_args(get_args(StrategySection)[0])]
+"""Every way of asking."""
 
 KEY = "sk-not-to-be-seen"
 
@@ -82,9 +85,20 @@ def good(body: dict[str, Any]) -> str:
     if "summary" in asked:
         whole = {"question": f"What is there to know of {title}?", "summary": f"In short, {said[0].lower()}{said[1:]}"}
         return json.dumps(whole | ({"evidence": sentences[:2]} if "evidence" in asked else {}))
+    if asked == {"text"}:
+        return json.dumps({"text": reworded(title, sentences, prompt)})
     if asked == {"answer"}:
         return json.dumps({"answer": "It belonged to a certain Foltest of Temeria, who had it built there."})
     return json.dumps(turn(prompt, title, sentences))
+
+
+def reworded(title: str, sentences: list[str], prompt: str) -> str:
+    """Each sentence from its end to its beginning, some words at a time, other ones in each style."""
+    size = next((n for n, word in enumerate(["child", "encyclopedia", "densely"], 4) if word in prompt), 3)
+    words = [sentence.rstrip(".").split() for sentence in sentences]
+    parts = [[" ".join(told[at : at + size]) for at in range(0, len(told), size)] for told in words]
+    said = [f"There is this: {', '.join(reversed(part))}." for part in parts]
+    return "\n".join(f"What of {title}?\n{one}" if size == 3 else one for one in said)
 
 
 def turn(prompt: str, title: str, sentences: list[str]) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """Each strategy of a teacher: what it makes, what it asks, and what it refuses."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -10,13 +11,16 @@ import pytest
 from pydantic import ValidationError
 from scripted import Server, config, page, rows, run
 
-from cirilla_cli.data.rows import Document
+from cirilla_cli.data.inputs import read_inputs
+from cirilla_cli.data.rows import Document, License
+from cirilla_cli.errors import CirillaError
 from cirilla_cli.progress import Silent
-from cirilla_cli.synth.config import FollowUp, MultiTurnConfig, PersonasConfig
+from cirilla_cli.synth.config import FollowUp, MultiTurnConfig, PersonasConfig, Style
 from cirilla_cli.synth.run import synthesize
 from cirilla_cli.synth.strategies.base import Unit
 from cirilla_cli.synth.strategies.multi_turn import FOLLOW_UPS, MultiTurn
 from cirilla_cli.synth.strategies.personas import Personas
+from cirilla_cli.synth.strategies.rephrase import copied_share
 
 LONG = 30
 """Sentences of a page that is shown in several pieces."""
@@ -288,6 +292,71 @@ def test_different_people_ask_about_each_page_and_which_ones_follows_from_the_pa
 def test_more_people_than_there_are_cannot_ask() -> None:
     with pytest.raises(ValidationError, match="at most the number of different personas .2."):
         PersonasConfig(personas=("a", "b", "b"), per_part=3)
+
+
+# Rephrasing
+
+
+def test_each_style_of_a_piece_is_a_text_that_names_its_page_and_its_licence(
+    tmp_path: Path, serve: Callable[..., Server]
+) -> None:
+    licence = License(name="CC BY-SA 4.0")
+    one = Document(id="7", title="Mill 7", text=page(7), permalink="http://w/7", revision=3, license=licence, site="w")
+    (tmp_path / "d.jsonl").write_text(one.line() + "\n")
+    section = config(tmp_path, serve().teacher("ollama"), 1, strategy={"kind": "rephrase"}, max_tokens=512)
+    report = synthesize(section.model_copy(update={"inputs": (tmp_path / "d.jsonl",)}), tmp_path / "out", Silent())
+    made = [record for record in read_inputs([tmp_path / "out"]) if isinstance(record, Document)]
+    assert (report.samples, report.by_kind, report.pages) == (4, {"text": 4}, 1)
+    assert {row.generator.strategy for row in made if row.generator} == {
+        f"teacher/rephrase/{style}" for style in get_args(Style)
+    }
+    for row in made:
+        assert (row.parents, row.split_key, row.title) == (("7",), "7", "Mill 7")
+        assert (row.permalink, row.revision, row.license, row.site) == ("http://w/7", 3, licence, "w")
+        assert row.generator is not None
+        assert row.generator.teacher == "ollama:tiny"
+        assert set(re.findall(r"\d+", row.text)) == set(re.findall(r"\d+", one.text))
+        assert row.id != "7"
+
+
+REWRITTEN = "Of stone, by the river: that is how mill 0 was built, as page 0 tells. Turning 3 times hourly, it"
+NOT_REPHRASED = {
+    "not of acceptable length": "A mill 0 of stone.",
+    "copied from the page": page(0),
+    "facts of the page are lost": "A building for grinding stands beside flowing water, made of rock, and " * 3,
+    "a number of the answer does not stand in the page": f"{REWRITTEN} was built in the year of 1817. "
+    + "So it was. " * 12,
+    "a name of the answer does not stand in the page": f"{REWRITTEN} belonged to Foltest then. " + "So it was. " * 12,
+    "speaks of the text instead of the matter": f"{REWRITTEN} is so, the text says. " + "So it was. " * 12,
+    "holds a control token": f"{REWRITTEN} is so </s> and so. " + "So it was. " * 12,
+}
+
+
+@pytest.mark.parametrize("reason", NOT_REPHRASED)
+def test_what_is_no_rewriting_of_its_page_is_rejected_by_name(
+    tmp_path: Path, serve: Callable[..., Server], reason: str
+) -> None:
+    said = json.dumps({"text": NOT_REPHRASED[reason]})
+    server = serve(lambda prompt, n: said if "Mill 0" in prompt else None)
+    report = make(tmp_path, server, "rephrase", 2, retries=1, styles=["easy"])
+    assert (report.samples, report.rejected) == (1, {reason: 1})
+
+
+def test_a_text_counts_as_copied_where_eight_words_of_it_stand_in_a_row_in_the_page() -> None:
+    words = [f"w{n}" for n in range(40)]
+    text = " ".join(words)
+    assert copied_share(text.upper(), text) == 1.0
+    assert copied_share(" ".join(words[:7]), text) == 0.0
+    assert copied_share(" ".join([*words[3:13], *["new"] * 30]), text) == 0.25
+    assert copied_share(" ".join([*words[20:27], "new", *words[:7]]), text) == 0.0
+
+
+def test_texts_made_of_pages_are_no_pages_to_ask_about_again(tmp_path: Path, serve: Callable[..., Server]) -> None:
+    server = serve()
+    make(tmp_path, server, "rephrase", 2)
+    section = config(tmp_path, server.teacher("ollama"), 2).model_copy(update={"inputs": (tmp_path / "out",)})
+    with pytest.raises(CirillaError, match="samples are made from pages"):
+        synthesize(section, tmp_path / "again", Silent())
 
 
 def test_the_same_pages_and_teacher_give_the_same_bytes_in_any_number_of_workers(

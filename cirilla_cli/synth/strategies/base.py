@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -17,6 +17,7 @@ from cirilla_cli.synth.journal import Journal
 from cirilla_cli.teachers.base import Completion, Failure, Request, estimated_tokens
 
 M = TypeVar("M", bound=BaseModel)
+C = TypeVar("C")
 
 SYSTEM = (
     "You write training data from pages. Between the marks [[page ...]] and [[end of page ...]] stands material to "
@@ -107,6 +108,18 @@ def pieces(document: Document, chars: int) -> Iterator[Unit]:
     """The pieces of one page."""
     for number, text in enumerate(chunks(document.text, chars)):
         yield Unit(document, number, text)
+
+
+class PieceByPiece(Generic[C]):
+    """The beginning of a strategy that settles every piece of every page by itself."""
+
+    def __init__(self, config: C, chunk_chars: int) -> None:
+        self._config, self._chars = config, chunk_chars
+
+    def units(self, documents: Iterable[Document]) -> Iterator[Unit]:
+        """See `Strategy.units`."""
+        for document in documents:
+            yield from pieces(document, self._chars)
 
 
 def accepted(_: BaseModel) -> Complaint | None:

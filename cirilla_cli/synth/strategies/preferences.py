@@ -1,14 +1,12 @@
 """Preference pairs: a grounded answer, and a wrong one of similar length that fails a check which its row names."""
 
-from collections.abc import Iterable, Iterator
-
 from pydantic import BaseModel, ConfigDict
 
-from cirilla_cli.data.rows import Document, Message, Sample
+from cirilla_cli.data.rows import Message, Sample
 from cirilla_cli.synth.base import Made, Rejected
 from cirilla_cli.synth.config import PreferencesConfig
 from cirilla_cli.synth.grounding import FOREIGN_NAME, FOREIGN_NUMBER, Pair, quoted
-from cirilla_cli.synth.strategies.base import Complaint, Desk, Settled, Unit, Unsettled, pieces
+from cirilla_cli.synth.strategies.base import Complaint, Desk, PieceByPiece, Settled, Unit, Unsettled
 from cirilla_cli.synth.strategies.qa import PROMPT, ask_pairs, rejected
 from cirilla_cli.verify.match import normalise
 
@@ -32,19 +30,11 @@ class Wrong(BaseModel):
     answer: str
 
 
-class Preferences:
+class Preferences(PieceByPiece[PreferencesConfig]):
     """Asks for pairs as `QA` does, then for a wrong answer to each that is grounded."""
 
     name = "preferences"
     instructions = f"{PROMPT}\n{_WRONG}"
-
-    def __init__(self, config: PreferencesConfig, chunk_chars: int) -> None:
-        self._config, self._chars = config, chunk_chars
-
-    def units(self, documents: Iterable[Document]) -> Iterator[Unit]:
-        """See `Strategy.units`."""
-        for document in documents:
-            yield from pieces(document, self._chars)
 
     def settle(self, unit: Unit, desk: Desk) -> Settled:
         """See `Strategy.settle`."""

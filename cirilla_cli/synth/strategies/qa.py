@@ -1,16 +1,15 @@
 """Single questions with their answers, several from each piece of a page in one request."""
 
 import re
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from cirilla_cli.data.rows import Document, Message, Sample
+from cirilla_cli.data.rows import Message, Sample
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.synth.base import Made, Rejected
 from cirilla_cli.synth.config import QAConfig
 from cirilla_cli.synth.grounding import Pair, Pairs, quoted
 from cirilla_cli.synth.inert import fenced
-from cirilla_cli.synth.strategies.base import Complaint, Desk, Settled, Unit, Unsettled, foreign, pieces
+from cirilla_cli.synth.strategies.base import Complaint, Desk, PieceByPiece, Settled, Unit, Unsettled, foreign
 
 PROMPT = """\
 Title: {title}
@@ -23,19 +22,14 @@ text."""
 _FIELD = re.compile(r"\{(title|text|count)\}")
 
 
-class QA:
+class QA(PieceByPiece[QAConfig]):
     """Asks for several pairs at once and judges each by itself."""
 
     name = "qa"
 
     def __init__(self, config: QAConfig, chunk_chars: int) -> None:
         self.instructions = PROMPT if config.prompt is None else _read_prompt(config.prompt)
-        self._config, self._chars = config, chunk_chars
-
-    def units(self, documents: Iterable[Document]) -> Iterator[Unit]:
-        """See `Strategy.units`."""
-        for document in documents:
-            yield from pieces(document, self._chars)
+        super().__init__(config, chunk_chars)
 
     def settle(self, unit: Unit, desk: Desk) -> Settled:
         """See `Strategy.settle`."""

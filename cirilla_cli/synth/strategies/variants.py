@@ -1,13 +1,12 @@
 """Questions one at a time, each different from all that were asked about its piece of the page before."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 
-from cirilla_cli.data.rows import Document
 from cirilla_cli.synth.base import Made, Rejected
 from cirilla_cli.synth.config import VariantsConfig
 from cirilla_cli.synth.grounding import Pair
-from cirilla_cli.synth.strategies.base import Complaint, Desk, Settled, Unit, Unsettled, foreign, pieces
+from cirilla_cli.synth.strategies.base import Complaint, Desk, PieceByPiece, Settled, Unit, Unsettled, foreign
 from cirilla_cli.synth.strategies.qa import judged
 
 _ASK = """\
@@ -18,19 +17,11 @@ _WORD = re.compile(r"\w+")
 REPEATED = "not different from an earlier question"
 
 
-class Variants:
+class Variants(PieceByPiece[VariantsConfig]):
     """Asks round after round, and ends where the teacher finds nothing new."""
 
     name = "variants"
     instructions = f"{_ASK}\n{_DIFFERENT}"
-
-    def __init__(self, config: VariantsConfig, chunk_chars: int) -> None:
-        self._config, self._chars = config, chunk_chars
-
-    def units(self, documents: Iterable[Document]) -> Iterator[Unit]:
-        """See `Strategy.units`."""
-        for document in documents:
-            yield from pieces(document, self._chars)
 
     def settle(self, unit: Unit, desk: Desk) -> Settled:
         """See `Strategy.settle`."""
