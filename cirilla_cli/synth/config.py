@@ -261,8 +261,37 @@ class RephraseConfig(Section):
         return Rephrase(self, chunk_chars)
 
 
+Change = Literal["constrain", "deepen", "concretize", "combine", "broaden"]
+
+
+class EvolveConfig(Section):
+    """A question of each part of a page, and harder or rarer ones that are made of it step by step."""
+
+    kind: Literal["evolve"] = "evolve"
+    rounds: PositiveInt = 3
+    """Changes of the first question, each of the last good one, and each in a request of its own."""
+    changes: Annotated[tuple[Change, ...], Field(strict=False, min_length=1)] = get_args(Change)
+    """Kinds of change to choose from: constrain (one more condition), deepen (how or why), concretize (the particular
+    for the general), combine (a second fact besides), broaden (another matter, as hard); the part decides which."""
+    most_alike: Annotated[float, Field(gt=0, le=1)] = 0.7
+    """Questions that share more of their words (Jaccard) with an earlier one are asked for again."""
+
+    def build(self, chunk_chars: int) -> "Strategy":
+        """The strategy that this section describes."""
+        from cirilla_cli.synth.strategies.evolve import Evolve
+
+        return Evolve(self, chunk_chars)
+
+
 StrategySection = Annotated[
-    QAConfig | MultiTurnConfig | SummaryConfig | VariantsConfig | PreferencesConfig | PersonasConfig | RephraseConfig,
+    QAConfig
+    | MultiTurnConfig
+    | SummaryConfig
+    | VariantsConfig
+    | PreferencesConfig
+    | PersonasConfig
+    | RephraseConfig
+    | EvolveConfig,
     ByKind(),
 ]
 
@@ -274,7 +303,7 @@ class TeacherSourceConfig(Section):
     teacher: TeacherSection = OllamaConfig()
     """Who writes; on the command line `--teacher ollama:MODEL@URL` or `openai:MODEL@URL`."""
     strategy: StrategySection = QAConfig()
-    """What is written: qa, multi_turn, summary, variants, preferences, personas or rephrase."""
+    """What is written: qa, multi_turn, summary, variants, preferences, personas, rephrase or evolve."""
     chunk_chars: PositiveInt = 4000
     """Longest part of a page shown at once; parts end at paragraphs."""
     max_tokens: PositiveInt = 1024

@@ -105,11 +105,14 @@ def turn(prompt: str, title: str, sentences: list[str]) -> dict[str, str]:
     """A question that was not asked before, and a verdict where one is asked for."""
     wish = re.search(r'answer begins with "(\w+)"', prompt)
     number = prompt.count("Question: ") + prompt.count("\n- ")
+    asks = ["Where", "How often", "Who", "When", "For whom", "Why", "By what means", "To what end"]
+    if "Make a new question" in prompt:  # of the one that is shown, which was its own
+        told = prompt.partition("Question: ")[2]
+        number = 1 + next(n for n, word in enumerate(asks) if told.startswith(word))
     said = sentences[number % len(sentences)]
-    asks = ["Where", "How often", "Who", "When", "For whom", "Why", "By what means", "To what end"][number % 8]
     words = [*title.split(), *said.split()[:number]]
     verdict = f"{wish[1]}, since it is so: " if wish else ""
-    return {"question": f"{asks} {' '.join(words)}?", "answer": f"{verdict}{said}", "evidence": said}
+    return {"question": f"{asks[number % 8]} {' '.join(words)}?", "answer": f"{verdict}{said}", "evidence": said}
 
 
 class Server:

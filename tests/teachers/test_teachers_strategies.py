@@ -15,9 +15,10 @@ from cirilla_cli.data.inputs import read_inputs
 from cirilla_cli.data.rows import Document, License
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.progress import Silent
-from cirilla_cli.synth.config import FollowUp, MultiTurnConfig, PersonasConfig, Style
+from cirilla_cli.synth.config import Change, EvolveConfig, FollowUp, MultiTurnConfig, PersonasConfig, Style
 from cirilla_cli.synth.run import synthesize
 from cirilla_cli.synth.strategies.base import Unit
+from cirilla_cli.synth.strategies.evolve import CHANGES, Evolve
 from cirilla_cli.synth.strategies.multi_turn import FOLLOW_UPS, MultiTurn
 from cirilla_cli.synth.strategies.personas import Personas
 from cirilla_cli.synth.strategies.rephrase import copied_share
@@ -357,6 +358,69 @@ def test_texts_made_of_pages_are_no_pages_to_ask_about_again(tmp_path: Path, ser
     section = config(tmp_path, server.teacher("ollama"), 2).model_copy(update={"inputs": (tmp_path / "out",)})
     with pytest.raises(CirillaError, match="samples are made from pages"):
         synthesize(section, tmp_path / "again", Silent())
+
+
+# Questions that grow
+
+
+def test_each_question_is_made_of_the_last_good_one_by_the_change_that_its_row_names(
+    tmp_path: Path, serve: Callable[..., Server]
+) -> None:
+    server = serve()
+    report = make(tmp_path, server, "evolve", 6, rounds=4)
+    made = samples(tmp_path / "out")
+    kinds = [row["generator"]["strategy"].removeprefix("teacher/evolve/") for row in made]
+    assert kinds[::5] == ["first"] * 6
+    assert report.samples == 6 * 5
+    assert {kind for kind in kinds if kind != "first"} == set(get_args(Change))
+    assert all(piece in page(int(row["split_key"])) for row in made for piece in row["evidence"])
+    for before, row, kind in zip(made, made[1:], kinds[1:], strict=False):
+        question, answer = (turn["content"] for turn in before["messages"])
+        wanted = f"Question: {question}\nAnswer: {answer}\n[[end of page"
+        prompts = [prompt for prompt in asked(server, wanted) if f"Title: Mill {row['split_key']}\n" in prompt]
+        assert kind == "first" or any(CHANGES[kind] in prompt for prompt in prompts)
+
+
+def test_changes_follow_from_the_piece_and_each_can_be_chosen_alone() -> None:
+    units = [Unit(Document(id=str(n), title="x", text="y"), 0, "y") for n in range(60)]
+    plans = [Evolve(EvolveConfig(), 100).plan(unit) for unit in units]
+    assert plans == [Evolve(EvolveConfig(), 100).plan(unit) for unit in units]
+    assert set().union(*plans) == set(CHANGES) == set(get_args(Change))
+    assert Evolve(EvolveConfig(changes=("deepen",), rounds=2), 100).plan(units[0]) == ["deepen", "deepen"]
+
+
+def test_a_changed_question_without_ground_is_rejected_and_the_one_before_it_is_changed_again(
+    tmp_path: Path, serve: Callable[..., Server]
+) -> None:
+    wild = json.dumps({"question": "Who rules there, and why?", "answer": "Foltest.", "evidence": "Nobody said it."})
+    server = serve(lambda prompt, n: wild if "Make a new question" in prompt and "Mill 0" in prompt else None)
+    report = make(tmp_path, server, "evolve", 2, rounds=2, changes=["deepen"], retries=0)
+    reasons = {"the evidence does not stand in the page": 1, "not different from an earlier question": 1}
+    assert (report.samples, report.rejected) == (1 + 3, reasons)
+    prompts = [prompt for prompt in asked(server, "Make a new question") if "Title: Mill 0\n" in prompt]
+    assert len(prompts) == 2
+    assert prompts[0] == prompts[1]
+
+
+def test_a_changed_question_that_repeats_an_earlier_one_is_asked_for_again(
+    tmp_path: Path, serve: Callable[..., Server]
+) -> None:
+    same = json.dumps({"question": "Where Mill 0?", "answer": "By the river.", "evidence": "by the river"})
+    server = serve(lambda prompt, n: same if n < 2 else None)
+    report = make(tmp_path, server, "evolve", 1, rounds=1, retries=2)
+    assert (report.samples, report.rejected) == (2, {})
+    assert report.spent["asked"] == 1 + 3
+    assert "asks again what was asked before: Where Mill 0?" in server.bodies[-1]["messages"][-1]["content"]
+
+
+def test_where_the_first_question_has_no_ground_nothing_is_made_of_it(
+    tmp_path: Path, serve: Callable[..., Server]
+) -> None:
+    wild = json.dumps({"question": "Who rules there, and why?", "answer": "Foltest.", "evidence": "Nobody said it."})
+    server = serve(lambda prompt, n: wild if "Mill 0" in prompt else None)
+    report = make(tmp_path, server, "evolve", 2, rounds=3)
+    assert report.rejected == {"the evidence does not stand in the page": 1}
+    assert len(asked(server, "Title: Mill 0\n")) == 1
 
 
 def test_the_same_pages_and_teacher_give_the_same_bytes_in_any_number_of_workers(

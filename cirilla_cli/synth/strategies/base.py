@@ -8,7 +8,7 @@ from typing import Generic, Protocol, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from cirilla_cli.data.rows import Document, Message, Origin, content_hash, short_id
+from cirilla_cli.data.rows import Document, Message, Origin, Sample, content_hash, short_id
 from cirilla_cli.synth.base import Made, Rejected, origin_of
 from cirilla_cli.synth.config import TeacherSourceConfig
 from cirilla_cli.synth.grounding import Pair, chunks, fault
@@ -150,9 +150,16 @@ class Desk:
         """The id of what was made from ``unit``."""
         return short_id(f"teacher/{self._strategy}", self._config.teacher.kind, unit.document.id, *content)
 
-    def source(self, unit: Unit) -> str:
-        """Where the unit's page can be found."""
-        return origin_of(unit.document)
+    def chat(
+        self, unit: Unit, id_: str, messages: Sequence[Message], evidence: Iterable[str | None], rule: str = "",
+        parents: tuple[str, ...] = (),
+    ) -> Sample:  # fmt: skip
+        """A conversation about the unit's page, or about ``parents``."""
+        return Sample(
+            kind="chat", id=id_, messages=tuple(messages), split_key=unit.document.id,
+            evidence=tuple(piece for piece in evidence if piece is not None),
+            source=origin_of(unit.document), parents=parents or (unit.document.id,), generator=self.origin(rule),
+        )  # fmt: skip
 
     def ask(
         self, key: str, prompt: str, shape: type[M], check: Callable[[M], Complaint | None] = accepted

@@ -3,7 +3,7 @@
 from pydantic import BaseModel, ConfigDict
 
 from cirilla_cli.data.rows import Message, Sample
-from cirilla_cli.synth.base import Made, Rejected
+from cirilla_cli.synth.base import Made, Rejected, origin_of
 from cirilla_cli.synth.config import PreferencesConfig
 from cirilla_cli.synth.grounding import FOREIGN_NAME, FOREIGN_NUMBER, Pair, quoted
 from cirilla_cli.synth.strategies.base import Complaint, Desk, PieceByPiece, Settled, Unit, Unsettled
@@ -69,7 +69,7 @@ def _paired(unit: Unit, pair: Pair, desk: Desk) -> Made | Unsettled:
         rejected=wrong.answer.strip(),
         split_key=unit.document.id,
         evidence=(evidence,),
-        source=desk.source(unit),
+        source=origin_of(unit.document),
         parents=(unit.document.id,),
         generator=desk.origin(_FAILED[str(_failed(wrong, pair, unit))]),
     )
