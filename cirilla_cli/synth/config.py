@@ -283,17 +283,28 @@ class EvolveConfig(Section):
         return Evolve(self, chunk_chars)
 
 
+class MagpieConfig(Section):
+    """Questions that the teacher asks itself in the user's place, then answers from the page."""
+
+    kind: Literal["magpie"] = "magpie"
+    questions: PositiveInt = 3
+    """Questions of each part of a page; each takes a request, and one more for its answer."""
+    template: Literal["chatml", "llama3"] | None = None
+    """The chat template of the teacher: chatml (Qwen and many others) or llama3. The user's turn is then opened in raw
+    mode and drawn at a temperature of at least 1, without being asked for; null asks for it."""
+
+    def build(self, chunk_chars: int) -> "Strategy":
+        """The strategy that this section describes."""
+        from cirilla_cli.synth.strategies.magpie import Magpie
+
+        return Magpie(self, chunk_chars)
+
+
 StrategySection = Annotated[
-    QAConfig
-    | MultiTurnConfig
-    | SummaryConfig
-    | VariantsConfig
-    | PreferencesConfig
-    | PersonasConfig
-    | RephraseConfig
-    | EvolveConfig,
+    QAConfig | MultiTurnConfig | SummaryConfig | VariantsConfig | PreferencesConfig | PersonasConfig | RephraseConfig
+    | EvolveConfig | MagpieConfig,
     ByKind(),
-]
+]  # fmt: skip
 
 
 class TeacherSourceConfig(Section):
@@ -303,7 +314,7 @@ class TeacherSourceConfig(Section):
     teacher: TeacherSection = OllamaConfig()
     """Who writes; on the command line `--teacher ollama:MODEL@URL` or `openai:MODEL@URL`."""
     strategy: StrategySection = QAConfig()
-    """What is written: qa, multi_turn, summary, variants, preferences, personas, rephrase or evolve."""
+    """What is written: qa, multi_turn, summary, variants, preferences, personas, rephrase, evolve or magpie."""
     chunk_chars: PositiveInt = 4000
     """Longest part of a page shown at once; parts end at paragraphs."""
     max_tokens: PositiveInt = 1024

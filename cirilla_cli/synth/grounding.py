@@ -53,8 +53,8 @@ def quoted(quote: str, text: str) -> str | None:
 def fault(pair: Pair, text: str, title: str) -> str | None:
     """Why ``pair`` cannot be used, as a fixed phrase, or None if it can; ``text`` is what the teacher was shown."""
     question, answer = pair.question.strip(), pair.answer.strip()
-    if not (8 <= len(question) <= _MOST_QUESTION and question.endswith("?")):
-        return "not a question of acceptable length"
+    if not is_question(question):
+        return NO_QUESTION
     if not 0 < len(answer) <= _MOST_ANSWER:
         return "no answer of acceptable length"
     if normalise(answer) in normalise(question):
@@ -64,6 +64,12 @@ def fault(pair: Pair, text: str, title: str) -> str | None:
     return unsound(answer, [pair.evidence], text, title)
 
 
+def is_question(said: str) -> bool:
+    """Whether ``said`` has the form of a question."""
+    return 8 <= len(said) <= _MOST_QUESTION and said.endswith("?")
+
+
+NO_QUESTION = "not a question of acceptable length"
 ABOUT_TEXT = "speaks of the text instead of the matter"
 
 

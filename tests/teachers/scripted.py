@@ -72,8 +72,26 @@ def shown(prompt: str) -> tuple[str, list[str]]:
     return title[1], [sentence.strip() for sentence in re.findall(r"[^.]+\.", text[2])]
 
 
+def prompt_of(body: dict[str, Any]) -> str:
+    """What is asked, in a chat or in a raw prompt."""
+    raw = body.get("prompt")
+    return str(raw if raw is not None else body["messages"][1]["content"])
+
+
+def drawn(body: dict[str, Any]) -> str:
+    """What follows an open user's turn; another question for other seeds, and the turn's end with more behind it."""
+    title, sentences = shown(body["prompt"])
+    number = body.get("options", body)["seed"] % 8
+    end = body["options"]["stop"][0] if "options" in body else body["stop"][0]
+    assert body["prompt"].endswith("user\n" if end == "<|im_end|>" else "user<|end_header_id|>\n\n")
+    asks = turn("- ".join(["\n"] * (number + 1)), title, sentences)["question"]
+    return f" {asks}{end}\nassistant: It is so."
+
+
 def good(body: dict[str, Any]) -> str:
     """The answer of a teacher that has read its page and the schema."""
+    if "prompt" in body:
+        return drawn(body)
     form = body.get("format") or body["response_format"]["json_schema"]["schema"]
     prompt, asked = body["messages"][1]["content"], set(form["required"])
     title, sentences = shown(prompt)
@@ -87,6 +105,11 @@ def good(body: dict[str, Any]) -> str:
         return json.dumps(whole | ({"evidence": sentences[:2]} if "evidence" in asked else {}))
     if asked == {"text"}:
         return json.dumps({"text": reworded(title, sentences, prompt)})
+    if asked == {"question"}:
+        return json.dumps({"question": turn(prompt, title, sentences)["question"]})
+    if asked == {"answer", "evidence"}:
+        said = sentences[len(prompt) % len(sentences)]
+        return json.dumps({"answer": said, "evidence": said})
     if asked == {"answer"}:
         return json.dumps({"answer": "It belonged to a certain Foltest of Temeria, who had it built there."})
     return json.dumps(turn(prompt, title, sentences))
@@ -148,7 +171,7 @@ class Server:
 
     def noted(self, body: dict[str, Any], headers: dict[str, str]) -> tuple[int, int]:
         """How often this prompt, and how often anything, was asked before."""
-        prompt = body["messages"][1]["content"]
+        prompt = prompt_of(body)
         with self.lock:
             n, total = self.asked[prompt], len(self.bodies)
             self.asked[prompt] += 1
@@ -173,7 +196,7 @@ def handler(server: Server) -> type[BaseHTTPRequestHandler]:
                 return self.reply(404, json.dumps({"error": f"model '{body['model']}' not found"}).encode())
             n, total = server.noted(body, dict(self.headers))
             fault = server.before(total) if server.before else None
-            return self.answer(body, fault or server.fault(body["messages"][1]["content"], n))
+            return self.answer(body, fault or server.fault(prompt_of(body), n))
 
         def answer(self, body: dict[str, Any], fault: str | None) -> None:
             if fault in STATUS:
@@ -205,9 +228,13 @@ def handler(server: Server) -> type[BaseHTTPRequestHandler]:
             if self.path == "/api/chat":
                 counts = {"prompt_eval_count": read, "eval_count": 10}
                 value = {"model": "tiny", "message": message, "done": True, "done_reason": reason, **counts}
+            elif self.path == "/api/generate":
+                counts = {"prompt_eval_count": read, "eval_count": 10}
+                value = {"model": "tiny", "response": text, "done": True, "done_reason": reason, **counts}
             else:
                 usage = {"prompt_tokens": 100, "completion_tokens": 10}
-                value = {"choices": [{"message": message, "finish_reason": reason}], "usage": usage}
+                said = {"text": text} if self.path == "/v1/completions" else {"message": message}
+                value = {"choices": [{**said, "finish_reason": reason}], "usage": usage}
             self.reply(200, json.dumps(value).encode(), cut=cut)
 
         def reply(self, status: int, data: bytes, *, cut: bool = False) -> None:

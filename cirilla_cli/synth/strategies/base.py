@@ -187,14 +187,32 @@ class Desk:
             messages = (*first, *_again(answer.text, complaint))
         return Rejected(key, complaint.reason, {"why": complaint.said})
 
+    def continued(
+        self, key: str, prompt: str, until: str, check: Callable[[str], Complaint | None]
+    ) -> str | Rejected | Unsettled:
+        """What follows a raw ``prompt``, on one line; drawn again with another seed where ``check`` complains."""
+        complaint = Complaint("", "")
+        for attempt in range(self._config.retries + 1):
+            answer = self._answer(key, (Message(role="user", content=prompt),), None, attempt, until)
+            if not isinstance(answer, Completion):
+                return answer
+            said = " ".join(answer.text.partition(until)[0].split())
+            found = check(said)
+            if found is None:
+                return said
+            complaint = found
+        return Rejected(key, complaint.reason, {"text": said})
+
     def _answer(
-        self, key: str, messages: Sequence[Message], schema: dict[str, object], attempt: int
+        self, key: str, messages: Sequence[Message], schema: dict[str, object] | None, attempt: int, until: str = ""
     ) -> Completion | Rejected | Unsettled:
         """A whole answer; one that was cut off gets twice the budget, once."""
         budget, text = self._config.max_tokens, ""
         for most in (budget, max(budget, min(2 * budget, self._room(messages)))):
             seed = ((self._config.seed or 0) + int(short_id(key), 16) + attempt) % 2**31
-            request = Request(tuple(messages), schema, most, self._config.temperature, seed)
+            # What is only continued is not to be the likeliest words, which are the same at each draw.
+            temperature = max(1.0, self._config.temperature) if until else self._config.temperature
+            request = Request(tuple(messages), schema, most, temperature, seed, until)
             answer = self._journal.ask(request)
             if isinstance(answer, Failure):
                 return _failed(key, answer)

@@ -11,14 +11,14 @@ from cirilla_cli.synth.strategies.qa import judged, repeated
 ASK = """\
 Write one question that this text answers, clear to someone who does not see the text, so name whom or what it is \
 about. Give a short, complete answer, and as evidence one passage copied word for word from the text."""
-_DIFFERENT = "Ask about something else than these questions do, which were asked before:"
+DIFFERENT = "Ask about something else than these questions do, which were asked before:"
 
 
 class Variants(PieceByPiece[VariantsConfig]):
     """Asks round after round, and ends where the teacher finds nothing new."""
 
     name = "variants"
-    instructions = f"{ASK}\n{_DIFFERENT}"
+    instructions = f"{ASK}\n{DIFFERENT}"
 
     def settle(self, unit: Unit, desk: Desk) -> Settled:
         """See `Strategy.settle`."""
@@ -35,10 +35,14 @@ class Variants(PieceByPiece[VariantsConfig]):
         return rows
 
     def _another(self, unit: Unit, number: int, asked: Sequence[str], desk: Desk) -> Pair | Rejected | Unsettled:
-        earlier = "\n".join([f"\n{_DIFFERENT}", *(f"- {question}" for question in asked)]) if asked else ""
-        prompt = f"{unit.block}\n\n{ASK}{earlier}"
+        prompt = f"{unit.block}\n\n{ASK}{earlier(asked)}"
         return desk.ask(f"{unit.id}/{number}", prompt, Pair, lambda pair: self._complaint(pair, unit, asked))
 
     def _complaint(self, pair: Pair, unit: Unit, asked: Sequence[str]) -> Complaint | None:
         said = f"{pair.question} {pair.answer}"
         return repeated(pair.question, asked, self._config.most_alike) or foreign(said, unit.text)
+
+
+def earlier(asked: Sequence[str]) -> str:
+    """The end of a prompt that wants another question than those before; nothing where there are none."""
+    return "\n".join([f"\n{DIFFERENT}", *(f"- {question}" for question in asked)]) if asked else ""
