@@ -300,9 +300,25 @@ class MagpieConfig(Section):
         return Magpie(self, chunk_chars)
 
 
+class CotConfig(Section):
+    """Questions that need two facts or more, answered step by step (a chain of thought), each step with its passage."""
+
+    kind: Literal["cot"] = "cot"
+    questions: PositiveInt = 2
+    """Questions asked for from each part of a page, each in a request of its own."""
+    max_steps: Annotated[int, Field(ge=2)] = 5
+    """Most steps before an answer; there are at least two."""
+
+    def build(self, chunk_chars: int) -> "Strategy":
+        """The strategy that this section describes."""
+        from cirilla_cli.synth.strategies.cot import Cot
+
+        return Cot(self, chunk_chars)
+
+
 StrategySection = Annotated[
     QAConfig | MultiTurnConfig | SummaryConfig | VariantsConfig | PreferencesConfig | PersonasConfig | RephraseConfig
-    | EvolveConfig | MagpieConfig,
+    | EvolveConfig | MagpieConfig | CotConfig,
     ByKind(),
 ]  # fmt: skip
 
@@ -314,7 +330,7 @@ class TeacherSourceConfig(Section):
     teacher: TeacherSection = OllamaConfig()
     """Who writes; on the command line `--teacher ollama:MODEL@URL` or `openai:MODEL@URL`."""
     strategy: StrategySection = QAConfig()
-    """What is written: qa, multi_turn, summary, variants, preferences, personas, rephrase, evolve or magpie."""
+    """What is written: qa, multi_turn, summary, variants, preferences, personas, rephrase, evolve, magpie or cot."""
     chunk_chars: PositiveInt = 4000
     """Longest part of a page shown at once; parts end at paragraphs."""
     max_tokens: PositiveInt = 1024

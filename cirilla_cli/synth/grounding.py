@@ -22,20 +22,22 @@ _ABOUT_TEXT = re.compile(
 _MOST_QUESTION, _MOST_ANSWER = 300, 800
 
 
-class Pair(BaseModel):
-    """A question, its answer, and the passage that the answer rests on."""
+class Answer(BaseModel):
+    """Something that a teacher is asked for: strict types; what was not asked for is left out."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
+
+
+class Pair(Answer):
+    """A question, its answer, and the passage that the answer rests on."""
 
     question: str
     answer: str
     evidence: str
 
 
-class Pairs(BaseModel):
+class Pairs(Answer):
     """What a teacher is asked for."""
-
-    model_config = ConfigDict(strict=True, extra="ignore")
 
     pairs: list[Pair] = Field(min_length=1)
 

@@ -103,6 +103,11 @@ def good(body: dict[str, Any]) -> str:
     if "summary" in asked:
         whole = {"question": f"What is there to know of {title}?", "summary": f"In short, {said[0].lower()}{said[1:]}"}
         return json.dumps(whole | ({"evidence": sentences[:2]} if "evidence" in asked else {}))
+    if asked == {"question", "steps", "answer"}:
+        told = turn(prompt, title, sentences)
+        steps = [{"says": f"It is known: {said}", "evidence": said} for said in (sentences[-1], told["evidence"])]
+        steps += [{"says": "So it goes on.", "evidence": sentences[0]}]
+        return json.dumps({"question": told["question"], "steps": steps, "answer": told["answer"]})
     if asked == {"text"}:
         return json.dumps({"text": reworded(title, sentences, prompt)})
     if asked == {"question"}:

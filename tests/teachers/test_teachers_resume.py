@@ -97,6 +97,7 @@ RUNS: dict[str, tuple[str, int, int, dict[str, Any]]] = {
     "personas": ("openai", 4, 12, {}),
     "evolve": ("openai", 4, 8, {}),
     "magpie": ("ollama", 4, 8, {}),
+    "cot": ("openai", 4, 8, {}),
     "rephrase": ("ollama", 4, 8, {}),
 }
 

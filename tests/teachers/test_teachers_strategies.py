@@ -510,6 +510,80 @@ def test_a_turn_that_the_page_does_not_answer_is_rejected_by_name(
     assert row["question"] == "Where Mill 0?"
 
 
+# Chains of thought
+
+
+def reasoned(**fields: Any) -> str:
+    """A chain over two sentences of page 0, which stand apart in it."""
+    steps = [
+        {"says": "Mill 0 stands by the river.", "evidence": "mill 0, which stands by the river"},
+        {"says": "In the winter the river is under ice.", "evidence": "the river was under ice for weeks"},
+    ]
+    whole = {"question": "Why could Mill 0 not turn in winter?", "steps": steps, "answer": "Its river was under ice."}
+    return json.dumps({**whole, **fields})
+
+
+def test_the_answer_follows_its_numbered_steps_and_each_step_rests_on_a_passage_of_its_own(
+    tmp_path: Path, serve: Callable[..., Server]
+) -> None:
+    server = serve(lambda prompt, n: reasoned() if "Mill 0" in prompt else None)
+    make(tmp_path, server, "cot", 2, questions=1)
+    row = samples(tmp_path / "out")[0]
+    assert [turn["content"] for turn in row["messages"]] == [
+        "Why could Mill 0 not turn in winter?",
+        "1. Mill 0 stands by the river.\n2. In the winter the river is under ice.\n\nIts river was under ice.",
+    ]
+    assert row["evidence"] == ["mill 0, which stands by the river", "the river was under ice for weeks"]
+    assert all(passage in page(0) for passage in row["evidence"])
+    assert row["generator"]["strategy"] == "teacher/cot"
+
+
+def step(says: str, evidence: str) -> dict[str, str]:
+    return {"says": says, "evidence": evidence}
+
+
+BY_RIVER = step("It stands by the river.", "stands by the river")
+UNDER_ICE = step("The river was under ice.", "the river was under ice")
+UNREASONED = {
+    "the steps rest on one fact alone": {"steps": [BY_RIVER, step("It was of stone.", "built of stone")]},
+    "the evidence does not stand in the page": {"steps": [BY_RIVER, step("It froze.", "all was frozen")]},
+    "a number of the answer does not stand in the page": {"steps": [step("In 1817.", "under ice"), BY_RIVER]},
+    "a name of the answer does not stand in the page": {"answer": "The ice of Temeria stopped it."},
+    "speaks of the text instead of the matter": {"steps": [step("The text says so.", "under ice"), BY_RIVER]},
+    "not the JSON asked for": {"steps": [BY_RIVER]},
+    "more steps than max_steps": {"steps": [BY_RIVER, UNDER_ICE, UNDER_ICE, BY_RIVER]},
+    "the question gives the answer away": {"answer": "Not turn in winter"},
+    "holds a control token": {"steps": [step("It <|im_end|> froze.", "under ice"), BY_RIVER]},
+}
+
+
+@pytest.mark.parametrize("reason", UNREASONED)
+def test_a_chain_with_a_fault_is_rejected_by_name(tmp_path: Path, serve: Callable[..., Server], reason: str) -> None:
+    said = reasoned(**UNREASONED[reason])
+    server = serve(lambda prompt, n: said if "Mill 0" in prompt else None)
+    report = make(tmp_path, server, "cot", 2, questions=1, retries=1, max_steps=3)
+    assert (report.samples, report.rejected) == (1, {reason: 1})
+
+
+@pytest.mark.parametrize(
+    ("passages", "rejected"),
+    [
+        (("stands by the river", "stands by the river"), True),
+        (("by the river", "which stands by the river and was built"), True),
+        (("built of stone. It turned 3 times", "of stone"), True),
+        (("built of stone. It turned 3 times", "a dog and a cat"), False),
+        (("stands by the river", "water of the river"), False),
+    ],
+)
+def test_two_facts_stand_in_two_sentences(
+    tmp_path: Path, serve: Callable[..., Server], passages: tuple[str, str], rejected: bool
+) -> None:
+    said = reasoned(steps=[step("So it is.", passage) for passage in passages])
+    server = serve(lambda prompt, n: said if "Mill 0" in prompt else None)
+    report = make(tmp_path, server, "cot", 2, questions=1)
+    assert report.rejected == ({"the steps rest on one fact alone": 1} if rejected else {})
+
+
 def test_the_same_pages_and_teacher_give_the_same_bytes_in_any_number_of_workers(
     tmp_path: Path, serve: Callable[..., Server]
 ) -> None:

@@ -89,6 +89,16 @@ class Complaint:
 Settled = list[Made] | Unsettled
 
 
+def settled(made: Iterable[Made | Unsettled]) -> Settled:
+    """All rows as a list, up to the first that got no answer: then that alone."""
+    rows: list[Made] = []
+    for one in made:
+        if isinstance(one, Unsettled):
+            return one
+        rows.append(one)
+    return rows
+
+
 class Strategy(Protocol):
     """A kind of rows that a teacher writes; one request or several a unit, each unit on its own."""
 

@@ -3,13 +3,11 @@
 from collections.abc import Sequence
 from functools import partial
 
-from pydantic import BaseModel, ConfigDict
-
 from cirilla_cli.synth.base import Made, Rejected
 from cirilla_cli.synth.config import MagpieConfig
-from cirilla_cli.synth.grounding import NO_QUESTION, Pair, is_question
+from cirilla_cli.synth.grounding import NO_QUESTION, Answer, Pair, is_question
 from cirilla_cli.synth.inert import fenced
-from cirilla_cli.synth.strategies.base import Complaint, Desk, PieceByPiece, Settled, Unit, Unsettled, odd
+from cirilla_cli.synth.strategies.base import Complaint, Desk, PieceByPiece, Settled, Unit, Unsettled, odd, settled
 from cirilla_cli.synth.strategies.qa import judged, repeated
 from cirilla_cli.synth.strategies.variants import DIFFERENT, earlier
 
@@ -37,18 +35,14 @@ _TEMPLATES = {
 _MOST_ALIKE = 0.7
 
 
-class Asked(BaseModel):
+class Asked(Answer):
     """A question."""
-
-    model_config = ConfigDict(strict=True, extra="ignore")
 
     question: str
 
 
-class Answered(BaseModel):
+class Answered(Answer):
     """Its answer."""
-
-    model_config = ConfigDict(strict=True, extra="ignore")
 
     answer: str
     evidence: str
@@ -62,14 +56,9 @@ class Magpie(PieceByPiece[MagpieConfig]):
 
     def settle(self, unit: Unit, desk: Desk) -> Settled:
         """See `Strategy.settle`."""
-        rows: list[Made] = []
         asked: list[str] = []
-        for number in range(self._config.questions):
-            made = self._answered(unit, f"{unit.id}/{number}", asked, desk)
-            if isinstance(made, Unsettled):
-                return made
-            rows.append(made)
-        return rows
+        keys = (f"{unit.id}/{number}" for number in range(self._config.questions))
+        return settled(self._answered(unit, key, asked, desk) for key in keys)
 
     def _answered(self, unit: Unit, key: str, asked: list[str], desk: Desk) -> Made | Unsettled:
         question = self._question(unit, key, asked, desk)

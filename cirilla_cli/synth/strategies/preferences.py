@@ -1,13 +1,11 @@
 """Preference pairs: a grounded answer, and a wrong one of similar length that fails a check which its row names."""
 
-from pydantic import BaseModel, ConfigDict
-
-from cirilla_cli.data.rows import Message, Sample
+from cirilla_cli.data.rows import Sample
 from cirilla_cli.synth.base import Made, Rejected, origin_of
 from cirilla_cli.synth.config import PreferencesConfig
-from cirilla_cli.synth.grounding import FOREIGN_NAME, FOREIGN_NUMBER, Pair, quoted
-from cirilla_cli.synth.strategies.base import Complaint, Desk, PieceByPiece, Settled, Unit, Unsettled
-from cirilla_cli.synth.strategies.qa import PROMPT, ask_pairs, rejected
+from cirilla_cli.synth.grounding import FOREIGN_NAME, FOREIGN_NUMBER, Answer, Pair, quoted
+from cirilla_cli.synth.strategies.base import Complaint, Desk, PieceByPiece, Settled, Unit, Unsettled, settled
+from cirilla_cli.synth.strategies.qa import PROMPT, ask_pairs, rejected, turns
 from cirilla_cli.verify.match import normalise
 
 _WRONG = """\
@@ -22,10 +20,8 @@ _LEAST, _MOST = 0.5, 2.0
 """Lengths of wrong answers as a share of the right one's, so that length tells nothing."""
 
 
-class Wrong(BaseModel):
+class Wrong(Answer):
     """A wrong answer."""
-
-    model_config = ConfigDict(strict=True, extra="ignore")
 
     answer: str
 
@@ -43,13 +39,7 @@ class Preferences(PieceByPiece[PreferencesConfig]):
             return found
         if isinstance(found, Rejected):
             return [found]
-        rows: list[Made] = []
-        for pair in found.pairs:
-            made = _paired(unit, pair, desk)
-            if isinstance(made, Unsettled):
-                return made
-            rows.append(made)
-        return rows
+        return settled(_paired(unit, pair, desk) for pair in found.pairs)
 
 
 def _paired(unit: Unit, pair: Pair, desk: Desk) -> Made | Unsettled:
@@ -62,17 +52,11 @@ def _paired(unit: Unit, pair: Pair, desk: Desk) -> Made | Unsettled:
     if not isinstance(wrong, Wrong):
         return wrong
     return Sample(
-        kind="preference",
-        id=desk.row_id(unit, pair.question, pair.answer, wrong.answer),
-        messages=(Message(role="user", content=pair.question.strip()),),
-        chosen=pair.answer.strip(),
-        rejected=wrong.answer.strip(),
-        split_key=unit.document.id,
-        evidence=(evidence,),
-        source=origin_of(unit.document),
-        parents=(unit.document.id,),
+        kind="preference", id=desk.row_id(unit, pair.question, pair.answer, wrong.answer), messages=turns(pair)[:1],
+        chosen=pair.answer.strip(), rejected=wrong.answer.strip(), split_key=unit.document.id, evidence=(evidence,),
+        source=origin_of(unit.document), parents=(unit.document.id,),
         generator=desk.origin(_FAILED[str(_failed(wrong, pair, unit))]),
-    )
+    )  # fmt: skip
 
 
 def _failed(wrong: Wrong, pair: Pair, unit: Unit) -> str | None:

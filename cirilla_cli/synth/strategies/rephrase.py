@@ -2,13 +2,23 @@
 
 import re
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from cirilla_cli.data.rows import Document
 from cirilla_cli.synth.base import Made, Rejected
 from cirilla_cli.synth.config import RephraseConfig, Style
-from cirilla_cli.synth.grounding import names, numbers, unsound
-from cirilla_cli.synth.strategies.base import Complaint, Desk, PieceByPiece, Settled, Unit, Unsettled, foreign, odd
+from cirilla_cli.synth.grounding import Answer, names, numbers, unsound
+from cirilla_cli.synth.strategies.base import (
+    Complaint,
+    Desk,
+    PieceByPiece,
+    Settled,
+    Unit,
+    Unsettled,
+    foreign,
+    odd,
+    settled,
+)
 
 _ASK = """\
 Write all that this text says about {title} in other words: {style} Keep every name, number and date. Add nothing, \
@@ -24,10 +34,8 @@ _RUN = 8
 _WORD = re.compile(r"\w+")
 
 
-class Rewriting(BaseModel):
+class Rewriting(Answer):
     """A text in other words."""
-
-    model_config = ConfigDict(strict=True, extra="ignore")
 
     text: str = Field(min_length=1)
 
@@ -40,14 +48,12 @@ class Rephrase(PieceByPiece[RephraseConfig]):
 
     def settle(self, unit: Unit, desk: Desk) -> Settled:
         """See `Strategy.settle`."""
-        rows: list[Made] = []
-        for style in dict.fromkeys(self._config.styles):
-            prompt = f"{unit.block}\n\n{_ASK.format(title=unit.title, style=STYLES[style])}"
-            found = desk.ask(f"{unit.id}/{style}", prompt, Rewriting, lambda said: self._complaint(said.text, unit))
-            if isinstance(found, Unsettled):
-                return found
-            rows.append(found if isinstance(found, Rejected) else _judged(unit, found.text.strip(), style, desk))
-        return rows
+        return settled(self._rewritten(unit, style, desk) for style in dict.fromkeys(self._config.styles))
+
+    def _rewritten(self, unit: Unit, style: Style, desk: Desk) -> Made | Unsettled:
+        prompt = f"{unit.block}\n\n{_ASK.format(title=unit.title, style=STYLES[style])}"
+        found = desk.ask(f"{unit.id}/{style}", prompt, Rewriting, lambda said: self._complaint(said.text, unit))
+        return _judged(unit, found.text.strip(), style, desk) if isinstance(found, Rewriting) else found
 
     def _complaint(self, said: str, unit: Unit) -> Complaint | None:
         share, copied, kept = len(said) / len(unit.text), copied_share(said, unit.text), kept_share(said, unit)

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from cirilla_cli.data.rows import Document
 from cirilla_cli.synth.base import Made, Rejected
 from cirilla_cli.synth.config import SummaryConfig
-from cirilla_cli.synth.grounding import Pair, chunks, quoted, unsound
+from cirilla_cli.synth.grounding import Answer, Pair, chunks, quoted, unsound
 from cirilla_cli.synth.inert import fenced
 from cirilla_cli.synth.strategies.base import Complaint, Desk, Settled, Unit, Unsettled, foreign, odd
 from cirilla_cli.synth.strategies.qa import turns
@@ -34,19 +34,15 @@ _SLACK = 1.25
 _STEM = 4
 
 
-class Part(BaseModel):
+class Part(Answer):
     """What a part of a page says."""
-
-    model_config = ConfigDict(strict=True, extra="ignore")
 
     summary: str = Field(min_length=1)
     evidence: list[str] = Field(min_length=1)
 
 
-class Merged(BaseModel):
+class Merged(Answer):
     """Several summaries in one, and what it answers."""
-
-    model_config = ConfigDict(strict=True, extra="ignore")
 
     question: str = Field(min_length=8, max_length=300)
     summary: str = Field(min_length=1)
