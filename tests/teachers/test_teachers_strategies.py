@@ -569,6 +569,7 @@ def test_a_chain_with_a_fault_is_rejected_by_name(tmp_path: Path, serve: Callabl
     ("passages", "rejected"),
     [
         (("stands by the river", "stands by the river"), True),
+        (("stands by the river", "built of stone"), True),
         (("by the river", "which stands by the river and was built"), True),
         (("built of stone. It turned 3 times", "of stone"), True),
         (("built of stone. It turned 3 times", "a dog and a cat"), False),
