@@ -323,6 +323,15 @@ StrategySection = Annotated[
 ]  # fmt: skip
 
 
+class JudgeConfig(Section):
+    """A language model that reads every good row beside its page, and gives it marks from 1 to 5."""
+
+    teacher: TeacherSection | None = None
+    """Who judges; null for the teacher that wrote the row."""
+    least: Annotated[int, Field(ge=1, le=5)] = 4
+    """Rows with a lower mark for anything (grounded, relevant, clear) go to the rejects."""
+
+
 class TeacherSourceConfig(Section):
     """Rows written by a language model and checked against the page."""
 
@@ -346,6 +355,8 @@ class TeacherSourceConfig(Section):
     """Only the first so many parts of pages; null for all."""
     seed: int | None = None
     """Base of the seeds sent with requests; null for the recipe's own seed."""
+    judge: JudgeConfig | None = None
+    """Marks for every row that has passed the checks, a request each; null: nobody judges."""
 
     def build(self, workspace: Path | None) -> "Synthesizer":
         """The source of samples; ``workspace`` is the folder for what it remembers, if any."""

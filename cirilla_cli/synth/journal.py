@@ -24,6 +24,7 @@ class Journal:
 
     def __init__(self, teacher: Teacher, path: Path | None) -> None:
         self.name, self.teacher = teacher.name, teacher
+        self.told = f"{teacher.name} at {teacher.address}"
         self.found = 0
         self.spent = Spent()
         self._known: dict[str, Completion] = {}
