@@ -357,6 +357,8 @@ class TeacherSourceConfig(Section):
     """Base of the seeds sent with requests; null for the recipe's own seed."""
     judge: JudgeConfig | None = None
     """Marks for every row that has passed the checks, a request each; null: nobody judges."""
+    cache: FilePath | None = None
+    """A folder of answers that runs share, whatever they make; null: a run has its own alone."""
 
     def build(self, workspace: Path | None) -> "Synthesizer":
         """The source of samples; ``workspace`` is the folder for what it remembers, if any."""

@@ -3,6 +3,7 @@
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from cirilla_cli.data.jsonl import Complaints, JsonlWriter, read_rows
 from cirilla_cli.data.merging import Parts, merging
@@ -87,8 +88,12 @@ def _made_from(config: SynthConfig) -> MadeFrom:
         CirillaError: the source cannot be shared out, or an input is missing.
     """
     _spread(config.source, None, ALONE)
-    paths = [*map(rows_at, config.inputs), *paths_of(config.source)]
-    # How many requests are under way at once, and with which key, makes no difference to what is made.
-    keys = {"teacher": {"api_key": True}}
-    recipe = config.model_dump(mode="json", exclude={"source": {"workers": True, **keys, "judge": keys}})
+    source = config.source
+    if isinstance(source, TeacherSourceConfig):
+        source = source.model_copy(update={"cache": None})
+    paths = [*map(rows_at, config.inputs), *paths_of(source)]
+    # How many requests are under way at once, with which key, and who else asks, makes no difference to what is made.
+    keys: dict[str, Any] = {"teacher": {"api_key": True}}
+    apart = {"workers": True, "cache": True, **keys, "judge": keys}
+    recipe = config.model_dump(mode="json", exclude={"source": apart})
     return MadeFrom.of("synth", recipe, paths)

@@ -10,6 +10,7 @@ from cirilla_cli.data.rows import Document
 from cirilla_cli.errors import ServiceError
 from cirilla_cli.progress import Progress
 from cirilla_cli.synth.base import Made, Rejected
+from cirilla_cli.synth.cache import Cache
 from cirilla_cli.synth.config import TeacherSourceConfig
 from cirilla_cli.synth.journal import FILE, Journal
 from cirilla_cli.synth.judge import FILE as JUDGED
@@ -59,7 +60,8 @@ class TeacherSource:
 
     def _journal(self, stack: ExitStack, teacher: TeacherSection, name: str, progress: Progress) -> Journal:
         path = None if self._workspace is None else self._workspace / name
-        journal = stack.enter_context(Journal(teacher.build(), path))
+        built, folder = teacher.build(), self.config.cache
+        journal = stack.enter_context(Journal(built, path, None if folder is None else Cache(folder, built)))
         if journal.found:
             progress.say(f"{journal.found:,} answers on record in {path}")
         return journal
