@@ -86,10 +86,18 @@ def _synth_section(resolved: Resolved) -> Any:
     if config.source.kind in ("reasoning-gym", "teacher") and config.source.seed is None:
         config = config.model_copy(update={"source": config.source.model_copy(update={"seed": resolved.recipe.seed})})
     key = os.environ.get("OPENAI_API_KEY")
-    if key and config.source.kind == "teacher" and config.source.teacher.kind == "openai":
-        teacher = config.source.teacher.model_copy(update={"api_key": SecretStr(key)})
-        config = config.model_copy(update={"source": config.source.model_copy(update={"teacher": teacher})})
+    if key and config.source.kind == "teacher":
+        source = _with_key(config.source, SecretStr(key))
+        judge = None if source.judge is None else _with_key(source.judge, SecretStr(key))
+        config = config.model_copy(update={"source": source.model_copy(update={"judge": judge})})
     return config
+
+
+def _with_key(section: Any, key: Any) -> Any:
+    """A section with the key in its teacher, where that wants one."""
+    if section.teacher is None or section.teacher.kind != "openai":
+        return section
+    return section.model_copy(update={"teacher": section.teacher.model_copy(update={"api_key": key})})
 
 
 def curate(resolved: Resolved, progress: Progress, control: Control) -> Any:
@@ -312,7 +320,7 @@ RUNNERS: Mapping[str, Any] = {
 
 _OWN: Mapping[str, tuple[str, ...]] = {
     "scrape": ("documents.jsonl", "rejects.jsonl", "journal.jsonl", "raw", "ATTRIBUTION.md"),
-    "synth": ("samples.jsonl", "questions.jsonl", "journal.jsonl"),
+    "synth": ("samples.jsonl", "questions.jsonl", "journal.jsonl", "judge.jsonl"),
     "curate": ("report.json",),  # without which its rows are made anew, and replaced when they are
     "tokenize": ("tokenizer", "shards", "report.json"),
 }  # fmt: skip

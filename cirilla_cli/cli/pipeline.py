@@ -27,6 +27,8 @@ _NAMES = ("out", "name", "extends")
 """Keys that change where a result goes, not what it is."""
 _PATHS = ("path", "model")
 """Keys whose text is a path wherever such a path exists."""
+_GROWING = ("cache",)
+"""Keys that name what a stage adds to and whose content decides nothing."""
 MARK = "stage.json"
 
 
@@ -214,7 +216,7 @@ def _stage_hash(stage: Stage, before: Mapping[str, str]) -> str:
 def _external(value: Any) -> dict[str, str]:
     """Hashes of the files and folders that a recipe names and no stage makes."""
     if isinstance(value, BaseModel):
-        parts = {key: getattr(value, key) for key in type(value).model_fields}
+        parts = {key: getattr(value, key) for key in type(value).model_fields if key not in _GROWING}
         value = [Path(part) if key in _PATHS and isinstance(part, str) else part for key, part in parts.items()]
     if isinstance(value, Mapping):
         value = list(value.values())

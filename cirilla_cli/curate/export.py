@@ -84,6 +84,7 @@ def _schema(kind: str) -> "pa.Schema":
     import pyarrow as pa
 
     text, texts = pa.string(), pa.list_(pa.string())
+    origin = pa.struct({"strategy": text, "version": pa.int64(), "teacher": text, "prompt_sha": text})
     if kind == "documents":
         licence = pa.struct({"name": text, "url": text})
         fact = pa.struct({"label": text, "values": texts})
@@ -91,10 +92,10 @@ def _schema(kind: str) -> "pa.Schema":
         return pa.schema({
             "id": text, "title": text, "text": text, "url": text, "permalink": text, "revision": pa.int64(),
             "timestamp": text, "license": licence, "site": text, "categories": texts, "aliases": texts,
-            "infobox": pa.list_(fact), "sections": pa.list_(section), "sha256": text,
+            "infobox": pa.list_(fact), "sections": pa.list_(section), "sha256": text, "parents": texts,
+            "generator": origin,
         })  # fmt: skip
     turn = pa.struct({"role": text, "content": text})
-    origin = pa.struct({"strategy": text, "version": pa.int64(), "teacher": text, "prompt_sha": text})
     return pa.schema({
         "kind": text, "id": text, "messages": pa.list_(turn), "chosen": text, "rejected": text, "answer": text,
         "verify": text, "split_key": text, "evidence": texts, "source": text, "parents": texts, "generator": origin,

@@ -4,7 +4,7 @@ from typing import Literal
 
 from cirilla_cli.curate.base import Row
 from cirilla_cli.curate.config import SplitConfig
-from cirilla_cli.data.rows import Document, held_out
+from cirilla_cli.data.rows import held_out
 
 Side = Literal["train", "validation", "test"]
 SIDES: tuple[Side, ...] = ("train", "validation", "test")
@@ -22,5 +22,4 @@ def side_of(key: str, config: SplitConfig) -> Side:
 
 def sides_of(row: Row, config: SplitConfig) -> frozenset[Side]:
     """The sides of every page that a row tells of: more than one where it would carry a page across the split."""
-    keys = {row.id} if isinstance(row, Document) else set(row.parents or (row.split_key,))
-    return frozenset(side_of(key, config) for key in keys)
+    return frozenset(side_of(key, config) for key in row.parents or (row.split_key,))

@@ -15,11 +15,6 @@ def kind_of(record: Document | Sample) -> Kind:
     return "preference" if record.kind == "preference" else "chat"
 
 
-def split_key(record: Document | Sample) -> str:
-    """What decides on which side of a split a record falls."""
-    return record.id if isinstance(record, Document) else record.split_key
-
-
 def encode_all(records: Sequence[Document | Sample], tokenizer: Tokenizer) -> list[Encoded]:
     """The shard documents of records of one kind, in order."""
     texts = [record.text for record in records if isinstance(record, Document)]

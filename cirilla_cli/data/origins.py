@@ -32,15 +32,15 @@ class RowOrigin(Record):
     @classmethod
     def of(cls, record: Document | Sample) -> Self:
         """What is kept of a row."""
+        made = record.generator
+        strategy, teacher = (made.strategy, made.teacher) if made else (None, None)
         if isinstance(record, Document):
             return cls(
                 id=record.id, title=record.title, permalink=record.permalink or record.url, revision=record.revision,
-                license=record.license.name if record.license else None, site=record.site,
+                license=record.license.name if record.license else None, site=record.site, parents=record.parents or (),
+                strategy=strategy, teacher=teacher,
             )  # fmt: skip
-        return cls(
-            id=record.id, permalink=record.source, parents=record.parents, strategy=record.generator.strategy,
-            teacher=record.generator.teacher,
-        )  # fmt: skip
+        return cls(id=record.id, permalink=record.source, parents=record.parents, strategy=strategy, teacher=teacher)
 
 
 def write_origins(path: Path, records: Sequence[Document | Sample]) -> str:

@@ -49,8 +49,17 @@ class WikiSection(Record):
     text: str
 
 
+class Origin(Record):
+    """Who made a row and how."""
+
+    strategy: str
+    version: int = 1
+    teacher: str | None = None
+    prompt_sha: str | None = None
+
+
 class Document(Record):
-    """A page: its plain text, what was labelled in it, and where it comes from."""
+    """A page: its plain text, what was labelled in it, and where it comes from; or a text that was made of one."""
 
     id: str
     title: str
@@ -69,6 +78,15 @@ class Document(Record):
     """What was said rather than what is so: dialogue, subtitles, scripts; None for all other pages."""
     sha256: str = ""
     """Of title, text and infobox; computed when absent."""
+    parents: Annotated[tuple[str, ...] | None, Field(strict=False)] = None
+    """Pages that a text was made from; None for a page itself."""
+    generator: Origin | None = None
+    """Who made it; None for a page itself."""
+
+    @property
+    def split_key(self) -> str:
+        """What the split hashes: the page, also of a text that was made from it."""
+        return self.parents[0] if self.parents else self.id
 
     @model_validator(mode="before")
     @classmethod
@@ -94,15 +112,6 @@ class Verify(Record):
     seed: int
     index: int
     entry: dict[str, Any]
-
-
-class Origin(Record):
-    """Who made a sample and how."""
-
-    strategy: str
-    version: int = 1
-    teacher: str | None = None
-    prompt_sha: str | None = None
 
 
 class Sample(Record):

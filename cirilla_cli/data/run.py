@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from cirilla_cli.data.config import LoadTokenizerConfig, TokenizeConfig
-from cirilla_cli.data.encode import encode_all, kind_of, split_key, training_text
+from cirilla_cli.data.encode import encode_all, kind_of, training_text
 from cirilla_cli.data.inputs import check_inputs, read_inputs
 from cirilla_cli.data.jsonl import STDIO
 from cirilla_cli.data.origins import RowOrigin, write_origins
@@ -171,7 +171,7 @@ class Sharder:
         """Take one record; a full shard is encoded at once."""
         self.rows += 1
         kind = kind_of(record)
-        split = "val" if held_out(split_key(record), frac=self.config.val) else "train"
+        split = "val" if held_out(record.split_key, frac=self.config.val) else "train"
         if isinstance(record, Document) and record.license is not None:
             self.licenses[record.license.name] = self.licenses.get(record.license.name, 0) + 1
         place = kind, split

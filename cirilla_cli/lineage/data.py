@@ -142,9 +142,9 @@ def last_scrape(journal: Path) -> dict[str, Any]:
 
 
 def pages_in(rows: Path) -> Iterator[RowOrigin]:
-    """The pages in a file of rows; none for samples, which are no pages."""
+    """The pages in a file of rows; none for samples and for texts that were made of pages."""
     for row in read_rows(rows, Complaints()):
-        if {"id", "title", "text"} <= row.data.keys():
+        if {"id", "title", "text"} <= row.data.keys() and not row.data.get("generator"):
             try:
                 yield RowOrigin.of(Document.model_validate(row.data))
             except ValueError:

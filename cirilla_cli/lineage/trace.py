@@ -302,7 +302,7 @@ def _weights(checkpoint: Path) -> str:
 
 
 def _count_rows(rows: Path) -> tuple[dict[str, Any], bool]:
-    """Counts of what stands in a file of rows, and whether those are samples."""
+    """Counts of what stands in a file of rows, and whether all of those were made and none is a page."""
     counts = {key: Counter[str]() for key in ("kinds", "strategies", "teachers", "prompts", "licenses")}
     total, revisions = 0, 0
     for row in read_rows(rows, Complaints()):
@@ -317,5 +317,5 @@ def _count_rows(rows: Path) -> tuple[dict[str, Any], bool]:
             if value is not None:
                 counts[key][str(value)] += 1
     facts = {"rows": total, **{key: dict(count.most_common()) for key, count in counts.items() if count}}
-    is_samples = bool(counts["kinds"] or counts["strategies"])
+    is_samples = 0 < total == counts["strategies"].total()
     return facts if is_samples else {**facts, "with_revision": revisions}, is_samples

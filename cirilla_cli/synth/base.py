@@ -1,7 +1,7 @@
 """What a source of samples gives: samples, questions, and rejects with their reason."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Any, Protocol
 
 from cirilla_cli.data.rows import Document, Message, Origin, Question, Sample, short_id
@@ -39,8 +39,13 @@ class Spent:
     seconds: float = 0.0
     """Of waiting for answers, summed over all workers."""
 
+    def plus(self, other: "Spent") -> "Spent":
+        """Both together."""
+        return Spent(*(one + another for one, another in zip(astuple(self), astuple(other), strict=True)))
 
-Made = Sample | Question | Rejected | Spent
+
+Made = Sample | Document | Question | Rejected | Spent
+"""A document is a text that was made of a page, to be read as such."""
 
 
 class Synthesizer(Protocol):

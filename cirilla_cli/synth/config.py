@@ -243,9 +243,101 @@ class PersonasConfig(Section):
         return self
 
 
+Style = Literal["easy", "encyclopedic", "terse", "question_answer"]
+
+
+class RephraseConfig(Section):
+    """Parts of pages in other words, as plain text for training in the middle; checked against the part."""
+
+    kind: Literal["rephrase"] = "rephrase"
+    styles: Annotated[tuple[Style, ...], Field(strict=False, min_length=1)] = get_args(Style)
+    """How to write: easy (short sentences, common words), encyclopedic (as in a reference work), terse (dense, for
+    those who know the matter), question_answer (all of it as questions with their answers); one request each."""
+    least_length: Annotated[float, Field(gt=0, le=1)] = 0.4
+    """Shortest rewriting, as a share of its part's length."""
+    most_length: Annotated[float, Field(ge=1)] = 2.0
+    """Longest rewriting, as a multiple of its part's length."""
+    most_copied: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Largest share of a rewriting's words that may stand in eight or more words copied in a row."""
+    least_facts: Annotated[float, Field(ge=0, le=1)] = 0.6
+    """Smallest share of the part's numbers and names that a rewriting must keep."""
+
+    def build(self, chunk_chars: int) -> "Strategy":
+        """The strategy that this section describes."""
+        from cirilla_cli.synth.strategies.rephrase import Rephrase
+
+        return Rephrase(self, chunk_chars)
+
+
+Change = Literal["constrain", "deepen", "concretize", "combine", "broaden"]
+
+
+class EvolveConfig(Section):
+    """A question of each part of a page, and harder or rarer ones that are made of it step by step."""
+
+    kind: Literal["evolve"] = "evolve"
+    rounds: PositiveInt = 3
+    """Changes of the first question, each of the last good one, and each in a request of its own."""
+    changes: Annotated[tuple[Change, ...], Field(strict=False, min_length=1)] = get_args(Change)
+    """Kinds of change to choose from: constrain (one more condition), deepen (how or why), concretize (the particular
+    for the general), combine (a second fact besides), broaden (another matter, as hard); the part decides which."""
+    most_alike: Annotated[float, Field(gt=0, le=1)] = 0.7
+    """Questions that share more of their words (Jaccard) with an earlier one are asked for again."""
+
+    def build(self, chunk_chars: int) -> "Strategy":
+        """The strategy that this section describes."""
+        from cirilla_cli.synth.strategies.evolve import Evolve
+
+        return Evolve(self, chunk_chars)
+
+
+class MagpieConfig(Section):
+    """Questions that the teacher asks itself in the user's place, then answers from the page."""
+
+    kind: Literal["magpie"] = "magpie"
+    questions: PositiveInt = 3
+    """Questions of each part of a page; each takes a request, and one more for its answer."""
+    template: Literal["chatml", "llama3"] | None = None
+    """The chat template of the teacher: chatml (Qwen and many others) or llama3. The user's turn is then opened in raw
+    mode and drawn at a temperature of at least 1, without being asked for; null asks for it."""
+
+    def build(self, chunk_chars: int) -> "Strategy":
+        """The strategy that this section describes."""
+        from cirilla_cli.synth.strategies.magpie import Magpie
+
+        return Magpie(self, chunk_chars)
+
+
+class CotConfig(Section):
+    """Questions that need two facts or more, answered step by step (a chain of thought), each step with its passage."""
+
+    kind: Literal["cot"] = "cot"
+    questions: PositiveInt = 2
+    """Questions asked for from each part of a page, each in a request of its own."""
+    max_steps: Annotated[int, Field(ge=2)] = 5
+    """Most steps before an answer; there are at least two."""
+
+    def build(self, chunk_chars: int) -> "Strategy":
+        """The strategy that this section describes."""
+        from cirilla_cli.synth.strategies.cot import Cot
+
+        return Cot(self, chunk_chars)
+
+
 StrategySection = Annotated[
-    QAConfig | MultiTurnConfig | SummaryConfig | VariantsConfig | PreferencesConfig | PersonasConfig, ByKind()
-]
+    QAConfig | MultiTurnConfig | SummaryConfig | VariantsConfig | PreferencesConfig | PersonasConfig | RephraseConfig
+    | EvolveConfig | MagpieConfig | CotConfig,
+    ByKind(),
+]  # fmt: skip
+
+
+class JudgeConfig(Section):
+    """A language model that reads every good row beside its page, and gives it marks from 1 to 5."""
+
+    teacher: TeacherSection | None = None
+    """Who judges; null for the teacher that wrote the row."""
+    least: Annotated[int, Field(ge=1, le=5)] = 4
+    """Rows with a lower mark for anything (grounded, relevant, clear) go to the rejects."""
 
 
 class TeacherSourceConfig(Section):
@@ -255,7 +347,7 @@ class TeacherSourceConfig(Section):
     teacher: TeacherSection = OllamaConfig()
     """Who writes; on the command line `--teacher ollama:MODEL@URL`, `openai:MODEL@URL` or `own:PATH`."""
     strategy: StrategySection = QAConfig()
-    """What is written: qa, multi_turn, summary, variants, preferences or personas."""
+    """What is written: qa, multi_turn, summary, variants, preferences, personas, rephrase, evolve, magpie or cot."""
     chunk_chars: PositiveInt = 4000
     """Longest part of a page shown at once; parts end at paragraphs."""
     max_tokens: PositiveInt = 1024
@@ -271,6 +363,10 @@ class TeacherSourceConfig(Section):
     """Only the first so many parts of pages; null for all."""
     seed: int | None = None
     """Base of the seeds sent with requests; null for the recipe's own seed."""
+    judge: JudgeConfig | None = None
+    """Marks for every row that has passed the checks, a request each; null: nobody judges."""
+    cache: FilePath | None = None
+    """A folder of answers that runs share, whatever they make; null: a run has its own alone."""
 
     def build(self, workspace: Path | None) -> "Synthesizer":
         """The source of samples; ``workspace`` is the folder for what it remembers, if any."""

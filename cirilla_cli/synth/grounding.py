@@ -22,20 +22,22 @@ _ABOUT_TEXT = re.compile(
 _MOST_QUESTION, _MOST_ANSWER = 300, 800
 
 
-class Pair(BaseModel):
-    """A question, its answer, and the passage that the answer rests on."""
+class Answer(BaseModel):
+    """Something that a teacher is asked for: strict types; what was not asked for is left out."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
+
+
+class Pair(Answer):
+    """A question, its answer, and the passage that the answer rests on."""
 
     question: str
     answer: str
     evidence: str
 
 
-class Pairs(BaseModel):
+class Pairs(Answer):
     """What a teacher is asked for."""
-
-    model_config = ConfigDict(strict=True, extra="ignore")
 
     pairs: list[Pair] = Field(min_length=1)
 
@@ -53,8 +55,8 @@ def quoted(quote: str, text: str) -> str | None:
 def fault(pair: Pair, text: str, title: str) -> str | None:
     """Why ``pair`` cannot be used, as a fixed phrase, or None if it can; ``text`` is what the teacher was shown."""
     question, answer = pair.question.strip(), pair.answer.strip()
-    if not (8 <= len(question) <= _MOST_QUESTION and question.endswith("?")):
-        return "not a question of acceptable length"
+    if not is_question(question):
+        return NO_QUESTION
     if not 0 < len(answer) <= _MOST_ANSWER:
         return "no answer of acceptable length"
     if normalise(answer) in normalise(question):
@@ -64,6 +66,12 @@ def fault(pair: Pair, text: str, title: str) -> str | None:
     return unsound(answer, [pair.evidence], text, title)
 
 
+def is_question(said: str) -> bool:
+    """Whether ``said`` has the form of a question."""
+    return 8 <= len(said) <= _MOST_QUESTION and said.endswith("?")
+
+
+NO_QUESTION = "not a question of acceptable length"
 ABOUT_TEXT = "speaks of the text instead of the matter"
 
 
@@ -79,13 +87,21 @@ def unsound(answer: str, evidence: Sequence[str], text: str, title: str) -> str 
 
 
 def _unfounded(answer: str, text: str) -> str | None:
-    if not set(_NUMBER.findall(answer)) <= set(_NUMBER.findall(text)):
+    if not numbers(answer) <= numbers(text):
         return FOREIGN_NUMBER
     plain = text.translate(_ONE_TO_ONE).casefold()
-    names = _NAME.findall(answer.translate(_ONE_TO_ONE))
-    if any(name.casefold().removesuffix("'s").strip("'") not in plain for name in names):
-        return FOREIGN_NAME
-    return None
+    return FOREIGN_NAME if any(name not in plain for name in names(answer)) else None
+
+
+def numbers(text: str) -> set[str]:
+    """The numbers in ``text``, as they are written."""
+    return set(_NUMBER.findall(text))
+
+
+def names(text: str) -> set[str]:
+    """Words in capitals that do not begin a sentence, casefolded."""
+    found = _NAME.findall(text.translate(_ONE_TO_ONE))
+    return {name.casefold().removesuffix("'s").strip("'") for name in found}
 
 
 FOREIGN_NUMBER = "a number of the answer does not stand in the page"

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from cirilla_cli.data.jsonl import Complaints, JsonlWriter, read_rows, repair_tail
 from cirilla_cli.synth.base import Spent
+from cirilla_cli.synth.cache import Cache
 from cirilla_cli.teachers.base import Completion, Failure, Request, Teacher
 
 FILE = "journal.jsonl"
@@ -19,11 +20,14 @@ class Journal:
     """A teacher that looks into an append-only file first; raw answers stand in it, checks are made anew each run.
 
     Answers are on the disk before they are used, under the hash of all that was sent. Failures are not kept: the next
-    run asks again. Answers that another teacher gave, or the same under other settings, are left where they are.
+    run asks again. Answers that another teacher gave, or the same under other settings, are left where they are. What
+    other runs were answered, if they share it, is looked up before anybody is asked.
     """
 
-    def __init__(self, teacher: Teacher, path: Path | None) -> None:
+    def __init__(self, teacher: Teacher, path: Path | None, cache: Cache | None = None) -> None:
         self.name, self.teacher = teacher.name, teacher
+        self._cache = cache
+        self.told = f"{teacher.name} at {teacher.address}"
         self.found = 0
         self.spent = Spent()
         self._known: dict[str, Completion] = {}
@@ -54,12 +58,20 @@ class Journal:
             with self._lock:
                 self.spent.on_record += 1
             return self._known[id_]
+        shared = None if self._cache is None else self._cache.get(request)
+        if shared is not None:
+            with self._lock:
+                self.spent.on_record += 1
+                self._keep(id_, shared)
+            return shared
         with self._check_lock:
             if not self._checked:
                 self.teacher.check()
                 self._checked = True
         start = time.monotonic()
         answer = self.teacher.ask(request)
+        if self._cache is not None and isinstance(answer, Completion):
+            self._cache.put(request, answer)
         with self._lock:
             self._count(answer, time.monotonic() - start)
             if isinstance(answer, Completion):

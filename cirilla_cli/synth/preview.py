@@ -69,7 +69,7 @@ def _first(made: Iterable[Any], count: int) -> Iterator[Any]:
     samples = 0
     for row in made:
         yield row
-        samples += isinstance(row, Sample)
+        samples += isinstance(row, Sample | Document)
         if samples == count:
             return
 
@@ -78,7 +78,7 @@ def _gathered(made: Iterable[Any]) -> tuple[Preview, Spent | None]:
     found, spent = Preview(), None
     for row in made:
         match row:
-            case Sample():
+            case Sample() | Document():
                 found.samples.append(row.model_dump(mode="json", exclude_none=True))
             case Rejected():
                 found.rejected.append(row.row())
@@ -99,10 +99,11 @@ def _estimate(section: TeacherSourceConfig, spent: Spent, seen: int, parts: int)
 
 
 def _shown(sample: dict[str, Any]) -> str:
-    turns = [f"{message['role']}: {message['content']}" for message in sample["messages"]]
-    turns += [f"{key}: {sample[key]}" for key in ("answer", "chosen", "rejected") if key in sample]
+    turns = [f"{message['role']}: {message['content']}" for message in sample.get("messages", ())]
+    turns += [f"{key}: {sample[key]}" for key in ("text", "answer", "chosen", "rejected") if key in sample]
     evidence = [f"evidence: {piece}" for piece in sample.get("evidence", ())]
-    return "\n".join([f"{sample['generator']['strategy']}, from {sample['source']}", *turns, *evidence])
+    source = sample.get("source") or sample.get("permalink") or sample["title"]
+    return "\n".join([f"{sample['generator']['strategy']}, from {source}", *turns, *evidence])
 
 
 def _rest(row: dict[str, Any]) -> str:

@@ -130,9 +130,9 @@ def _read(inputs: Iterable[Path], format: FormatName | None) -> Iterator[Documen
         CirillaError: a row is none of what is read, or is a sample.
     """
     for record in read_inputs(map(rows_at, inputs), format=format):
-        if not isinstance(record, Document):
+        if not isinstance(record, Document) or record.generator is not None:
             raise CirillaError(
-                f"`inputs` hold samples (first: {record.id}), and samples are made from documents",
+                f"`inputs` hold samples (first: {record.id}), and samples are made from pages",
                 hint="documents.jsonl, rows with `text`, or text files",
             )
         yield record
@@ -178,8 +178,8 @@ class _Sink:
     def take(self, made: Made) -> None:
         """Write one row where it belongs; questions wait until it is known what was trained on."""
         match made:
-            case Sample():
-                self._sample(made)
+            case Sample() | Document():
+                self._row(made)
             case Question():
                 self._questions.append(made)
             case Rejected():
@@ -188,19 +188,20 @@ class _Sink:
             case Spent():
                 self.report.spent = asdict(made)
 
-    def _sample(self, sample: Sample) -> None:
-        duplicate = self._deduper.check(sample)
+    def _row(self, row: Sample | Document) -> None:
+        duplicate = self._deduper.check(row)
         if duplicate is not None:
             self._methods[duplicate.method] += 1
             self._write("duplicates", duplicate.row())
             return
-        for message in sample.messages:
+        for message in row.messages if isinstance(row, Sample) else ():
             if message.role == "user":
-                self._trained.setdefault(normalise(message.content), sample.parents)
-        self._strategies[sample.generator.strategy] += 1
-        self._kinds[sample.kind] += 1
-        self._parents.update(sample.parents)
-        self._write("samples", sample)
+                self._trained.setdefault(normalise(message.content), tuple(row.parents or ()))
+        assert row.generator is not None, "pages are no rows of synth"
+        self._strategies[row.generator.strategy] += 1
+        self._kinds[row.kind if isinstance(row, Sample) else "text"] += 1
+        self._parents.update(row.parents or ())
+        self._write("samples", row)
 
     def finish(self, config: SynthConfig, progress: Progress) -> None:
         """Write the questions whose `seen` is true of the samples, fill in the report, and tell it.

@@ -3,6 +3,7 @@
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from cirilla_cli.data.jsonl import Complaints, JsonlWriter, read_rows
 from cirilla_cli.data.merging import Parts, merging
@@ -13,6 +14,7 @@ from cirilla_cli.synth.base import Synthesizer
 from cirilla_cli.synth.config import FandomConfig, ReasoningGymConfig, SynthConfig, SynthSection, TeacherSourceConfig
 from cirilla_cli.synth.fandom import Fandom
 from cirilla_cli.synth.journal import FILE
+from cirilla_cli.synth.judge import FILE as JUDGED
 from cirilla_cli.synth.reasoning import ReasoningGym
 from cirilla_cli.synth.run import SynthReport, documents_of, places, rows_at, synthesize
 from cirilla_cli.synth.teacher import TeacherSource
@@ -55,13 +57,14 @@ def synth_merge(config: SynthConfig, out: Path, progress: Progress) -> SynthRepo
     side = places(out)[1]
     with merging(side, _made_from(config), progress) as parts:
         assert side is not None, "`merging` refuses standard output"
-        _join_answers(parts, side / FILE)
+        for name in (FILE, JUDGED):
+            _join_answers(parts, side / name)
         return synthesize(config, out, progress, _spread(config.source, side, parts))
 
 
 def _join_answers(parts: Parts, path: Path) -> None:
     """Add what the teachers of all parts have answered to the record at ``path``, each answer once."""
-    files = [file for file in (folder / FILE for folder in parts.folders()) if file.is_file()]
+    files = [file for file in (folder / path.name for folder in parts.folders()) if file.is_file()]
     if not files:
         return
     with JsonlWriter(path, append=True) as record:
@@ -78,7 +81,12 @@ def _made_from(config: SynthConfig) -> MadeFrom:
     Raises:
         CirillaError: an input is missing.
     """
-    paths = [*map(rows_at, config.inputs), *paths_of(config.source)]
-    # How many requests are under way at once, and with which key, makes no difference to what is made.
-    recipe = config.model_dump(mode="json", exclude={"source": {"workers": True, "teacher": {"api_key": True}}})
+    source = config.source
+    if isinstance(source, TeacherSourceConfig):
+        source = source.model_copy(update={"cache": None})
+    paths = [*map(rows_at, config.inputs), *paths_of(source)]
+    # How many requests are under way at once, with which key, and who else asks, makes no difference to what is made.
+    keys: dict[str, Any] = {"teacher": {"api_key": True}}
+    apart = {"workers": True, "cache": True, **keys, "judge": keys}
+    recipe = config.model_dump(mode="json", exclude={"source": apart})
     return MadeFrom.of("synth", recipe, paths)

@@ -1,6 +1,7 @@
 """Rows that a language model writes about pages, by one strategy, each checked against its page."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 
@@ -9,10 +10,14 @@ from cirilla_cli.data.rows import Document
 from cirilla_cli.errors import ServiceError
 from cirilla_cli.progress import Progress
 from cirilla_cli.synth.base import Made, Rejected
+from cirilla_cli.synth.cache import Cache
 from cirilla_cli.synth.config import TeacherSourceConfig
 from cirilla_cli.synth.journal import FILE, Journal
+from cirilla_cli.synth.judge import FILE as JUDGED
+from cirilla_cli.synth.judge import Judge, Nobody
 from cirilla_cli.synth.strategies.base import REFUSED, Desk, Settled, Unit, Unsettled
 from cirilla_cli.teachers.base import in_parallel
+from cirilla_cli.teachers.config import TeacherSection
 
 _FAILURES_IN_A_ROW = 8
 
@@ -25,7 +30,7 @@ class TeacherSource:
     def __init__(self, config: TeacherSourceConfig, workspace: Path | None, spread: Spread = ALONE) -> None:
         self.config, self._spread = config, spread
         self.strategy = config.strategy.build(config.chunk_chars)
-        self._journal_path = None if workspace is None else workspace / FILE
+        self._workspace = workspace
 
     def make(self, documents: Iterable[Document], progress: Progress) -> Iterator[Made]:
         """Yield rows as soon as those of all earlier pieces are settled, and at last what was spent.
@@ -34,15 +39,32 @@ class TeacherSource:
             ServiceError: no server answers, or it refuses, at the start or several times in a row; what was answered
                 is on record.
         """
-        with Journal(self.config.teacher.build(), self._journal_path) as journal:
-            if journal.found:
-                progress.say(f"{journal.found:,} answers on record in {self._journal_path}")
+        with ExitStack() as stack:
+            journal = self._journal(stack, self.config.teacher, FILE, progress)
             desk = Desk(journal, self.config, self.strategy.name, self.strategy.instructions)
+            judge = self._judge(stack, progress)
             work = in_parallel(
-                lambda unit: self.strategy.settle(unit[1], desk), enumerate(self._own(documents)), self.config.workers
+                lambda unit: judge.judged(unit[1], self.strategy.settle(unit[1], desk)),
+                enumerate(self._own(documents)),
+                self.config.workers,
             )
-            yield from _in_order(_counted(work, journal, progress))
-            yield journal.spent
+            yield from _in_order(_counted(work, f"{journal.told}{judge.told}", progress))
+            yield journal.spent.plus(judge.spent)
+
+    def _judge(self, stack: ExitStack, progress: Progress) -> "Judge | Nobody":
+        config = self.config.judge
+        if config is None:
+            return Nobody()
+        journal = self._journal(stack, config.teacher or self.config.teacher, JUDGED, progress)
+        return Judge(journal, self.config, config.least)
+
+    def _journal(self, stack: ExitStack, teacher: TeacherSection, name: str, progress: Progress) -> Journal:
+        path = None if self._workspace is None else self._workspace / name
+        built, folder = teacher.build(), self.config.cache
+        journal = stack.enter_context(Journal(built, path, None if folder is None else Cache(folder, built)))
+        if journal.found:
+            progress.say(f"{journal.found:,} answers on record in {path}")
+        return journal
 
     def _own(self, documents: Iterable[Document]) -> Iterator[Unit]:
         yield from (unit for unit in self._units(documents) if self._spread.takes(unit.id))
@@ -57,7 +79,7 @@ class TeacherSource:
 
 
 def _counted(
-    results: Iterator[tuple[tuple[int, Unit], Settled]], journal: Journal, progress: Progress
+    results: Iterator[tuple[tuple[int, Unit], Settled]], who: str, progress: Progress
 ) -> Iterator[tuple[int, list[Made]]]:
     """Numbered results; gives up when nothing was answered several times in a row, or anything stays unanswered."""
     in_a_row, unsettled, last = 0, 0, ""
@@ -67,11 +89,11 @@ def _counted(
         if said is not None:
             unsettled, last = unsettled + isinstance(result, Unsettled), f"{unit.id}: {said}"
         if in_a_row >= _FAILURES_IN_A_ROW:
-            raise _given_up(journal, f"answered none of {in_a_row} requests in a row", last)
+            raise _given_up(who, f"answered none of {in_a_row} requests in a row", last)
         yield number, [] if isinstance(result, Unsettled) else result
         progress.step("pieces of pages", done)
     if unsettled:
-        raise _given_up(journal, f"left {unsettled} requests unanswered", last)
+        raise _given_up(who, f"left {unsettled} requests unanswered", last)
 
 
 def _unanswered(result: Settled) -> str | None:
@@ -82,9 +104,9 @@ def _unanswered(result: Settled) -> str | None:
     return str(refused[0].detail["why"]) if refused and len(refused) == len(result) else None
 
 
-def _given_up(journal: Journal, said: str, last: str) -> ServiceError:
+def _given_up(who: str, said: str, last: str) -> ServiceError:
     return ServiceError(
-        f"{journal.name} at {journal.teacher.address} {said}; the last: {last}",
+        f"{who} {said}; the last: {last}",
         hint="run the same command again: answers so far are on record, only missing ones are asked for",
     )
 

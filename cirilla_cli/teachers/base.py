@@ -28,11 +28,14 @@ class Request:
     max_tokens: int = 1024
     temperature: float = 0.3
     seed: int = 0
+    until: str = ""
+    """Where not empty, the one message is a raw prompt without any chat template, to be continued up to these words."""
 
     @property
     def id(self) -> str:
         """Hash of everything sent but the model's name."""
-        return short_id("request", self.messages, self.schema, self.max_tokens, self.temperature, self.seed)
+        raw = (self.until,) if self.until else ()
+        return short_id("request", self.messages, self.schema, self.max_tokens, self.temperature, self.seed, *raw)
 
 
 @dataclass(frozen=True, slots=True)

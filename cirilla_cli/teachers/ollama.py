@@ -50,7 +50,7 @@ class OllamaTeacher:
 
     def _once(self, request: Request) -> Completion | Failure:
         try:
-            answer = self._client.chat(**self._call(request))
+            text, answer = self._sent(request)
         except (httpx.ReadTimeout, httpx.WriteTimeout):
             return Failure("slow", f"{self.address}: no answer within {self.config.timeout:g} s")
         except ollama.ResponseError as error:
@@ -62,7 +62,16 @@ class OllamaTeacher:
             # Ollama then has dropped the beginning, which is the page, and gone on.
             return Failure("context", f"prompt and answer took {used} tokens of a context of {self.config.num_ctx}")
         cut = answer.done_reason == "length"
-        return Completion(answer.message.content or "", cut, answer.prompt_eval_count, answer.eval_count)
+        return Completion(text, cut, answer.prompt_eval_count, answer.eval_count)
+
+    def _sent(self, request: Request) -> tuple[str, ollama.ChatResponse | ollama.GenerateResponse]:
+        call = self._call(request)
+        if request.until:
+            raw = self._client.generate(prompt=request.messages[0].content, raw=True, **call)
+            return raw.response, raw
+        messages = [message.model_dump() for message in request.messages]
+        chat = self._client.chat(messages=messages, format=dict(request.schema) if request.schema else None, **call)
+        return chat.message.content or "", chat
 
     def _call(self, request: Request) -> dict[str, Any]:
         options = {
@@ -70,14 +79,9 @@ class OllamaTeacher:
             "num_predict": request.max_tokens,
             "temperature": request.temperature,
             "seed": request.seed,
+            **({"stop": [request.until]} if request.until else {}),
         }
-        call: dict[str, Any] = {
-            "model": self.config.model,
-            "messages": [message.model_dump() for message in request.messages],
-            "format": request.schema,
-            "options": options,
-        }
-        return {**call, **self.settings}
+        return {"model": self.config.model, "options": options, **self.settings}
 
     def _refusal(self, error: ollama.ResponseError) -> Failure:
         if error.status_code == 404:

@@ -64,9 +64,10 @@ class OpenAITeacher:
 
     def _post(self, request: Request) -> Completion | Failure:
         try:
-            answer = self._clients.get().post_json(f"{self.address}/chat/completions", self._body(request))
+            answer = self._clients.get().post_json(f"{self.address}/{_path(request)}", self._body(request))
             choice = answer["choices"][0]
-            text, reason = choice["message"].get("content") or "", choice.get("finish_reason")
+            text = choice["text"] if request.until else choice["message"].get("content") or ""
+            reason = choice.get("finish_reason")
             usage = answer.get("usage") or {}
             used = usage.get("prompt_tokens"), usage.get("completion_tokens")
         except BadStatus as error:
@@ -103,12 +104,18 @@ class OpenAITeacher:
     def _body(self, request: Request) -> dict[str, Any]:
         body: dict[str, Any] = {
             "model": self.config.model,
-            "messages": [message.model_dump() for message in request.messages],
             "max_tokens": request.max_tokens,
             "temperature": request.temperature,
             "seed": request.seed,
         }
+        if request.until:
+            return body | {"prompt": request.messages[0].content, "stop": [request.until]}
+        body["messages"] = [message.model_dump() for message in request.messages]
         if request.schema is not None:
             form = {"name": "answer", "schema": dict(request.schema), "strict": True}
             body["response_format"] = {"type": "json_schema", "json_schema": form}
         return body
+
+
+def _path(request: Request) -> str:
+    return "completions" if request.until else "chat/completions"

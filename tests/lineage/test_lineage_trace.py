@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 
+from cirilla_cli.curate.config import SplitConfig
+from cirilla_cli.curate.split import sides_of
+from cirilla_cli.data.rows import Document, Origin
 from cirilla_cli.errors import CirillaError
-from cirilla_cli.fs import hash_json, write_json
+from cirilla_cli.fs import hash_json, hash_path, write_json
 from cirilla_cli.lineage.data import behind, described
 from cirilla_cli.lineage.trace import trace
 
@@ -107,6 +110,44 @@ def test_rows_said_to_be_made_from_themselves_end_somewhere(tmp_path: Path) -> N
     write_json(tmp_path / "report.json", {"out": "samples.jsonl", "inputs": [{"path": str(tmp_path)}]})
     assert len(list(behind(described(tmp_path, "sft", None)))) == 1
     assert trace(tmp_path).root.kind in ("samples", "documents")
+
+
+def made_of(page: str) -> str:
+    origin = Origin(strategy="teacher/rephrase/easy", teacher="ollama:tiny")
+    return Document(id="r", title="Odo", text="He, Odo, is a smith.", parents=(page,), generator=origin).line()
+
+
+def test_texts_made_of_pages_lead_to_the_pages_and_are_none(tmp_path: Path) -> None:
+    page = Document(id="1", title="Odo", text="Odo is a smith.", revision=7)
+    (tmp_path / "pages.jsonl").write_text(page.line() + "\n")
+    rows = tmp_path / "made.jsonl"
+    rows.write_text(made_of("1") + "\n")
+    read = [{"path": str(tmp_path / "pages.jsonl"), "sha256": hash_path(tmp_path / "pages.jsonl")}]
+    (tmp_path / "made.synth").mkdir()
+    write_json(tmp_path / "made.synth" / "report.json", {"out": str(rows), "inputs": read})
+    found = trace(rows)
+    assert [(one.id, one.revision) for one in found.pages] == [("1", 7)]
+    assert found.as_dict(pages=False)["nodes"][0]["facts"]["teachers"] == {"ollama:tiny": 1}
+    both = tmp_path / "both.jsonl"
+    both.write_text(f"{page.line()}\n{made_of('1')}\n")
+    assert [one.id for one in trace(both).pages] == ["1"]
+
+
+def test_pages_with_a_transcript_among_them_are_pages(tmp_path: Path) -> None:
+    rows = tmp_path / "pages.jsonl"
+    pages = [Document(id=str(n), title="T", text="t", kind="transcript" if n else None) for n in range(3)]
+    rows.write_text("".join(f"{page.line()}\n" for page in pages))
+    found = trace(rows)
+    assert (found.as_dict(pages=False)["nodes"][0]["kind"], len(found.pages)) == ("documents", 3)
+
+
+def test_a_text_made_of_a_page_falls_on_the_side_of_the_page() -> None:
+    config = SplitConfig(test=0.5)
+    for n in range(60):
+        page, text = Document(id=str(n), title="x", text="y"), Document.model_validate_json(made_of(str(n)))
+        assert text.split_key == page.split_key == str(n)
+        assert sides_of(text, config) == sides_of(page, config)
+    assert len({sides_of(Document(id=str(n), title="x", text="y"), config) for n in range(60)}) == 2
 
 
 def test_a_place_that_leads_nowhere_is_refused(tmp_path: Path) -> None:

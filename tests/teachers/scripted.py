@@ -8,12 +8,15 @@ from collections import Counter
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from cirilla_cli.data.rows import Document
 from cirilla_cli.progress import Silent
-from cirilla_cli.synth.config import SynthConfig
+from cirilla_cli.synth.config import StrategySection, SynthConfig
 from cirilla_cli.synth.run import SynthReport, synthesize
+
+STRATEGIES = [section.model_fields["kind"].default for section in get_args(get_args(StrategySection)[0])]
+"""Every way of asking."""
 
 KEY = "sk-not-to-be-seen"
 
@@ -69,8 +72,26 @@ def shown(prompt: str) -> tuple[str, list[str]]:
     return title[1], [sentence.strip() for sentence in re.findall(r"[^.]+\.", text[2])]
 
 
+def prompt_of(body: dict[str, Any]) -> str:
+    """What is asked, in a chat or in a raw prompt."""
+    raw = body.get("prompt")
+    return str(raw if raw is not None else body["messages"][1]["content"])
+
+
+def drawn(body: dict[str, Any]) -> str:
+    """What follows an open user's turn; another question for other seeds, and the turn's end with more behind it."""
+    title, sentences = shown(body["prompt"])
+    number = body.get("options", body)["seed"] % 8
+    end = body["options"]["stop"][0] if "options" in body else body["stop"][0]
+    assert body["prompt"].endswith("user\n" if end == "<|im_end|>" else "user<|end_header_id|>\n\n")
+    asks = turn("- ".join(["\n"] * (number + 1)), title, sentences)["question"]
+    return f" {asks}{end}\nassistant: It is so."
+
+
 def good(body: dict[str, Any]) -> str:
     """The answer of a teacher that has read its page and the schema."""
+    if "prompt" in body:
+        return drawn(body)
     form = body.get("format") or body["response_format"]["json_schema"]["schema"]
     prompt, asked = body["messages"][1]["content"], set(form["required"])
     title, sentences = shown(prompt)
@@ -82,20 +103,46 @@ def good(body: dict[str, Any]) -> str:
     if "summary" in asked:
         whole = {"question": f"What is there to know of {title}?", "summary": f"In short, {said[0].lower()}{said[1:]}"}
         return json.dumps(whole | ({"evidence": sentences[:2]} if "evidence" in asked else {}))
+    if asked == {"question", "steps", "answer"}:
+        told = turn(prompt, title, sentences)
+        steps = [{"says": f"It is known: {said}", "evidence": said} for said in (sentences[-1], told["evidence"])]
+        steps += [{"says": "So it goes on.", "evidence": sentences[0]}]
+        return json.dumps({"question": told["question"], "steps": steps, "answer": told["answer"]})
+    if asked == {"text"}:
+        return json.dumps({"text": reworded(title, sentences, prompt)})
+    if "grounded" in asked:
+        return json.dumps({"grounded": 5, "relevant": 5, "clear": 4, "evidence": sentences[0]})
+    if asked == {"question"}:
+        return json.dumps({"question": turn(prompt, title, sentences)["question"]})
+    if asked == {"answer", "evidence"}:
+        said = sentences[len(prompt) % len(sentences)]
+        return json.dumps({"answer": said, "evidence": said})
     if asked == {"answer"}:
         return json.dumps({"answer": "It belonged to a certain Foltest of Temeria, who had it built there."})
     return json.dumps(turn(prompt, title, sentences))
+
+
+def reworded(title: str, sentences: list[str], prompt: str) -> str:
+    """Each sentence from its end to its beginning, some words at a time, other ones in each style."""
+    size = next((n for n, word in enumerate(["child", "encyclopedia", "densely"], 4) if word in prompt), 3)
+    words = [sentence.rstrip(".").split() for sentence in sentences]
+    parts = [[" ".join(told[at : at + size]) for at in range(0, len(told), size)] for told in words]
+    said = [f"There is this: {', '.join(reversed(part))}." for part in parts]
+    return "\n".join(f"What of {title}?\n{one}" if size == 3 else one for one in said)
 
 
 def turn(prompt: str, title: str, sentences: list[str]) -> dict[str, str]:
     """A question that was not asked before, and a verdict where one is asked for."""
     wish = re.search(r'answer begins with "(\w+)"', prompt)
     number = prompt.count("Question: ") + prompt.count("\n- ")
+    asks = ["Where", "How often", "Who", "When", "For whom", "Why", "By what means", "To what end"]
+    if "Make a new question" in prompt:  # of the one that is shown, which was its own
+        told = prompt.partition("Question: ")[2]
+        number = 1 + next(n for n, word in enumerate(asks) if told.startswith(word))
     said = sentences[number % len(sentences)]
-    asks = ["Where", "How often", "Who", "When", "For whom", "Why", "By what means", "To what end"][number % 8]
     words = [*title.split(), *said.split()[:number]]
     verdict = f"{wish[1]}, since it is so: " if wish else ""
-    return {"question": f"{asks} {' '.join(words)}?", "answer": f"{verdict}{said}", "evidence": said}
+    return {"question": f"{asks[number % 8]} {' '.join(words)}?", "answer": f"{verdict}{said}", "evidence": said}
 
 
 class Server:
@@ -131,7 +178,7 @@ class Server:
 
     def noted(self, body: dict[str, Any], headers: dict[str, str]) -> tuple[int, int]:
         """How often this prompt, and how often anything, was asked before."""
-        prompt = body["messages"][1]["content"]
+        prompt = prompt_of(body)
         with self.lock:
             n, total = self.asked[prompt], len(self.bodies)
             self.asked[prompt] += 1
@@ -156,7 +203,7 @@ def handler(server: Server) -> type[BaseHTTPRequestHandler]:
                 return self.reply(404, json.dumps({"error": f"model '{body['model']}' not found"}).encode())
             n, total = server.noted(body, dict(self.headers))
             fault = server.before(total) if server.before else None
-            return self.answer(body, fault or server.fault(body["messages"][1]["content"], n))
+            return self.answer(body, fault or server.fault(prompt_of(body), n))
 
         def answer(self, body: dict[str, Any], fault: str | None) -> None:
             if fault in STATUS:
@@ -188,9 +235,13 @@ def handler(server: Server) -> type[BaseHTTPRequestHandler]:
             if self.path == "/api/chat":
                 counts = {"prompt_eval_count": read, "eval_count": 10}
                 value = {"model": "tiny", "message": message, "done": True, "done_reason": reason, **counts}
+            elif self.path == "/api/generate":
+                counts = {"prompt_eval_count": read, "eval_count": 10}
+                value = {"model": "tiny", "response": text, "done": True, "done_reason": reason, **counts}
             else:
                 usage = {"prompt_tokens": 100, "completion_tokens": 10}
-                value = {"choices": [{"message": message, "finish_reason": reason}], "usage": usage}
+                said = {"text": text} if self.path == "/v1/completions" else {"message": message}
+                value = {"choices": [{**said, "finish_reason": reason}], "usage": usage}
             self.reply(200, json.dumps(value).encode(), cut=cut)
 
         def reply(self, status: int, data: bytes, *, cut: bool = False) -> None:

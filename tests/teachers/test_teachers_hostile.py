@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted import Server, good, page, rows
+from scripted import STRATEGIES, Server, good, page, rows
 
 from cirilla_cli.data.rows import Document
 from cirilla_cli.progress import Silent
@@ -58,7 +58,7 @@ def test_ordinary_signs_are_left_as_they_are(text: str) -> None:
 
 
 @pytest.mark.parametrize("name", INJECTIONS)
-@pytest.mark.parametrize("kind", ["qa", "multi_turn", "summary", "variants", "preferences", "personas"])
+@pytest.mark.parametrize("kind", STRATEGIES)
 def test_hostile_text_stands_between_its_marks_in_the_user_s_turn_alone(
     tmp_path: Path, serve: Callable[..., Server], name: str, kind: str
 ) -> None:

@@ -95,16 +95,31 @@ RUNS: dict[str, tuple[str, int, int, dict[str, Any]]] = {
     "variants": ("openai", 4, 8, {}),
     "preferences": ("ollama", 4, 12, {}),
     "personas": ("openai", 4, 12, {}),
+    "evolve": ("openai", 4, 8, {}),
+    "magpie": ("ollama", 4, 8, {}),
+    "cot": ("openai", 4, 8, {}),
+    "rephrase": ("ollama", 4, 8, {}),
 }
 
 
-@pytest.mark.parametrize("name", RUNS)
+JUDGED: dict[str, tuple[str, int, int, dict[str, Any]]] = {"variants": ("ollama", 6, 8, {"rounds": 2})}
+"""With a judge, whose answers are not asked for again either."""
+
+
+@pytest.mark.parametrize(("name", "judge"), [*((name, None) for name in RUNS), *((name, {}) for name in JUDGED)])
 def test_killed_at_any_moment_a_run_continues_and_ends_with_the_same_bytes(
-    tmp_path: Path, serve: Callable[..., Server], runner: subprocess.Popen[str], name: str
-) -> None:
-    kind, kills, pages, options = RUNS[name]
+    tmp_path: Path, serve: Callable[..., Server], runner: subprocess.Popen[str], name: str,
+    judge: dict[str, Any] | None,
+) -> None:  # fmt: skip
+    kind, kills, pages, options = (RUNS if judge is None else JUDGED)[name]
     whole, cut = serve(fault), serve(fault, before=Killer(first=3, every=3, kills=kills))
-    source = {"strategy": {"kind": name, **options}, "workers": WORKERS, "retries": 1, "chunk_chars": 200}
+    source = {
+        "strategy": {"kind": name, **options},
+        "workers": WORKERS,
+        "retries": 1,
+        "chunk_chars": 200,
+        "judge": judge,
+    }
     synthesize(config(tmp_path, whole.teacher(kind), pages, **source), tmp_path / "whole", Silent())
     killer: Any = cut.before
     section = config(tmp_path, cut.teacher(kind), pages, **source).model_dump_json()
@@ -112,13 +127,15 @@ def test_killed_at_any_moment_a_run_continues_and_ends_with_the_same_bytes(
     while not ends or ends[-1] != 0:
         ends.append(killer.run(runner, section, tmp_path / "cut"))
         assert ends[-1] in (0, -signal.SIGKILL)
-        with (tmp_path / "cut" / "journal.jsonl").open("ab") as file:
-            file.write(b'{"id": "torn' if ends[-1] else b"")
+        for journal in (tmp_path / "cut").glob("j*.jsonl"):
+            with journal.open("ab") as file:
+                file.write(b'{"id": "torn' if ends[-1] else b"")
     assert ends == [-signal.SIGKILL] * kills + [0]
     for file_name in ("samples.jsonl", "rejects.jsonl", "duplicates.jsonl", "questions.jsonl"):
         assert (tmp_path / "cut" / file_name).read_bytes() == (tmp_path / "whole" / file_name).read_bytes()
     assert (tmp_path / "cut" / "samples.jsonl").stat().st_size
     assert set(cut.requests) == set(whole.requests), "the same questions are put"
     assert cut.requests.total() - len(cut.requests) <= kills * WORKERS, "only what was under way is asked again"
-    on_record = [row["id"] for row in rows(tmp_path / "cut" / "journal.jsonl")]
+    journals = ["journal.jsonl", *(["judge.jsonl"] if judge is not None else [])]
+    on_record = [row["id"] for journal in journals for row in rows(tmp_path / "cut" / journal)]
     assert len(on_record) == len(set(on_record)) == len(cut.requests)

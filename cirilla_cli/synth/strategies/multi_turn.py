@@ -5,7 +5,7 @@ from bisect import bisect
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 
-from cirilla_cli.data.rows import Document, Sample, short_id
+from cirilla_cli.data.rows import Document, short_id
 from cirilla_cli.synth.base import Made, Rejected
 from cirilla_cli.synth.config import FollowUp, MultiTurnConfig
 from cirilla_cli.synth.grounding import Pair, quoted
@@ -100,16 +100,8 @@ class MultiTurn:
             detail = {"good_turns": len(good), "pages": list(pages)}
             return Rejected(unit.id, "too few good turns", detail)
         evidence = (quoted(pair.evidence, about.text) for about, pair in good)
-        return Sample(
-            kind="chat",
-            id=desk.row_id(unit, *(part for _, pair in good for part in (pair.question, pair.answer))),
-            messages=tuple(message for _, pair in good for message in turns(pair)),
-            split_key=unit.document.id,
-            evidence=tuple(piece for piece in evidence if piece is not None),
-            source=desk.source(unit),
-            parents=pages,
-            generator=desk.origin(),
-        )
+        id_ = desk.row_id(unit, *(part for _, pair in good for part in (pair.question, pair.answer)))
+        return desk.chat(unit, id_, [turn for _, pair in good for turn in turns(pair)], evidence, parents=pages)
 
 
 class Ring:

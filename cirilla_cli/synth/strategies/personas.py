@@ -1,12 +1,11 @@
 """Questions as different people would ask them, so that the same page is asked about in different words."""
 
 import random
-from collections.abc import Iterable, Iterator
 
-from cirilla_cli.data.rows import Document, short_id
+from cirilla_cli.data.rows import short_id
 from cirilla_cli.synth.base import Made, Rejected
 from cirilla_cli.synth.config import PersonasConfig
-from cirilla_cli.synth.strategies.base import Desk, Settled, Unit, Unsettled, pieces
+from cirilla_cli.synth.strategies.base import Desk, PieceByPiece, Settled, Unit, Unsettled
 from cirilla_cli.synth.strategies.qa import PROMPT, ask_pairs, judged
 
 _ASKED_BY = """
@@ -14,19 +13,14 @@ The questions are those of {persona}: what such a person would want to know, in 
 Each answer is worded for this person, and says nothing that does not stand in the text."""
 
 
-class Personas:
+class Personas(PieceByPiece[PersonasConfig]):
     """One request for each person who asks about a piece."""
 
     name = "personas"
 
     def __init__(self, config: PersonasConfig, chunk_chars: int) -> None:
-        self._config, self._chars = config, chunk_chars
+        super().__init__(config, chunk_chars)
         self.instructions = "\n".join([PROMPT, _ASKED_BY, *config.personas])
-
-    def units(self, documents: Iterable[Document]) -> Iterator[Unit]:
-        """See `Strategy.units`."""
-        for document in documents:
-            yield from pieces(document, self._chars)
 
     def settle(self, unit: Unit, desk: Desk) -> Settled:
         """See `Strategy.settle`."""

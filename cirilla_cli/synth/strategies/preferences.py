@@ -1,15 +1,11 @@
 """Preference pairs: a grounded answer, and a wrong one of similar length that fails a check which its row names."""
 
-from collections.abc import Iterable, Iterator
-
-from pydantic import BaseModel, ConfigDict
-
-from cirilla_cli.data.rows import Document, Message, Sample
-from cirilla_cli.synth.base import Made, Rejected
+from cirilla_cli.data.rows import Sample
+from cirilla_cli.synth.base import Made, Rejected, origin_of
 from cirilla_cli.synth.config import PreferencesConfig
-from cirilla_cli.synth.grounding import FOREIGN_NAME, FOREIGN_NUMBER, Pair, quoted
-from cirilla_cli.synth.strategies.base import Complaint, Desk, Settled, Unit, Unsettled, pieces
-from cirilla_cli.synth.strategies.qa import PROMPT, ask_pairs, rejected
+from cirilla_cli.synth.grounding import FOREIGN_NAME, FOREIGN_NUMBER, Answer, Pair, quoted
+from cirilla_cli.synth.strategies.base import Complaint, Desk, PieceByPiece, Settled, Unit, Unsettled, settled
+from cirilla_cli.synth.strategies.qa import PROMPT, ask_pairs, rejected, turns
 from cirilla_cli.verify.match import normalise
 
 _WRONG = """\
@@ -24,27 +20,17 @@ _LEAST, _MOST = 0.5, 2.0
 """Lengths of wrong answers as a share of the right one's, so that length tells nothing."""
 
 
-class Wrong(BaseModel):
+class Wrong(Answer):
     """A wrong answer."""
-
-    model_config = ConfigDict(strict=True, extra="ignore")
 
     answer: str
 
 
-class Preferences:
+class Preferences(PieceByPiece[PreferencesConfig]):
     """Asks for pairs as `QA` does, then for a wrong answer to each that is grounded."""
 
     name = "preferences"
     instructions = f"{PROMPT}\n{_WRONG}"
-
-    def __init__(self, config: PreferencesConfig, chunk_chars: int) -> None:
-        self._config, self._chars = config, chunk_chars
-
-    def units(self, documents: Iterable[Document]) -> Iterator[Unit]:
-        """See `Strategy.units`."""
-        for document in documents:
-            yield from pieces(document, self._chars)
 
     def settle(self, unit: Unit, desk: Desk) -> Settled:
         """See `Strategy.settle`."""
@@ -53,13 +39,7 @@ class Preferences:
             return found
         if isinstance(found, Rejected):
             return [found]
-        rows: list[Made] = []
-        for pair in found.pairs:
-            made = _paired(unit, pair, desk)
-            if isinstance(made, Unsettled):
-                return made
-            rows.append(made)
-        return rows
+        return settled(_paired(unit, pair, desk) for pair in found.pairs)
 
 
 def _paired(unit: Unit, pair: Pair, desk: Desk) -> Made | Unsettled:
@@ -72,17 +52,11 @@ def _paired(unit: Unit, pair: Pair, desk: Desk) -> Made | Unsettled:
     if not isinstance(wrong, Wrong):
         return wrong
     return Sample(
-        kind="preference",
-        id=desk.row_id(unit, pair.question, pair.answer, wrong.answer),
-        messages=(Message(role="user", content=pair.question.strip()),),
-        chosen=pair.answer.strip(),
-        rejected=wrong.answer.strip(),
-        split_key=unit.document.id,
-        evidence=(evidence,),
-        source=desk.source(unit),
-        parents=(unit.document.id,),
+        kind="preference", id=desk.row_id(unit, pair.question, pair.answer, wrong.answer), messages=turns(pair)[:1],
+        chosen=pair.answer.strip(), rejected=wrong.answer.strip(), split_key=unit.document.id, evidence=(evidence,),
+        source=origin_of(unit.document), parents=(unit.document.id,),
         generator=desk.origin(_FAILED[str(_failed(wrong, pair, unit))]),
-    )
+    )  # fmt: skip
 
 
 def _failed(wrong: Wrong, pair: Pair, unit: Unit) -> str | None:

@@ -1,16 +1,16 @@
 """Single questions with their answers, several from each piece of a page in one request."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 from pathlib import Path
 
-from cirilla_cli.data.rows import Document, Message, Sample
+from cirilla_cli.data.rows import Message
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.synth.base import Made, Rejected
 from cirilla_cli.synth.config import QAConfig
 from cirilla_cli.synth.grounding import Pair, Pairs, quoted
 from cirilla_cli.synth.inert import fenced
-from cirilla_cli.synth.strategies.base import Complaint, Desk, Settled, Unit, Unsettled, foreign, pieces
+from cirilla_cli.synth.strategies.base import Complaint, Desk, PieceByPiece, Settled, Unit, Unsettled, foreign
 
 PROMPT = """\
 Title: {title}
@@ -20,22 +20,18 @@ Text:
 Write {count} questions that this text answers. Each must be clear to someone who does not see the text, so name whom \
 or what it is about. Give a short, complete answer to each, and as evidence one passage copied word for word from the \
 text."""
+_WORD = re.compile(r"\w+")
 _FIELD = re.compile(r"\{(title|text|count)\}")
 
 
-class QA:
+class QA(PieceByPiece[QAConfig]):
     """Asks for several pairs at once and judges each by itself."""
 
     name = "qa"
 
     def __init__(self, config: QAConfig, chunk_chars: int) -> None:
         self.instructions = PROMPT if config.prompt is None else _read_prompt(config.prompt)
-        self._config, self._chars = config, chunk_chars
-
-    def units(self, documents: Iterable[Document]) -> Iterator[Unit]:
-        """See `Strategy.units`."""
-        for document in documents:
-            yield from pieces(document, self._chars)
+        super().__init__(config, chunk_chars)
 
     def settle(self, unit: Unit, desk: Desk) -> Settled:
         """See `Strategy.settle`."""
@@ -52,22 +48,24 @@ def ask_pairs(unit: Unit, desk: Desk, instructions: str, count: int, key: str = 
     return desk.ask(f"{unit.id}{key}", prompt, Pairs, lambda pairs: _all_foreign(pairs, unit))
 
 
-def judged(unit: Unit, pair: Pair, desk: Desk) -> Made:
+def judged(unit: Unit, pair: Pair, desk: Desk, rule: str = "") -> Made:
     """The sample that ``pair`` is, or why it is none."""
     id_ = desk.row_id(unit, pair.question, pair.answer)
     reason, evidence = unit.fault(pair), quoted(pair.evidence, unit.text)
     if reason is not None or evidence is None:
         return rejected(unit, pair, id_, reason)
-    return Sample(
-        kind="chat",
-        id=id_,
-        messages=turns(pair),
-        split_key=unit.document.id,
-        evidence=(evidence,),
-        source=desk.source(unit),
-        parents=(unit.document.id,),
-        generator=desk.origin(),
-    )
+    return desk.chat(unit, id_, turns(pair), [evidence], rule)
+
+
+REPEATED = "not different from an earlier question"
+
+
+def repeated(question: str, asked: Sequence[str], most_alike: float) -> Complaint | None:
+    """A complaint where a question shares more of its words (Jaccard) with one that was asked before."""
+    words = set(_WORD.findall(question.casefold()))
+    others = ((old, set(_WORD.findall(old.casefold()))) for old in asked)
+    alike = next((old for old, other in others if len(words & other) >= most_alike * max(1, len(words | other))), None)
+    return None if alike is None else Complaint(REPEATED, f"That asks again what was asked before: {alike}"[:240])
 
 
 def turns(pair: Pair) -> tuple[Message, Message]:

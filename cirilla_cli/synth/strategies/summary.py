@@ -2,14 +2,15 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from cirilla_cli.data.rows import Document, Message, Sample
+from cirilla_cli.data.rows import Document
 from cirilla_cli.synth.base import Made, Rejected
 from cirilla_cli.synth.config import SummaryConfig
-from cirilla_cli.synth.grounding import chunks, quoted, unsound
+from cirilla_cli.synth.grounding import Answer, Pair, chunks, quoted, unsound
 from cirilla_cli.synth.inert import fenced
 from cirilla_cli.synth.strategies.base import Complaint, Desk, Settled, Unit, Unsettled, foreign, odd
+from cirilla_cli.synth.strategies.qa import turns
 from cirilla_cli.verify.match import normalise
 
 _SINGLE = """\
@@ -33,19 +34,15 @@ _SLACK = 1.25
 _STEM = 4
 
 
-class Part(BaseModel):
+class Part(Answer):
     """What a part of a page says."""
-
-    model_config = ConfigDict(strict=True, extra="ignore")
 
     summary: str = Field(min_length=1)
     evidence: list[str] = Field(min_length=1)
 
 
-class Merged(BaseModel):
+class Merged(Answer):
     """Several summaries in one, and what it answers."""
-
-    model_config = ConfigDict(strict=True, extra="ignore")
 
     question: str = Field(min_length=8, max_length=300)
     summary: str = Field(min_length=1)
@@ -147,22 +144,11 @@ def _names(question: str, title: str) -> bool:
 def _judged(unit: Unit, whole: Whole, rule: str, desk: Desk) -> Made:
     id_ = desk.row_id(unit, whole.question, whole.summary)
     reason = next((said for check in _CHECKS if (said := check(whole, unit))), None)
-    evidence = [quoted(piece, unit.text) for piece in whole.evidence]
+    evidence = dict.fromkeys(quoted(piece, unit.text) for piece in whole.evidence)
     if reason is not None:
         return Rejected(id_, reason, {"unit": unit.id, **whole.model_dump()})
-    return Sample(
-        kind="chat",
-        id=id_,
-        messages=(
-            Message(role="user", content=whole.question.strip()),
-            Message(role="assistant", content=whole.summary.strip()),
-        ),
-        split_key=unit.document.id,
-        evidence=tuple(dict.fromkeys(piece for piece in evidence if piece is not None)),
-        source=desk.source(unit),
-        parents=(unit.document.id,),
-        generator=desk.origin(rule),
-    )
+    messages = turns(Pair(question=whole.question, answer=whole.summary, evidence=""))
+    return desk.chat(unit, id_, messages, evidence, rule)
 
 
 def _is_no_summary(whole: Whole, unit: Unit) -> str | None:

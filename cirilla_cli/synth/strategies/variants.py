@@ -1,36 +1,24 @@
 """Questions one at a time, each different from all that were asked about its piece of the page before."""
 
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 
-from cirilla_cli.data.rows import Document
 from cirilla_cli.synth.base import Made, Rejected
 from cirilla_cli.synth.config import VariantsConfig
 from cirilla_cli.synth.grounding import Pair
-from cirilla_cli.synth.strategies.base import Complaint, Desk, Settled, Unit, Unsettled, foreign, pieces
-from cirilla_cli.synth.strategies.qa import judged
+from cirilla_cli.synth.strategies.base import Complaint, Desk, PieceByPiece, Settled, Unit, Unsettled, foreign
+from cirilla_cli.synth.strategies.qa import judged, repeated
 
-_ASK = """\
+ASK = """\
 Write one question that this text answers, clear to someone who does not see the text, so name whom or what it is \
 about. Give a short, complete answer, and as evidence one passage copied word for word from the text."""
-_DIFFERENT = "Ask about something else than these questions do, which were asked before:"
-_WORD = re.compile(r"\w+")
-REPEATED = "not different from an earlier question"
+DIFFERENT = "Ask about something else than these questions do, which were asked before:"
 
 
-class Variants:
+class Variants(PieceByPiece[VariantsConfig]):
     """Asks round after round, and ends where the teacher finds nothing new."""
 
     name = "variants"
-    instructions = f"{_ASK}\n{_DIFFERENT}"
-
-    def __init__(self, config: VariantsConfig, chunk_chars: int) -> None:
-        self._config, self._chars = config, chunk_chars
-
-    def units(self, documents: Iterable[Document]) -> Iterator[Unit]:
-        """See `Strategy.units`."""
-        for document in documents:
-            yield from pieces(document, self._chars)
+    instructions = f"{ASK}\n{DIFFERENT}"
 
     def settle(self, unit: Unit, desk: Desk) -> Settled:
         """See `Strategy.settle`."""
@@ -47,18 +35,14 @@ class Variants:
         return rows
 
     def _another(self, unit: Unit, number: int, asked: Sequence[str], desk: Desk) -> Pair | Rejected | Unsettled:
-        earlier = "\n".join([f"\n{_DIFFERENT}", *(f"- {question}" for question in asked)]) if asked else ""
-        prompt = f"{unit.block}\n\n{_ASK}{earlier}"
+        prompt = f"{unit.block}\n\n{ASK}{earlier(asked)}"
         return desk.ask(f"{unit.id}/{number}", prompt, Pair, lambda pair: self._complaint(pair, unit, asked))
 
     def _complaint(self, pair: Pair, unit: Unit, asked: Sequence[str]) -> Complaint | None:
-        alike = next((old for old in asked if _shared(old, pair.question) >= self._config.most_alike), None)
-        if alike is not None:
-            return Complaint(REPEATED, f"That asks again what was asked before: {alike}"[:240])
-        return foreign(f"{pair.question} {pair.answer}", unit.text)
+        said = f"{pair.question} {pair.answer}"
+        return repeated(pair.question, asked, self._config.most_alike) or foreign(said, unit.text)
 
 
-def _shared(left: str, right: str) -> float:
-    """The Jaccard similarity of two questions' words."""
-    one, other = set(_WORD.findall(left.casefold())), set(_WORD.findall(right.casefold()))
-    return len(one & other) / max(1, len(one | other))
+def earlier(asked: Sequence[str]) -> str:
+    """The end of a prompt that wants another question than those before; nothing where there are none."""
+    return "\n".join([f"\n{DIFFERENT}", *(f"- {question}" for question in asked)]) if asked else ""

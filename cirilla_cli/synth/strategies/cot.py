@@ -1,0 +1,85 @@
+"""Answers that are reasoned out: steps that each rest on a passage of their own, then what follows from them."""
+
+import re
+from collections.abc import Sequence
+from functools import partial
+
+from pydantic import Field
+
+from cirilla_cli.synth.base import Made, Rejected
+from cirilla_cli.synth.config import CotConfig
+from cirilla_cli.synth.grounding import Answer, Pair, quoted, unsound
+from cirilla_cli.synth.strategies.base import Complaint, Desk, PieceByPiece, Settled, Unit, Unsettled, foreign, odd
+from cirilla_cli.synth.strategies.qa import repeated, turns
+from cirilla_cli.synth.strategies.variants import DIFFERENT, earlier
+
+_ASK = """\
+Write one question that can be answered only by putting together two or more facts which stand apart in this text, \
+clear to someone who does not see the text, so name whom or what it is about. Then give the steps to its answer, two \
+to {most}: each says in a sentence one fact or what follows, with one passage as evidence, copied word for word from \
+the text. At last give the short, complete answer that follows from them."""
+_SENTENCES = re.compile(r"(?<=[.!?])\s+|\n+")
+_MOST_ALIKE = 0.7
+
+
+class Step(Answer):
+    """One fact, or what follows from those before it."""
+
+    says: str = Field(min_length=1)
+    evidence: str
+
+
+class Reasoned(Answer):
+    """A question, the steps to its answer, and the answer."""
+
+    question: str
+    steps: list[Step] = Field(min_length=2)
+    answer: str
+
+
+class Cot(PieceByPiece[CotConfig]):
+    """Asks question after question, and ends where the teacher finds nothing new."""
+
+    name = "cot"
+    instructions = f"{_ASK}\n{DIFFERENT}"
+
+    def settle(self, unit: Unit, desk: Desk) -> Settled:
+        """See `Strategy.settle`."""
+        rows: list[Made] = []
+        asked: list[str] = []
+        for number in range(self._config.questions):
+            prompt = f"{unit.block}\n\n{_ASK.format(most=self._config.max_steps)}{earlier(asked)}"
+            found = desk.ask(f"{unit.id}/{number}", prompt, Reasoned, partial(self._complaint, unit, asked))
+            if isinstance(found, Unsettled):
+                return found
+            if isinstance(found, Rejected):
+                return [*rows, found]
+            asked.append(" ".join(found.question.split()))
+            rows.append(_judged(unit, found, desk))
+        return rows
+
+    def _complaint(self, unit: Unit, asked: Sequence[str], found: Reasoned) -> Complaint | None:
+        if len(found.steps) > self._config.max_steps:
+            return Complaint("more steps than max_steps", f"At most {self._config.max_steps} steps are asked for")
+        said = " ".join([found.question, *(step.says for step in found.steps), found.answer])
+        return repeated(found.question, asked, _MOST_ALIKE) or foreign(said, unit.text)
+
+
+def _judged(unit: Unit, found: Reasoned, desk: Desk) -> Made:
+    """The sample, steps on numbered lines above the answer, or why it is none."""
+    lines = [f"{number}. {' '.join(step.says.split())}" for number, step in enumerate(found.steps, 1)]
+    whole = Pair(question=found.question, answer="\n".join([*lines, "", found.answer.strip()]), evidence="")
+    id_ = desk.row_id(unit, whole.question, whole.answer)
+    last = Pair(question=found.question, answer=found.answer, evidence=found.steps[-1].evidence)
+    reason = next(filter(None, (*(_fault(step, unit) for step in found.steps), unit.fault(last))), None)
+    passages = [passage for step in found.steps if (passage := quoted(step.evidence, unit.text)) is not None]
+    places = (*_SENTENCES.split(unit.text), *passages)
+    if reason is None and any(all(one in place for one in passages) for place in places):
+        reason = "the steps rest on one fact alone"
+    if reason is not None:
+        return Rejected(id_, reason, {"unit": unit.id, **found.model_dump()})
+    return desk.chat(unit, id_, turns(whole), passages)
+
+
+def _fault(step: Step, unit: Unit) -> str | None:
+    return odd(step.says, unit.text) or unsound(step.says, [step.evidence], unit.text, unit.document.title)
