@@ -323,6 +323,7 @@ def forget(resolved: Resolved) -> None:
     import shutil
 
     from cirilla_cli.held import held
+    from cirilla_cli.scrape.earlier import earlier
 
     if resolved.verb in ("pretrain", "sft", "dpo"):
         from cirilla_cli.engine.run import forget as area
@@ -335,6 +336,12 @@ def forget(resolved: Resolved) -> None:
     names = _OWN.get(resolved.verb, ())
     if not names or not folder.is_dir():
         return
+    source = resolved.data.get("scrape", {}).get("source", {})
+    if source.get("kind") == "scraped" and earlier(Path(source["path"])).side.samefile(folder):
+        raise CirillaError(
+            f"{folder}: keeps what the rows are to be made from, and would be emptied first",
+            hint="leave out --fresh; in a pipeline give the stage a folder of its own",
+        )
     with held(folder):
         for path in (folder / name for name in names):
             if path.is_dir():

@@ -123,7 +123,15 @@ class HubConfig(Section):
     """Stop once the texts taken hold this many UTF-8 bytes."""
 
 
-SourceSection = Annotated[MediaWikiConfig | DumpConfig | FilesConfig | HubConfig, ByKind()]
+class ScrapedConfig(Section):
+    """An earlier scrape: its rows are made again from what it kept, by the rules given here; nobody is asked."""
+
+    kind: Literal["scraped"] = "scraped"
+    path: FilePath
+    """The folder it wrote, or its FILE.jsonl."""
+
+
+SourceSection = Annotated[MediaWikiConfig | DumpConfig | FilesConfig | HubConfig | ScrapedConfig, ByKind()]
 
 
 class ScrapeConfig(Section):
@@ -139,6 +147,16 @@ class ScrapeConfig(Section):
     """Terms of the text, where the source does not state them; for a live wiki its own statement wins."""
     min_chars: NonNegativeInt = 40
     """Pages whose plain text is shorter are rejected."""
+
+    @model_validator(mode="after")
+    def _somebody_hears(self) -> Self:
+        source = self.source
+        asks = isinstance(source, MediaWikiConfig) or (isinstance(source, DumpConfig) and source.address is not None)
+        if self.contact is not None and not asks:
+            raise ValueError(
+                "`contact` is said to a wiki or to the host of a dump, and none is asked here: leave it out"
+            )
+        return self
 
     @field_validator("contact")
     @classmethod
