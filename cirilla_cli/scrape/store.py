@@ -19,7 +19,6 @@ from cirilla_cli.scrape.page import RawPage, Reject, Site
 INDEX = "index.jsonl"
 """What the rows of the last whole scrape were made from, a `Line` each."""
 PAGES = "pages.jsonl.gz"
-"""The pages as the wiki gave them."""
 
 
 class Line(Record, strict=False):
@@ -27,7 +26,6 @@ class Line(Record, strict=False):
 
     site: Site | None = None
     namespaces: tuple[int, ...] = ()
-    """Those whose pages are articles."""
     reject: Reject | None = None
     template: bool = False
     aliases: tuple[str, ...] = ()

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from cirilla_cli.errors import CirillaError
+from cirilla_cli.lineage.trace import trace
 from cirilla_cli.progress import Silent
 from cirilla_cli.scrape.config import ScrapeConfig
 from cirilla_cli.scrape.run import scrape
@@ -58,6 +59,9 @@ def test_a_wiki_that_is_gone_gives_the_same_bytes_again(wiki: Any, tmp_path: Pat
     in_place = scrape(_again(tmp_path / "out"), tmp_path / "out", Silent())
     assert _made(tmp_path / "out") == made
     assert len(wiki.asked) == asked, "nobody is asked"
+    for folder in (tmp_path / "out", tmp_path / "new"):
+        source = trace(folder / "documents.jsonl").root.parents[0]
+        assert (source.path, source.facts) == (wiki.api, {"source": "mediawiki"})
     for report in (elsewhere, in_place):
         kept = {"requests": 0, "seconds": report.seconds, "out": report.out}
         assert report.model_dump() == {**first.model_dump(), **kept}

@@ -130,6 +130,8 @@ BAD: dict[str, tuple[bytes, str]] = {
     "empty": (b"", r"bad\.xml: the dump is empty"),
     "gzip": (gzip.compress(os.urandom(9000))[:4000], r"bad\.xml"),
     "bzip2": (bz2.compress(b"<mediawiki>" * 500)[:60], r"bad\.xml: ends in the middle"),
+    "zip": (b"PK\x03\x04" + b"junk" * 20, r"bad\.xml: is a \.zip, which is not read here"),
+    "xz": (b"\xfd7zXZ\x00" + b"junk" * 20, r"bad\.xml: is a \.xz, which is not read here"),
     "7z": (b"7z\xbc\xaf\x27\x1c" + b"junk" * 20, r"bad\.xml: cannot be unpacked"),
 }
 
@@ -288,6 +290,12 @@ def test_a_stream_killed_midway_goes_on_to_the_same_rows(tmp_path: Path, monkeyp
 def test_a_wrong_section_is_refused(source: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ScrapeConfig.model_validate({"source": source})
+
+
+@pytest.mark.parametrize("kind", ["files", "dump", "hub", "scraped"])
+def test_a_contact_that_nobody_would_hear_is_refused(kind: str) -> None:
+    with pytest.raises(ValueError, match="none is asked here"):
+        ScrapeConfig.model_validate({"source": {"kind": kind, "path": "x"}, "contact": "me@example.org"})
 
 
 def test_a_contact_that_would_break_a_header_is_refused() -> None:
