@@ -118,6 +118,9 @@ def _scrape_source(reading: Reading, given: Mapping[str, Any]) -> dict[str, Any]
             extra[f"scrape.source.{key}"] = given[key]
     if "again" in given:
         extra |= _again(Path(given["again"]), reading)
+    if any((Path(word) / "ATTRIBUTION.md").is_file() for word in reading.inputs):
+        named = reading.inputs[0]
+        raise UsageError(f"{named}: holds what an earlier scrape left", hint=f"--again {named}, or --files {named}")
     path = given.get("dump") or given.get("files") or next(iter(reading.inputs), None)
     if path is not None:
         is_dump = "dump" in given or (

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, NonNegativeInt, field_validator, model_validator
+from pydantic import Field, NonNegativeInt, ValidationInfo, field_validator, model_validator
 
 from cirilla_cli.config import ByKind, FilePath, Section, Texts
 from cirilla_cli.units import Bytes, PositiveCount, Seconds
@@ -148,19 +148,13 @@ class ScrapeConfig(Section):
     min_chars: NonNegativeInt = 40
     """Pages whose plain text is shorter are rejected."""
 
-    @model_validator(mode="after")
-    def _somebody_hears(self) -> Self:
-        source = self.source
-        asks = isinstance(source, MediaWikiConfig) or (isinstance(source, DumpConfig) and source.address is not None)
-        if self.contact is not None and not asks:
-            raise ValueError(
-                "`contact` is said to a wiki or to the host of a dump, and none is asked here: leave it out"
-            )
-        return self
-
     @field_validator("contact")
     @classmethod
-    def _fits_a_header(cls, value: str | None) -> str | None:
+    def _is_said_to_somebody(cls, value: str | None, info: ValidationInfo) -> str | None:
         if value is not None and not (value.strip() and value.isascii() and value.isprintable()):
             raise ValueError("must be a mail or web address in plain ASCII on one line")
+        source = info.data.get("source")
+        asks = isinstance(source, MediaWikiConfig) or (isinstance(source, DumpConfig) and source.address is not None)
+        if value is not None and source is not None and not asks:
+            raise ValueError("is said to a wiki or to the host of a dump, and none is asked here: leave it out")
         return value

@@ -60,7 +60,7 @@ def earlier(path: Path) -> Earlier:
     run = last_of_kind(side / "journal.jsonl", "run") if side is not None else {}
     if side is None or not run:
         raise CirillaError(
-            f"{path}: here is no scrape that came to its end", hint="a folder or FILE.jsonl of `cirilla scrape --out`"
+            f"{path}: here is no scrape that came to its end", hint="name the folder or FILE.jsonl that --out named"
         )
     if run.get("kept") is not None:
         kept = locate(Path(str(run["kept"])), side)

@@ -171,6 +171,13 @@ def test_the_call_keeps_the_rules_of_the_scrape_unless_it_names_others(wiki: Any
     assert out.read_bytes() == rows
 
 
+def test_a_scraped_folder_is_not_taken_for_a_folder_of_texts(wiki: Any, tmp_path: Path) -> None:
+    scrape(_config(_local(wiki, tmp_path)["files"]), tmp_path / "out", Silent())
+    done = _called(tmp_path, "out", "--out", "new")
+    assert (done.returncode, "hint: --again out, or --files out" in done.stderr) == (2, True), done.stderr
+    assert not (tmp_path / "new").exists()
+
+
 def test_fresh_does_not_empty_what_the_rows_are_made_from(wiki: Any, tmp_path: Path) -> None:
     scrape(_config(_wiki(wiki)), tmp_path / "out", Silent())
     before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
