@@ -52,8 +52,9 @@ def scrape(resolved: Resolved, progress: Progress, control: Control) -> Any:
     report = (scrape_merge if control.merge else area)(config, Path(resolved.out), progress)
     if report.documents == 0:
         why = ", ".join(f"{count} {reason}" for reason, count in report.rejected.items()) or "there are no pages"
+        each = "rejects.jsonl, beside the documents, names each page"
         raise CirillaError(
-            f"no documents came of it: {why}", hint="rejects.jsonl, beside the documents, names each page"
+            f"no documents came of it: {why}", hint=each if report.rejected else "scrape.source selects none"
         )
     return report
 

@@ -155,4 +155,5 @@ def _source_line(row: Document) -> str:
 
 def _plain(text: str) -> str:
     """``text`` on one line, with what Markdown would read as markup escaped."""
+    text = "".join(char if char.isprintable() else " " for char in text)  # none that moves a terminal's cursor either
     return re.sub(r"([\\`*_\[\]<>#|])", r"\\\1", " ".join(text.split()))

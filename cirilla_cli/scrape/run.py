@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from cirilla_cli.data.jsonl import JsonlWriter
 from cirilla_cli.data.parts import ALONE, Spread
 from cirilla_cli.data.rows import License
-from cirilla_cli.errors import InterruptedRun
+from cirilla_cli.errors import CirillaError, InterruptedRun
 from cirilla_cli.fs import hash_path
 from cirilla_cli.held import held
 from cirilla_cli.progress import Progress
@@ -67,6 +67,10 @@ def scrape(config: ScrapeConfig, out: Path, progress: Progress, spread: Spread =
             if place.side is None:
                 raise
             raise InterruptedRun("stopped; what was fetched is kept", hint="the same command goes on") from None
+        if not sink.tally.documents and place.side is not None and place.documents.exists():
+            lost = dict(sink.tally.rejected) or "there are no pages"
+            hint = "look at scrape.source and at the rules; --fresh starts over"
+            raise CirillaError(f"no documents came of it ({lost}); {place.documents} stays as it was", hint=hint)
         sink.commit(source.site)
         report = _report(source, sink.tally, out, time.monotonic() - started)
     _say_terms(source.site.license, sink.tally, progress)

@@ -170,6 +170,26 @@ def test_a_failed_run_leaves_the_last_good_rows(wiki: Any, tmp_path: Path) -> No
     assert (tmp_path / "o.jsonl").read_bytes() == good
 
 
+def test_a_run_without_documents_leaves_the_last_good_rows(tmp_path: Path) -> None:
+    scrape(_config("dump", BUNDLED), tmp_path, Silent())
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(CirillaError, match=r"no documents came of it \(.*'short': .*documents.jsonl stays as it was"):
+        scrape(_config("dump", BUNDLED, min_chars=10**6), tmp_path, Silent())
+    assert {path: path.read_bytes() for path in before} == before
+    again = ScrapeConfig.model_validate({"source": {"kind": "scraped", "path": tmp_path}})
+    scrape(again, tmp_path, Silent())
+    assert (tmp_path / "documents.jsonl").read_bytes() == before[tmp_path / "documents.jsonl"]
+
+
+def test_a_title_cannot_move_the_cursor_of_who_reads_the_attribution(tmp_path: Path) -> None:
+    text = "A text that is long enough to be kept as a document of its own."
+    row = {"title": "\x1b[2J\u202eevil\x00 [x](y)", "text": text, "permalink": "https://example.org/1"}
+    (tmp_path / "a.jsonl").write_text(json.dumps(row))
+    scrape(_config("files", tmp_path / "a.jsonl"), tmp_path / "out", Silent())
+    (line,) = (line for line in (tmp_path / "out" / "ATTRIBUTION.md").read_text().splitlines() if "evil" in line)
+    assert line == r"- \[2J evil \[x\](y): https://example.org/1"
+
+
 def test_an_interrupt_says_that_work_is_kept(wiki: Any, tmp_path: Path) -> None:
     class Stops(Silent):
         def step(self, what: str, done: float, total: float | None = None, **figures: float) -> None:
