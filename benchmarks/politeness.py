@@ -2,15 +2,13 @@
 
     python -m benchmarks.politeness --pages 3000 --polite 60
 
-A wiki on loopback (`tests/scrape/conftest.py`) answers as MediaWiki does: 50 pages with wikitext, 500 without, one
+A wiki on loopback (`tests/scrape/loopback_wiki.py`) answers as MediaWiki does: 50 pages with wikitext, 500 without, one
 rendered page. A new scrape of all its articles is counted and timed in both readings, without a pause between requests
 and, for fewer pages, with the default one. Requests are all that are made: robots.txt, the wiki's words about itself,
 its redirects and its templates among them. Time is as it passes, of both sides on one machine.
 """
 
 import argparse
-import importlib.util
-import sys
 import tempfile
 import threading
 import time
@@ -18,29 +16,18 @@ from collections import deque
 from dataclasses import dataclass
 from http.server import ThreadingHTTPServer
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from benchmarks.dump import page_text, templates
 from cirilla_cli.progress import Silent
 from cirilla_cli.scrape.config import MediaWikiConfig, ScrapeConfig
 from cirilla_cli.scrape.run import scrape
+from tests.scrape.loopback_wiki import FakePage, FakeWiki, Handler
 
 _ASIDE = {"wikitext": (50, 50), "html": (500, 1)}
 """Reading: the pages a wiki lists in one answer, and those whose content it gives in one."""
 _KEPT_OPEN = {"protocol_version": "HTTP/1.1", "disable_nagle_algorithm": True}
 _HTML = "<p>" + "Further, the <a>hunter</a> of <b>renown</b> said things that the town had not heard. " * 40 + "</p>"
-
-
-def _wiki_module() -> ModuleType:
-    path = Path(__file__).parents[1] / "tests" / "scrape" / "conftest.py"
-    spec = importlib.util.spec_from_file_location("loopback_wiki", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["loopback_wiki"] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 @dataclass
@@ -50,18 +37,17 @@ class Wiki:
     pages: int
 
     def __enter__(self) -> Any:
-        module = _wiki_module()
         made = [
-            module.FakePage(n, f"Hunter {n:05d}", page_text(n), _HTML, revision=10_000 + n, categories=("Hunters",))
+            FakePage(n, f"Hunter {n:05d}", page_text(n), _HTML, revision=10_000 + n, categories=("Hunters",))
             for n in range(1, self.pages + 1)
         ]
         for number, (name, text) in enumerate(templates().items(), self.pages + 1):
-            made.append(module.FakePage(number, f"Template:{name}", text, "", ns=10, revision=number))
+            made.append(FakePage(number, f"Template:{name}", text, "", ns=10, revision=number))
         for number in range(self.pages // 20):
             title = f"Old name {number}"
-            made.append(module.FakePage(90_000 + number, title, "", "", redirect=made[number].title, revision=1))
-        self.fake = module.FakeWiki(pages=made, robots="User-agent: *\nAllow: /\n")
-        handler = type("Handler", (module._Handler,), {"wiki": self.fake, **_KEPT_OPEN})
+            made.append(FakePage(90_000 + number, title, "", "", redirect=made[number].title, revision=1))
+        self.fake = FakeWiki(pages=made, robots="User-agent: *\nAllow: /\n")
+        handler = type("Handler", (Handler,), {"wiki": self.fake, **_KEPT_OPEN})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
         self.fake.url = f"http://127.0.0.1:{self._server.server_address[1]}"

@@ -133,6 +133,18 @@ def hash_json(value: Any) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
+def locate(path: Path, beside: Path) -> Path:
+    """Where a path lies that was written down at ``beside``: below a folder above that place, or from here.
+
+    Recipes name paths from where the command was called, which most often was a folder above all its results.
+    """
+    if not path.is_absolute():
+        for above in beside.resolve().parents:
+            if (above / path).exists():
+                return above / path
+    return path
+
+
 def files_below(folder: Path) -> list[Path]:
     """Every file below ``folder``, in the order of their paths.
 

@@ -1,6 +1,8 @@
 """The one HTTP client: polite, patient, and clear about what it tried."""
 
 import email.utils
+import json
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +20,26 @@ RETRIED_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 BrokenTransfer = HTTPError
 """What reading a body piece by piece fails with; the name hides that of urllib3, which is HTTPError."""
+
+
+_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
+"""An escape that may be half of a pair of surrogates."""
+
+
+def _json(response: requests.Response) -> Any:
+    """The JSON of an answer; half a pair of surrogates, which is no text, becomes the replacement character.
+
+    Raises:
+        JSONDecodeError: it is not JSON, or such that Python does not read it: nested deeply, numbers of 4,300 digits.
+    """
+    try:
+        data = response.json()
+    except (RecursionError, ValueError):
+        raise requests.exceptions.JSONDecodeError("not JSON", "", 0) from None
+    if _HALF.search(response.content) is None:
+        return data
+    text = json.dumps(data, ensure_ascii=False)
+    return json.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
 
 
 class BotChallenge(ServiceError):
@@ -117,7 +139,7 @@ class Client:
         url: str,
         request: Callable[[], dict[str, Any]],
         check: Callable[[Any], float | None] | None = None,
-        read: Callable[[requests.Response], Any] = requests.Response.json,
+        read: Callable[[requests.Response], Any] = _json,
     ) -> Any:
         waited, why, asked = 0.0, "", None
         for attempt in range(self.max_tries):

@@ -15,6 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from cirilla_cli import __version__
+from cirilla_cli.cli.start import INTERRUPTED
 from cirilla_cli.errors import CirillaError, UsageError, Where
 from cirilla_cli.fs import NO_ROOM, is_text
 
@@ -44,7 +45,7 @@ class _Grouped(TyperGroup):
             _leave(0)
         except KeyboardInterrupt as interrupt:
             # Typer's own main would leave without a word.
-            print(str(interrupt) or "interrupted; nothing was left to save", file=sys.stderr)
+            print(str(interrupt) or INTERRUPTED, file=sys.stderr)
             _leave(130)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:

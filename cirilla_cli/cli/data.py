@@ -12,6 +12,9 @@ class Source(Group):
     api: str | None = option("--api", metavar="URL", help="A MediaWiki's api.php, or the wiki's address.")
     dump: str | None = option("--dump", metavar="FILE|URL", help="A MediaWiki XML export: plain, .gz, .bz2, .7z.")
     files: str | None = option("--files", metavar="DIR", help="A folder of text files.")
+    again: str | None = option(
+        "--again", metavar="DIR", help="An earlier scrape: make its rows again from what it kept, offline."
+    )
     category: str | None = option("--category", metavar="NAME", help="Only pages of this category (with --api).")
     contact: str | None = option("--contact", metavar="MAIL", help="Who to write to; sent with every request.")
     permission: str | None = option(

@@ -52,8 +52,9 @@ def scrape(resolved: Resolved, progress: Progress, control: Control) -> Any:
     report = (scrape_merge if control.merge else area)(config, Path(resolved.out), progress)
     if report.documents == 0:
         why = ", ".join(f"{count} {reason}" for reason, count in report.rejected.items()) or "there are no pages"
+        each = "rejects.jsonl, beside the documents, names each page"
         raise CirillaError(
-            f"no documents came of it: {why}", hint="rejects.jsonl, beside the documents, names each page"
+            f"no documents came of it: {why}", hint=each if report.rejected else "scrape.source selects none"
         )
     return report
 
@@ -331,6 +332,7 @@ def forget(resolved: Resolved) -> None:
     import shutil
 
     from cirilla_cli.held import held
+    from cirilla_cli.scrape.earlier import earlier
 
     if resolved.verb in ("pretrain", "sft", "dpo"):
         from cirilla_cli.engine.run import forget as area
@@ -343,6 +345,12 @@ def forget(resolved: Resolved) -> None:
     names = _OWN.get(resolved.verb, ())
     if not names or not folder.is_dir():
         return
+    source = resolved.data.get("scrape", {}).get("source", {})
+    if source.get("kind") == "scraped" and earlier(Path(source["path"])).side.samefile(folder):
+        raise CirillaError(
+            f"{folder}: keeps what the rows are to be made from, and would be emptied first",
+            hint="leave out --fresh; in a pipeline give the stage a folder of its own",
+        )
     with held(folder):
         for path in (folder / name for name in names):
             if path.is_dir():

@@ -75,8 +75,9 @@ def _inputs(resolved: Resolved) -> Iterable[Path]:
     recipe: Any = resolved.recipe
     match resolved.verb:
         case "scrape":
-            path = resolved.data["scrape"]["source"].get("path")
-            return [Path(path)] if path else []
+            source = resolved.data["scrape"]["source"]
+            # Of an earlier scrape the rows are not read, but what it kept, and that is not written.
+            return [Path(source["path"])] if source.get("path") and source["kind"] != "scraped" else []
         case "synth":
             return list(recipe.synth.inputs)
         case "curate":

@@ -2,6 +2,13 @@
 
 import gc
 import os
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
+
+INTERRUPTED = "interrupted; nothing was left to save"
 
 
 def main() -> None:
@@ -10,10 +17,31 @@ def main() -> None:
     gc.disable()
     # pydantic would look through every installed package for plugins, of which we use none: some milliseconds more.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
-    from cirilla_cli.cli import app
-
+    sys.unraisablehook = _once_more
     try:
+        from cirilla_cli.cli import app
+
         app.main()
+    except KeyboardInterrupt:
+        print(INTERRUPTED, file=sys.stderr)
+        sys.exit(130)
     finally:
         # The interpreter looks for garbage once more as it ends: an eighth of a short command, of no use.
         gc.freeze()
+
+
+def _once_more(lost: "UnraisableHookArgs") -> None:
+    """Send a Ctrl-C again that came in a finalizer or in a weak reference's callback, where Python drops exceptions.
+
+    Each import ends in such a callback (the one that removes its lock), and a command makes a thousand of them.
+    """
+    if not issubclass(lost.exc_type, KeyboardInterrupt):
+        sys.__unraisablehook__(lost)
+        return
+    import _thread
+    import threading
+
+    # Not from here, which is still within the callback.
+    again = threading.Timer(0.05, _thread.interrupt_main)
+    again.daemon = True
+    again.start()

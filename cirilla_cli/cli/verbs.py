@@ -98,6 +98,8 @@ def scrape_verb(words: Sequence[str], given: Mapping[str, Any], flags: Flags) ->
     """`cirilla scrape`."""
     reading = read_words(words, "scrape")
     extra = _scrape_source(reading, given)
+    if "again" in given:
+        flags = replace(flags, out=flags.out or given["again"])
     if reading.recipe is None and not extra and not any(o.startswith("scrape.") for o in reading.overrides):
         raise CirillaError("what should be scraped?", hint=_FANDOM)
     resolved = _resolve("scrape", reading, "default", extra, flags)
@@ -105,15 +107,20 @@ def scrape_verb(words: Sequence[str], given: Mapping[str, Any], flags: Flags) ->
 
 
 def _scrape_source(reading: Reading, given: Mapping[str, Any]) -> dict[str, Any]:
-    sources = [name for name in ("api", "dump", "files") if name in given]
+    sources = [name for name in ("api", "dump", "files", "again") if name in given]
     if len(sources) + len(reading.inputs) > 1:
-        raise UsageError("one source at a time: --api, --dump, --files, or a path")
+        raise UsageError("one source at a time: --api, --dump, --files, --again, or a path")
     extra = {f"scrape.{key}": given[key] for key in ("contact", "limit") if key in given}
     if "api" in given:
         extra |= {"scrape.source.kind": "mediawiki", "scrape.source.api": given["api"]}
     for key in ("category", "permission"):
         if key in given:
             extra[f"scrape.source.{key}"] = given[key]
+    if "again" in given:
+        extra |= _again(Path(given["again"]), reading)
+    if any((Path(word) / "ATTRIBUTION.md").is_file() for word in reading.inputs):
+        named = reading.inputs[0]
+        raise UsageError(f"{named}: holds what an earlier scrape left", hint=f"--again {named}, or --files {named}")
     path = given.get("dump") or given.get("files") or next(iter(reading.inputs), None)
     if path is not None:
         is_dump = "dump" in given or (
@@ -121,6 +128,16 @@ def _scrape_source(reading: Reading, given: Mapping[str, Any]) -> dict[str, Any]
         )
         extra |= {"scrape.source.kind": "dump" if is_dump else "files", "scrape.source.path": path}
     return extra
+
+
+def _again(path: Path, reading: Reading) -> dict[str, Any]:
+    """The recipe of a scrape that is made again: its own rules, where the call names no other recipe."""
+    from cirilla_cli.scrape.earlier import earlier
+
+    rules = {} if reading.recipe is not None else earlier(path).rules()
+    changed = {override.partition("=")[0] for override in reading.overrides}
+    own = {f"scrape.{key}": value for key, value in rules.items() if f"scrape.{key}" not in changed}
+    return {"scrape.source.kind": "scraped", "scrape.source.path": str(path), **own}
 
 
 def synth_verb(

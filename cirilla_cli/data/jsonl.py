@@ -123,6 +123,14 @@ def read_rows(path: Path, complaints: Complaints) -> Iterator[Row]:
         yield from parsed(file, name, 1, complaints)
 
 
+def last_of_kind(journal: Path, kind: str) -> dict[str, Any]:
+    """The newest row of that `kind` in a journal; empty where there is none."""
+    if not journal.is_file():
+        return {}
+    found = [row.data for row in read_rows(journal, Complaints()) if row.data.get("kind") == kind]
+    return found[-1] if found else {}
+
+
 def parsed(lines: Iterable[bytes], name: str, first: int, complaints: Complaints) -> Iterator[Row]:
     """The objects in lines of which the first has the number ``first``."""
     for number, raw in enumerate(lines, first):

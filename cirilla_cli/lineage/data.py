@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cirilla_cli.data.jsonl import Complaints, read_rows
+from cirilla_cli.data.jsonl import Complaints, last_of_kind, read_rows
 from cirilla_cli.data.origins import RowOrigin
 from cirilla_cli.data.rows import Document
-from cirilla_cli.fs import as_object, as_objects
-from cirilla_cli.lineage.stages import Stage, locate, read_note, shard_folders
+from cirilla_cli.fs import as_object, as_objects, locate
+from cirilla_cli.lineage.stages import Stage, read_note, shard_folders
 
 _RECORDED = ("name", "used_by", "sha256", "licenses", "rows", "site", "hub")
 
@@ -135,10 +135,7 @@ def side_of(rows: Path) -> Path:
 
 def last_scrape(journal: Path) -> dict[str, Any]:
     """The newest account of a whole run in a scrape's journal."""
-    if not journal.is_file():
-        return {}
-    runs = [row.data for row in read_rows(journal, Complaints()) if row.data.get("kind") == "run"]
-    return runs[-1] if runs else {}
+    return last_of_kind(journal, "run")
 
 
 def pages_in(rows: Path) -> Iterator[RowOrigin]:

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from cirilla_cli.data.shards import ShardIndex
-from cirilla_cli.fs import as_object, hash_json
+from cirilla_cli.fs import as_object, hash_json, locate
 
 MOST_PARENTS = 16
 """Longest chain of runs that is followed."""
@@ -78,18 +78,6 @@ class Stage:
             for folder in dict.fromkeys(place.resolve() for place in (path, *own)):
                 found = ((below, ShardIndex.read(below)) for below in shard_folders(folder))
                 yield from ((name, below, index) for below, index in found if index.fingerprint() in known)
-
-
-def locate(path: Path, beside: Path) -> Path:
-    """Where a path lies that was written down at ``beside``: below a folder above that place, or from here.
-
-    Recipes name paths from where the command was called, which most often was a folder above all its results.
-    """
-    if not path.is_absolute():
-        for above in beside.resolve().parents:
-            if (above / path).exists():
-                return above / path
-    return path
 
 
 def shard_folders(path: Path) -> Iterator[Path]:

@@ -13,10 +13,10 @@ from cirilla_cli.data.jsonl import Complaints, read_records, read_rows
 from cirilla_cli.data.origins import RowOrigin
 from cirilla_cli.data.shards import ShardIndex
 from cirilla_cli.errors import CirillaError
-from cirilla_cli.fs import as_object, as_objects, hash_file, hash_json, hash_path
+from cirilla_cli.fs import as_object, as_objects, hash_file, hash_json, hash_path, locate
 from cirilla_cli.lineage.data import Data, inputs_of, last_scrape, pages_in, report_of, rows_file, side_of
 from cirilla_cli.lineage.gather import PAGES
-from cirilla_cli.lineage.stages import Stage, locate, read_note, run_of, shard_folders, stage_at, stage_of
+from cirilla_cli.lineage.stages import Stage, read_note, run_of, shard_folders, stage_at, stage_of
 
 State = Literal["same", "changed", "missing", "unrecorded"]
 """What comparing with the recorded hash showed; `unrecorded` where there was none to compare with."""
@@ -249,8 +249,9 @@ class _Tracer:
         named = str(source.get("path") or source.get("api"))
         parent = Node("source", named, sha256=journal.get("sha256"), facts={"source": source.get("kind")})
         node.parents.append(parent)
-        # What was downloaded lies beside the rows.
-        path = side_of(rows) / "raw" / "dump" if "://" in named else locate(Path(named), rows)
+        # What was downloaded lies beside the rows, or where they were first made.
+        kept = side_of(rows) if journal.get("kept") is None else locate(Path(str(journal["kept"])), rows)
+        path = kept / "raw" / "dump" if "://" in named else locate(Path(named), rows)
         if journal.get("sha256") is not None:
             parent.state = "missing" if not path.exists() else "same"
             if path.exists() and hash_path(path) != journal["sha256"]:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, NonNegativeInt, field_validator, model_validator
+from pydantic import Field, NonNegativeInt, ValidationInfo, field_validator, model_validator
 
 from cirilla_cli.config import ByKind, FilePath, Section, Texts
 from cirilla_cli.units import Bytes, PositiveCount, Seconds
@@ -123,7 +123,15 @@ class HubConfig(Section):
     """Stop once the texts taken hold this many UTF-8 bytes."""
 
 
-SourceSection = Annotated[MediaWikiConfig | DumpConfig | FilesConfig | HubConfig, ByKind()]
+class ScrapedConfig(Section):
+    """An earlier scrape: its rows are made again from what it kept, by the rules given here; nobody is asked."""
+
+    kind: Literal["scraped"] = "scraped"
+    path: FilePath
+    """The folder it wrote, or its FILE.jsonl."""
+
+
+SourceSection = Annotated[MediaWikiConfig | DumpConfig | FilesConfig | HubConfig | ScrapedConfig, ByKind()]
 
 
 class ScrapeConfig(Section):
@@ -142,7 +150,11 @@ class ScrapeConfig(Section):
 
     @field_validator("contact")
     @classmethod
-    def _fits_a_header(cls, value: str | None) -> str | None:
+    def _is_said_to_somebody(cls, value: str | None, info: ValidationInfo) -> str | None:
         if value is not None and not (value.strip() and value.isascii() and value.isprintable()):
             raise ValueError("must be a mail or web address in plain ASCII on one line")
+        source = info.data.get("source")
+        asks = isinstance(source, MediaWikiConfig) or (isinstance(source, DumpConfig) and source.address is not None)
+        if value is not None and source is not None and not asks:
+            raise ValueError("is said to a wiki or to the host of a dump, and none is asked here: leave it out")
         return value

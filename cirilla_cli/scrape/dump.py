@@ -24,7 +24,7 @@ from cirilla_cli.scrape.wikitext import STANDARD_NAMESPACES, read_wikitext
 
 _CHUNK = 1 << 18
 _TEMPLATE = 10
-_MAGIC = {b"\x1f\x8b": "gz", b"BZ": "bz2", b"7z": "7z"}
+_MAGIC = {b"\x1f\x8b": "gz", b"BZ": "bz2", b"7z": "7z", b"PK": ".zip", b"\xfd7": ".xz", b"(\xb5": ".zst"}
 
 
 Opener = Callable[[], BufferedIOBase]
@@ -216,6 +216,8 @@ def opened(path: Path) -> Iterator[Opener]:
                 plain = Path(folder) / "dump.xml"
                 unpack_xml(path, plain)
                 yield lambda: plain.open("rb")
+        case str(kind):
+            raise CirillaError(f"{path}: is a {kind}, which is not read here", hint="unpack it: --dump FILE.xml")
         case _:
             yield lambda: path.open("rb")
 

@@ -1,7 +1,8 @@
 """A live wiki as a source: each page fetched once a revision, kept raw, and read."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 
 from cirilla_cli.data.rows import Document, License
@@ -15,7 +16,7 @@ from cirilla_cli.scrape.config import MediaWikiConfig
 from cirilla_cli.scrape.html import read_html
 from cirilla_cli.scrape.listing import Listed, Listing
 from cirilla_cli.scrape.page import RawPage, Reading, Reject, Rules, Site, extract, reject
-from cirilla_cli.scrape.store import PageStore
+from cirilla_cli.scrape.store import Line, PageStore
 from cirilla_cli.scrape.templates import Templates
 from cirilla_cli.scrape.wikitext import read_wikitext
 
@@ -42,6 +43,13 @@ def connect(config: MediaWikiConfig, client: Client, progress: Progress) -> tupl
     return api, site
 
 
+def reading_of(templates: Templates, namespaces: Mapping[str, int], page: RawPage) -> Reading:
+    """What a page of a wiki says, in either reading."""
+    if page.reading == "html":
+        return read_html(page.content)
+    return read_wikitext(page.content, page.title, templates, namespaces)
+
+
 class WikiSource:
     """Documents of a live wiki.
 
@@ -63,6 +71,7 @@ class WikiSource:
     ) -> None:
         self.api, self.config, self.rules, self.store, self.limit = api, config, rules, store, limit
         self.site = site if site.license else replace(site, license=license)
+        self._stated = site
         self._templates, self._known_templates = Templates(), set[str]()
         self._first = store.empty
         self._failures = 0
@@ -77,6 +86,7 @@ class WikiSource:
         with_content = self._first and self.config.reading == "wikitext"
         whole = self.limit is None
         listing, made = iter(Listing(self.api, self.config, self.site, whole=whole, with_content=with_content)), 0
+        self.store.note(Line(site=self._stated, namespaces=self.config.namespaces))
         size = 1 if self.config.reading == "html" else _MOST_AT_ONCE if whole else MOST_TITLES
         while self.limit is None or made < self.limit:
             group = list(islice(listing, size if self.limit is None else min(size, self.limit - made)))
@@ -92,20 +102,17 @@ class WikiSource:
         wanted = [entry for entry in group if isinstance(entry, Listed) and refused[entry.page.id] is None]
         refused |= self._fetch(wanted)
         for entry in group:
-            if isinstance(entry, Reject):
-                yield entry
-                continue
-            page = entry.page
-            yield refused[page.id] or self._extract(page.id, entry.aliases)
+            refusal = entry if isinstance(entry, Reject) else refused[entry.page.id]
+            if refusal is not None:
+                self.store.note(Line(reject=refusal))
+                yield refusal
+            elif isinstance(entry, Listed):
+                self.store.note(Line(aliases=entry.aliases), (entry.page.id, self.config.reading))
+                yield self._extract(entry.page.id, entry.aliases)
 
     def _extract(self, page_id: int, aliases: tuple[str, ...]) -> Document | Reject:
         page = self.store.load(page_id, self.config.reading)
-        return extract(page, aliases, self.site, self.rules, self._read)
-
-    def _read(self, page: RawPage) -> Reading:
-        if page.reading == "html":
-            return read_html(page.content)
-        return read_wikitext(page.content, page.title, self._templates, self.site.namespaces)
+        return extract(page, aliases, self.site, self.rules, partial(reading_of, self._templates, self.site.namespaces))
 
     def _fetch(self, wanted: list[Listed]) -> dict[int, Reject | None]:
         """Bring what is not stored in its present revision; returns the rejections of pages that failed."""
@@ -171,6 +178,7 @@ class WikiSource:
             for group in in_addresses([f"Template:{name}" for name in sorted(names)]):
                 for page in self._template_pages(group):
                     self._templates.add(page.title.partition(":")[2], page.content)
+                    self.store.note(Line(template=True), (page.id, "wikitext"))
                     found.append(page.content)
             names = used_templates(found) - self._known_templates
 

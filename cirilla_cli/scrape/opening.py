@@ -2,18 +2,19 @@
 
 import contextlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from cirilla_cli.data.jsonl import Complaints, JsonlWriter, read_records, read_rows, repair_tail
+from cirilla_cli.data.jsonl import JsonlWriter, last_of_kind, read_records, repair_tail
 from cirilla_cli.data.parts import ALONE, Spread
 from cirilla_cli.data.rows import Document, License
 from cirilla_cli.errors import InterruptedRun
 from cirilla_cli.fs import hash_json
 from cirilla_cli.progress import Progress
-from cirilla_cli.scrape.config import DumpConfig, FilesConfig, HubConfig, MediaWikiConfig, ScrapeConfig
+from cirilla_cli.scrape.config import DumpConfig, FilesConfig, HubConfig, MediaWikiConfig, ScrapeConfig, ScrapedConfig
+from cirilla_cli.scrape.earlier import earlier
 from cirilla_cli.scrape.outputs import Folder, Pipe, Place, Tally
 from cirilla_cli.scrape.page import Reject, Rules, Site
 
@@ -50,22 +51,30 @@ def open_source(
         CirillaError: the source cannot be read or must not be. ServiceError: it does not answer.
     """
     given = _given(config)
-    match config.source:
-        case MediaWikiConfig():
-            source: Source = _wiki(config, config.source, given, place, progress, stack)
-        case DumpConfig():
-            source = open_dump(config, config.source, place, progress, stack, spread)
-        case FilesConfig():
+    before = earlier(config.source.path) if isinstance(config.source, ScrapedConfig) else None
+    match config.source if before is None else before.source():
+        case MediaWikiConfig() as wiki:
+            if before is None:
+                return _wiki(config, wiki, given, place, progress, stack)
+            from cirilla_cli.scrape.again import KeptWiki
+
+            source: Source = KeptWiki(before.side, config.min_chars, given, stack)
+        case DumpConfig() as dump:
+            source = open_dump(config, dump, place, progress, stack, spread)
+        case FilesConfig() as files:
             from cirilla_cli.scrape.files import FilesSource
 
-            source = FilesSource(config.source.path, config.min_chars, given)
-        case HubConfig():
-            return _hub(config, config.source, given, place, stack)
-    return source, _sink(place, Tally(), stack, append=False)
+            source = FilesSource(files.path, config.min_chars, given)
+        case HubConfig() as hub:
+            return _hub(config, hub, given, place, stack)
+    return source, _sink(place, Tally(), stack)
 
 
-def _sink(place: Place, tally: Tally, stack: contextlib.ExitStack, *, append: bool) -> Pipe | Folder:
-    sink = Pipe(tally) if place.side is None else Folder(place, tally, append=append)
+def _sink(
+    place: Place, tally: Tally, stack: contextlib.ExitStack, *, append: bool = False,
+    keep: Callable[[], None] | None = None,
+) -> Pipe | Folder:  # fmt: skip
+    sink = Pipe(tally) if place.side is None else Folder(place, tally, append=append, keep=keep)
     stack.callback(sink.close)
     return sink
 
@@ -73,15 +82,17 @@ def _sink(place: Place, tally: Tally, stack: contextlib.ExitStack, *, append: bo
 def _wiki(
     config: ScrapeConfig, source: MediaWikiConfig, given: License | None, place: Place, progress: Progress,
     stack: contextlib.ExitStack,
-) -> Source:  # fmt: skip
+) -> Opened:  # fmt: skip
     from cirilla_cli.scrape.access import open_client
     from cirilla_cli.scrape.mediawiki import WikiSource, connect
     from cirilla_cli.scrape.store import FolderStore, MemoryStore, PageStore
 
     api, site = connect(source, open_client(config.contact, source, progress), progress)
-    store: PageStore = MemoryStore() if place.side is None else FolderStore(place.side, api.url)
+    kept = None if place.side is None else FolderStore(place.side, api.url)
+    store: PageStore = kept or MemoryStore()
     stack.callback(store.close)
-    return WikiSource(api, site, source, Rules(config.min_chars, source.namespaces), store, given, config.limit)
+    sink = _sink(place, Tally(), stack, keep=kept.keep if kept else None)
+    return WikiSource(api, site, source, Rules(config.min_chars, source.namespaces), store, given, config.limit), sink
 
 
 def open_dump(
@@ -139,24 +150,16 @@ def _hub(
 
     tally = Tally()
     if place.side is None:
-        return HubSource(source, config.min_chars, given), _sink(place, tally, stack, append=False)
+        return HubSource(source, config.min_chars, given), _sink(place, tally, stack)
     journal, wanted = place.side / "journal.jsonl", hash_json(config.model_dump(mode="json"))
-    mark = _last_mark(journal)
+    repair_tail(journal)
+    mark = last_of_kind(journal, "stream")
     taken = _taken(place, tally) if mark.get("config") == wanted and place.part.exists() else None
     hub = HubSource(source, config.min_chars, given, mark.get("commit") if taken else None, taken)
     if taken is None:
         with JsonlWriter(journal, append=True) as writer:
             writer.write({"kind": "stream", "config": wanted, "commit": hub.commit})
     return hub, _sink(place, tally, stack, append=taken is not None)
-
-
-def _last_mark(journal: Path) -> dict[str, Any]:
-    """What was last noted of a stream: the recipe it was for, and the commit it reads."""
-    repair_tail(journal)
-    if not journal.exists():
-        return {}
-    marks = [row.data for row in read_rows(journal, Complaints()) if row.data.get("kind") == "stream"]
-    return marks[-1] if marks else {}
 
 
 def _gathered(path: Path, model: type[R]) -> Iterator[R]:

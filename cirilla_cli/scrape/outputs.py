@@ -3,6 +3,7 @@
 import os
 import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -84,11 +85,14 @@ class Folder:
 
     Args:
         append: go on with what an earlier run gathered.
+        keep: called once the rows are whole, before they are put in their place.
     """
 
-    def __init__(self, place: Place, tally: Tally, *, append: bool = False) -> None:
+    def __init__(
+        self, place: Place, tally: Tally, *, append: bool = False, keep: Callable[[], None] | None = None
+    ) -> None:
         assert place.side is not None
-        self.tally, self._place, self._side = tally, place, place.side
+        self.tally, self._place, self._side, self._keep = tally, place, place.side, keep
         self._documents = JsonlWriter(place.part, append=append)
         self._rejects = JsonlWriter(place.rejects_part, append=append)
         self._side.mkdir(parents=True, exist_ok=True)
@@ -116,6 +120,8 @@ class Folder:
         self._sources_part.unlink()
         os.replace(attribution.with_suffix(".md.part"), attribution)
         os.replace(self._place.rejects_part, self._side / "rejects.jsonl")
+        if self._keep is not None:
+            self._keep()
         os.replace(self._place.part, self._place.documents)
         sync_folder(self._place.documents.parent)
 
@@ -149,4 +155,5 @@ def _source_line(row: Document) -> str:
 
 def _plain(text: str) -> str:
     """``text`` on one line, with what Markdown would read as markup escaped."""
+    text = "".join(char if char.isprintable() else " " for char in text)  # none that moves a terminal's cursor either
     return re.sub(r"([\\`*_\[\]<>#|])", r"\\\1", " ".join(text.split()))

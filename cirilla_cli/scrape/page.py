@@ -25,9 +25,9 @@ class Site:
     ``namespaces`` maps lower-case prefixes to numbers; ``article_path`` holds ``$1`` where a title goes.
     """
 
-    name: str | None
-    article_path: str | None
-    license: License | None
+    name: str | None = None
+    article_path: str | None = None
+    license: License | None = None
     namespaces: dict[str, int] = field(default_factory=dict)
 
     def url(self, title: str) -> str | None:

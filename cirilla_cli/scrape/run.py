@@ -5,17 +5,19 @@ import re
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from cirilla_cli.data.jsonl import JsonlWriter
 from cirilla_cli.data.parts import ALONE, Spread
 from cirilla_cli.data.rows import License
-from cirilla_cli.errors import InterruptedRun
+from cirilla_cli.errors import CirillaError, InterruptedRun
 from cirilla_cli.fs import hash_path
 from cirilla_cli.held import held
 from cirilla_cli.progress import Progress
-from cirilla_cli.scrape.config import DumpConfig, FilesConfig, ScrapeConfig
+from cirilla_cli.scrape.config import DumpConfig, FilesConfig, ScrapeConfig, ScrapedConfig
+from cirilla_cli.scrape.earlier import earlier
 from cirilla_cli.scrape.opening import Source, dump_file, open_source
 from cirilla_cli.scrape.outputs import Folder, Pipe, Place, Tally
 
@@ -65,6 +67,10 @@ def scrape(config: ScrapeConfig, out: Path, progress: Progress, spread: Spread =
             if place.side is None:
                 raise
             raise InterruptedRun("stopped; what was fetched is kept", hint="the same command goes on") from None
+        if not sink.tally.documents and place.side is not None and place.documents.exists():
+            lost = dict(sink.tally.rejected) or "there are no pages"
+            hint = "look at scrape.source and at the rules; --fresh starts over"
+            raise CirillaError(f"no documents came of it ({lost}); {place.documents} stays as it was", hint=hint)
         sink.commit(source.site)
         report = _report(source, sink.tally, out, time.monotonic() - started)
     _say_terms(source.site.license, sink.tally, progress)
@@ -107,10 +113,15 @@ def _say_terms(license: License | None, tally: Tally, progress: Progress) -> Non
 
 def _log(config: ScrapeConfig, place: Place, side: Path, report: ScrapeReport) -> None:
     """Note in the journal what was read, when, and what came of it."""
+    entry: dict[str, Any] = {"kind": "run", "finished": datetime.now(UTC).isoformat(timespec="seconds")}
     source = config.source
-    file = dump_file(source, place) if isinstance(source, DumpConfig) else None
-    path = source.path if isinstance(source, FilesConfig) else file
-    read = None if path is None else hash_path(path)
-    entry = {"kind": "run", "finished": datetime.now(UTC).isoformat(timespec="seconds"), "sha256": read}
+    if isinstance(source, ScrapedConfig):
+        before = earlier(source.path)
+        entry |= {"sha256": before.sha256, "kept": None if before.side.samefile(side) else str(before.side)}
+        config = config.model_copy(update={"source": before.config.source})
+    else:
+        file = dump_file(source, place) if isinstance(source, DumpConfig) else None
+        path = source.path if isinstance(source, FilesConfig) else file
+        entry["sha256"] = None if path is None else hash_path(path)
     with JsonlWriter(side / "journal.jsonl", append=True) as journal:
         journal.write({**entry, "config": config.model_dump(mode="json"), "report": report.model_dump(mode="json")})

@@ -8,7 +8,7 @@ from cirilla_cli.data.merging import merging
 from cirilla_cli.data.parts import MadeFrom, Part, PartReport, Share, make_part
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.progress import Progress
-from cirilla_cli.scrape.config import DumpConfig, FilesConfig, HubConfig, MediaWikiConfig, ScrapeConfig
+from cirilla_cli.scrape.config import DumpConfig, FilesConfig, HubConfig, MediaWikiConfig, ScrapeConfig, ScrapedConfig
 from cirilla_cli.scrape.opening import open_dump
 from cirilla_cli.scrape.outputs import Place
 from cirilla_cli.scrape.run import ScrapeReport, scrape
@@ -49,6 +49,8 @@ def _dump_of(config: ScrapeConfig) -> DumpConfig:
             why = "a wiki is asked by one process, one request at a time"
         case HubConfig():
             why = "a stream is read by one process, in order"
+        case ScrapedConfig():
+            why = "what was kept is read by one process, in order"
         case FilesConfig():
             why = "reading the files is all the work there is"
         case DumpConfig() if source.address is not None:

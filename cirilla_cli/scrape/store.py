@@ -3,15 +3,34 @@
 import gzip
 import json
 import os
+import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from cirilla_cli.data.jsonl import Complaints, JsonlWriter, read_rows, repair_tail
+from cirilla_cli.data.rows import Record
 from cirilla_cli.errors import CirillaError
-from cirilla_cli.scrape.page import RawPage
+from cirilla_cli.fs import sync_folder
+from cirilla_cli.scrape.page import RawPage, Reject, Site
+
+INDEX = "index.jsonl"
+"""What the rows of the last whole scrape were made from, a `Line` each."""
+PAGES = "pages.jsonl.gz"
+
+
+class Line(Record, strict=False):
+    """One thing that rows were made from: the site first, then each template, page and rejection as it was met."""
+
+    site: Site | None = None
+    namespaces: tuple[int, ...] = ()
+    reject: Reject | None = None
+    template: bool = False
+    aliases: tuple[str, ...] = ()
+    place: tuple[int, int] = (0, 0)
+    """Offset and length of the stored page."""
 
 
 class PageStore(Protocol):
@@ -29,6 +48,9 @@ class PageStore(Protocol):
 
     def add(self, pages: Sequence[RawPage]) -> None:
         """Keep pages."""
+
+    def note(self, line: Line, page: tuple[int, str] | None = None) -> None:
+        """The next thing rows are made from; ``page`` is the id and reading of the stored page it is about."""
 
     def forget(self) -> None:
         """Articles loaded so far are not needed again in this run."""
@@ -61,6 +83,9 @@ class MemoryStore:
         """Take pages in hand."""
         self._pages.update({(page.id, page.reading): page for page in pages})
 
+    def note(self, line: Line, page: tuple[int, str] | None = None) -> None:
+        """Nothing is kept, so nothing can be made again."""
+
     def forget(self) -> None:
         """Let go of all pages; templates have been read into the source by now."""
         self._pages.clear()
@@ -80,14 +105,15 @@ class FolderStore:
     """Pages of one wiki in ``folder``: ``raw/pages.jsonl.gz`` holds them, ``journal.jsonl`` says where each lies.
 
     A page is one gzip member, so the file is also plain gzip. The journal's line is written once its page is on disk;
-    what the journal does not name is cut off when the store is opened.
+    what the journal does not name is cut off when the store is opened. ``raw/index.jsonl`` leads from the rows to the
+    pages they were made from; it is replaced when new rows are whole.
 
     Raises:
         CirillaError: the folder holds pages of another wiki, or its journal is damaged.
     """
 
     def __init__(self, folder: Path, origin: str) -> None:
-        self._raw_path, self._journal_path = folder / "raw" / "pages.jsonl.gz", folder / "journal.jsonl"
+        self._raw_path, self._journal_path = folder / "raw" / PAGES, folder / "journal.jsonl"
         self._entries: dict[tuple[int, str], _Entry] = {}
         repair_tail(self._journal_path)
         known = self._load(origin) if self._journal_path.exists() else None
@@ -95,6 +121,7 @@ class FolderStore:
         self._raw = self._raw_path.open("a+b")
         self._raw.truncate(max((entry.offset + entry.length for entry in self._entries.values()), default=0))
         self._journal = JsonlWriter(self._journal_path, append=True)
+        self._index = JsonlWriter(self._raw_path.with_name(f".{INDEX}.part"))
         if known is None:
             self._journal.write({"kind": "origin", "origin": origin})
 
@@ -130,8 +157,7 @@ class FolderStore:
     def load(self, page_id: int, reading: str) -> RawPage:
         """A stored page."""
         entry = self._entries[page_id, reading]
-        self._raw.seek(entry.offset)
-        return RawPage.from_row(json.loads(gzip.decompress(self._raw.read(entry.length))))
+        return read_page(self._raw, entry.offset, entry.length)
 
     def add(self, pages: Sequence[RawPage]) -> None:
         """Store pages; they are on disk, and the journal says so, when this returns."""
@@ -154,6 +180,17 @@ class FolderStore:
             self._entries[page.id, page.reading] = entry
         self._journal.sync()
 
+    def note(self, line: Line, page: tuple[int, str] | None = None) -> None:
+        """Write down the next thing rows are made from, with the place of a stored page."""
+        entry = self._entries[page] if page is not None else None
+        self._index.write(line.model_copy(update={"place": (entry.offset, entry.length)}) if entry else line)
+
+    def keep(self) -> None:
+        """The rows are whole, and what was noted is what they were made from."""
+        self._index.close()
+        os.replace(self._index.path, self._raw_path.with_name(INDEX))
+        sync_folder(self._raw_path.parent)
+
     def forget(self) -> None:
         """Nothing is held in memory."""
 
@@ -161,3 +198,21 @@ class FolderStore:
         """Close both files."""
         self._raw.close()
         self._journal.close()
+        if self._index.path.exists():
+            self._index.close()
+
+
+def read_page(raw: BinaryIO, offset: int, length: int) -> RawPage:
+    """The page that lies there.
+
+    Raises:
+        CirillaError: something else does.
+    """
+    raw.seek(offset)
+    try:
+        return RawPage.from_row(json.loads(gzip.decompress(raw.read(length))))
+    except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError):
+        raise CirillaError(
+            f"{raw.name}: is damaged: no page lies at byte {offset}",
+            hint="scrape it again with --fresh, which fetches every page anew",
+        ) from None

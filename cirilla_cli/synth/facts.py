@@ -7,7 +7,7 @@ from itertools import takewhile
 
 from cirilla_cli.data.rows import Document, WikiSection
 from cirilla_cli.synth.config import FandomConfig
-from cirilla_cli.synth.outline import SENTENCE_END, ends, opening_of, own_lines, sections_of
+from cirilla_cli.synth.outline import RELATIVE, SENTENCE_END, ends, opening_of, own_lines, sections_of
 from cirilla_cli.synth.phrases import Group, PhraseTable, fill, plain_label, ranked, subject_name, subject_of
 from cirilla_cli.verify.match import normalise
 
@@ -21,6 +21,8 @@ _NOT_SECTIONS = frozenset(
      "associated quest", "associated quests", "objectives", "in other languages"}
 )  # fmt: skip
 _QUOTED = re.compile(r"[-\u2013\u2014\"\u201c\u2018']|.*\b(?:pg\.|Media:)")
+_RESTRICTS = re.compile(r"\b(?:who|which|that|where) (?:is|are|was|were)\b")
+_GOES_ON = re.compile(r"[.!?][\"'\u201d]? (?:(?:He|She|They) (?:is|are)|It is (?:an?|the|now))\b")
 _PERSON = frozenset(
     {"occupation", "profession", "gender", "sex", "hair", "hair colour", "hair color", "race", "spouse", "parents",
      "father", "mother", "born", "born in", "birthplace", "nationality", "mentor", "children", "partner", "horse"}
@@ -148,6 +150,13 @@ def first_sentence(text: str, max_chars: int) -> str:
 def is_about(document: Document, sentence: str) -> bool:
     """Whether a sentence names what the page is about."""
     return subject_name(document).split(" (")[0].casefold() in sentence.casefold()
+
+
+def is_past(sentence: str, lead: str) -> bool:
+    """Whether what a first sentence tells of is gone: no clause of it is in the present, nor how the lead goes on."""
+    own = _RESTRICTS.sub("", RELATIVE.sub("", sentence))
+    now = re.search(r"\b(?:is|are)\b", own) or _GOES_ON.search(lead)
+    return now is None and re.search(r"\b(?:was|were)\b", own) is not None
 
 
 def told_sections(document: Document) -> Iterator[tuple[WikiSection, str]]:

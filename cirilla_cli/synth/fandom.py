@@ -20,6 +20,7 @@ from cirilla_cli.synth.facts import (
     first_sentence,
     first_sentences,
     is_about,
+    is_past,
     is_person,
     lead_of,
     phrase,
@@ -167,8 +168,7 @@ class Fandom:
         if not answer:
             yield Rejected(document.id, "no first sentence of acceptable length", {"title": document.title})
             return
-        verb = re.search(r"\b(?:is|are|was|were)\b", answer)
-        past = verb is not None and verb[0] in ("was", "were")
+        past = is_past(answer, lead_of(document))
         subject, templates = _lead_phrases(document, answer)
         if not templates:
             yield Rejected(document.id, "the first sentence does not name its subject", {"title": document.title})

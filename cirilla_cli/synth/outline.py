@@ -46,7 +46,8 @@ _VERB = re.compile(
     r"think|turn|use|want|wear|work)s|goes|teaches)\b"
 )
 """Whether a sentence has a verb: forms that no noun is likely to have."""
-_RELATIVE = re.compile(r", (?:which|who|whose|where|whom)\b[^,]*")
+RELATIVE = re.compile(r", (?:which|who|whose|where|whom)\b[^,]*")
+"""A clause that says something beside the sentence."""
 _ASIDE = re.compile(r":|\s-\s")
 _NOTICE = re.compile(
     r"(?:The following|This (?:article|section|page|part)|For (?:the|other|more|a|an)\b.*\bsee\b|See also|Main article|"
@@ -169,5 +170,5 @@ def statements(document: Document, least: int = 40, most: int = 240) -> list[str
 
 def _stands_alone(sentence: str) -> bool:
     words = sentence.replace(",", " ").split()
-    whole = len(words) > 5 and bool(_VERB.search(_RELATIVE.sub("", sentence)))
+    whole = len(words) > 5 and bool(_VERB.search(RELATIVE.sub("", sentence)))
     return whole and words[0] not in _OPENING and not _SPEAKER.search(sentence) and not _NOTICE.match(sentence)

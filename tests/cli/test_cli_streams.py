@@ -102,6 +102,40 @@ def test_130_is_interrupted_with_nothing_to_save(lab: Path) -> None:
     assert (code, out, err) == (130, "", "interrupted; nothing was left to save\n")
 
 
+_LOST = """
+import os, signal, sys, time, weakref
+sys.argv = ["cirilla"]
+from cirilla_cli.cli import app, start
+
+class Here:
+    def __del__(self):
+        if sys.argv[0] == "finalizer":
+            signal.raise_signal(signal.SIGINT)
+
+def work():
+    sys.argv = sys.argv[1:] or ["HOW"]
+    here = Here()
+    if sys.argv[0] == "callback":
+        watch = weakref.ref(here, lambda _: signal.raise_signal(signal.SIGINT))
+    if sys.argv[0] == "import":
+        signal.raise_signal(signal.SIGINT)
+    del here
+    for _ in range(200):
+        time.sleep(0.1)
+    print("it was lost")
+
+app.main = work
+start.main()
+"""
+
+
+@pytest.mark.parametrize("how", ["finalizer", "callback", "import"])
+def test_an_interrupt_where_python_drops_exceptions_is_heard_all_the_same(how: str) -> None:
+    call = [sys.executable, "-c", _LOST.replace("HOW", how)]
+    done = subprocess.run(call, capture_output=True, text=True, env=environment(), check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted; nothing was left to save\n")
+
+
 def test_the_module_runs_as_the_program_also_with_worker_processes(lab: Path) -> None:
     words = [
         "-m",

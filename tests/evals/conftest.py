@@ -18,6 +18,18 @@ from cirilla_cli.model.config import DecoderConfig
 from cirilla_cli.model.init import fresh
 from cirilla_cli.model.mixers.config import AttentionConfig
 from cirilla_cli.model.sections import SwiGLUConfig
+from cirilla_cli.progress import Silent
+
+
+class Heard(Silent):
+    """A listener that remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
 
 CORPUS = [
     "Geralt of Rivia is a witcher. His horse is called Roach, and his teacher was Vesemir of Kaer Morhen.",

@@ -23,6 +23,8 @@ from cirilla_cli.model.config import ClassifierConfig
 from cirilla_cli.model.init import fresh
 from cirilla_cli.progress import Silent
 
+from .conftest import Heard
+
 
 def rows(*labels: str | int) -> list[LabelledRow]:
     return [LabelledRow(text=f"text {i}", label=label) for i, label in enumerate(labels)]
@@ -30,14 +32,6 @@ def rows(*labels: str | int) -> list[LabelledRow]:
 
 def said(*labels: str, whole: bool = True) -> list[Verdict]:
     return [Verdict(label, {label: 1.0}, whole) for label in labels]
-
-
-class Heard(Silent):
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
 
 
 @pytest.fixture

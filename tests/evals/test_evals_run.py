@@ -16,13 +16,7 @@ from cirilla_cli.evals.config import EvalConfig
 from cirilla_cli.evals.run import evaluate, table, untrained
 from cirilla_cli.progress import Silent
 
-
-class Heard(Silent):
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
+from .conftest import Heard
 
 
 @pytest.fixture

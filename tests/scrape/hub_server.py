@@ -22,6 +22,8 @@ class DataHub(ThreadingHTTPServer):
         self.commits: dict[str, dict[str, dict[str, bytes]]] = {}
         self.cards: dict[str, dict[str, Any]] = {}
         self.asked: list[str] = []
+        self.nameless: set[str] = set()
+        """Data sets whose commit is not told, as some mirrors do."""
         self.failing: set[str] = set()
         """Parts of addresses that are answered with 503."""
         threading.Thread(target=self.serve_forever, daemon=True).start()
@@ -84,7 +86,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer({"error": "Repository Not Found"}, 404, {"X-Error-Code": "RepoNotFound"})
             return
         sha = revision if revision != "main" else max(commits)
-        about = {"id": name, "sha": sha, "private": False, "gated": False, "disabled": False, "tags": []}
+        told = {} if name in self.server.nameless else {"sha": sha}
+        about = {"id": name, **told, "private": False, "gated": False, "disabled": False, "tags": []}
         siblings = [{"rfilename": path} for path in sorted(files)]
         self._answer({**about, "siblings": siblings, "cardData": self.server.cards.get(name, {})})
 

@@ -6,7 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -383,3 +385,39 @@ def test_killed_twice_the_rows_are_those_of_an_uninterrupted_run(
     assert len({json.loads(line)["id"] for line in raw}) == len(raw)
     if reading == "html":
         assert len(wiki.parsed) - len(set(wiki.parsed)) <= 2, "at most the page in flight is fetched again"
+
+
+@pytest.mark.parametrize("reading", ["html", "wikitext"])
+def test_what_is_no_text_in_an_answer_becomes_the_replacement_character(
+    wiki: Any, heard: Any, tmp_path: Path, reading: str
+) -> None:
+    page = wiki.page("Ciri")
+    page.title, page.text = "Ci\ud800ri \U0001f43a", page.text.replace("child", "ch\udfffild \U0001f43a")
+    page.html = page.html.replace("child", "ch\udfffild \U0001f43a")
+    page.categories = ("Half \ud83d",)
+    scrape(_config(wiki, reading=reading), tmp_path / "out", heard)
+    row = next(row for row in _rows(tmp_path / "out" / "documents.jsonl") if row["id"] == "2")
+    assert (row["title"], row["categories"]) == ("Ci\ufffdri \U0001f43a", ["Half \ufffd"])
+    assert "is the ch\ufffdild \U0001f43a of" in row["text"]
+    again = ScrapeConfig.model_validate({"source": {"kind": "scraped", "path": tmp_path / "out"}})
+    scrape(again, tmp_path / "again", heard)
+    for name in ("documents.jsonl", "ATTRIBUTION.md"):
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
+
+
+@pytest.mark.parametrize("answer", ["[" * 100_000, '{"query": ' + "9" * 5000 + "}"], ids=["deep", "long number"])
+def test_json_that_python_does_not_read_is_an_answer_that_is_not_json(answer: str) -> None:
+    class Odd(BaseHTTPRequestHandler):
+        def log_message(self, format: str, *args: Any) -> None: ...
+
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(answer.encode())
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Odd) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        client = Client("test", max_tries=2, sleep=lambda seconds: None)
+        with pytest.raises(ServiceError, match="the answer is not JSON; gave up after 2 tries"):
+            client.get_json(f"http://127.0.0.1:{server.server_address[1]}/")
+        server.shutdown()

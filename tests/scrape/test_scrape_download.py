@@ -25,7 +25,7 @@ from cirilla_cli.errors import CirillaError, ServiceError
 from cirilla_cli.http import Client
 from cirilla_cli.lineage.trace import trace
 from cirilla_cli.progress import Silent
-from cirilla_cli.scrape.config import DumpConfig, ScrapeConfig
+from cirilla_cli.scrape.config import DumpConfig, ScrapeConfig, ScrapedConfig
 from cirilla_cli.scrape.download import fetch
 from cirilla_cli.scrape.run import scrape
 
@@ -171,6 +171,26 @@ def test_the_trace_of_a_downloaded_dump_compares_what_lies_there(host: Host, hea
     assert (source.path, source.state, found.problems) == (host.url, "same", [])
     (tmp_path / "raw" / "dump").write_bytes(OTHER)
     assert trace(tmp_path / "documents.jsonl").root.parents[0].state == "changed"
+
+
+def test_a_downloaded_dump_is_read_again_without_a_word_to_its_host_and_traced_to_it(
+    host: Host, heard: Any, tmp_path: Path
+) -> None:
+    scrape(ScrapeConfig(source=DumpConfig(path=host.url)), tmp_path / "net", heard)
+    asked, rows = len(host.asked), (tmp_path / "net" / "documents.jsonl").read_bytes()
+    again = ScrapeConfig(source=ScrapedConfig(path=tmp_path / "net"))
+    for out in (tmp_path / "net", tmp_path / "new"):
+        assert scrape(again, out, heard).requests == 0
+        assert (out / "documents.jsonl").read_bytes() == rows
+        found = trace(out / "documents.jsonl")
+        source = found.root.parents[0]
+        assert (source.path, source.state, found.problems) == (host.url, "same", [])
+    assert len(host.asked) == asked
+    (tmp_path / "net" / "raw" / "dump").write_bytes(OTHER)
+    assert trace(tmp_path / "new" / "documents.jsonl").root.parents[0].state == "changed"
+    with pytest.raises(CirillaError, match="raw/dump: .* has changed since"):
+        scrape(again, tmp_path / "net", heard)
+    assert (tmp_path / "net" / "documents.jsonl").read_bytes() == rows
 
 
 def test_fresh_forgets_the_download_beside_a_file_of_rows(host: Host, tmp_path: Path) -> None:

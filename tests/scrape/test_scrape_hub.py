@@ -131,3 +131,25 @@ def test_what_the_hub_does_not_have_is_said_in_one_line(
     assert (done.returncode, "Traceback" in done.stderr) == (code, False), done.stderr
     assert said in done.stderr
     assert "hint:" in done.stderr
+
+
+def test_a_mirror_that_names_no_commit_is_refused_before_a_row_is_written(hub: DataHub, tmp_path: Path) -> None:
+    hub.nameless.add(NAME)
+    done = _scrape(hub, tmp_path, *SOURCE, "--out", "corpus")
+    assert (done.returncode, "Traceback" in done.stderr) == (4, False), done.stderr
+    assert f"{NAME}: the answer names no commit" in done.stderr
+    assert not (tmp_path / "corpus" / "documents.jsonl").exists()
+    hub.nameless.clear()
+    assert _scrape(hub, tmp_path, *SOURCE, "--out", "corpus").returncode == 0
+
+
+def test_a_stream_is_not_made_again_and_its_commit_is_where_the_hint_says(hub: DataHub, tmp_path: Path) -> None:
+    assert _scrape(hub, tmp_path, *SOURCE, "--out", "corpus").returncode == 0
+    rows = (tmp_path / "corpus" / "documents.jsonl").read_bytes()
+    done = _scrape(hub, tmp_path, "--again", "corpus")
+    assert (done.returncode, "only the rows are kept" in done.stderr) == (1, True), done.stderr
+    assert (tmp_path / "corpus" / "documents.jsonl").read_bytes() == rows
+    commit = json.loads(rows.splitlines()[0])["site"].rpartition("@")[2]
+    hub.commits[NAME][NEW] = {file: _parquet(_texts(file, NEW)) for file in FILES}
+    assert _scrape(hub, tmp_path, *SOURCE, f'scrape.source.revision="{commit}"', "--out", "same").returncode == 0
+    assert (tmp_path / "same" / "documents.jsonl").read_bytes() == rows

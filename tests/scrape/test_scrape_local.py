@@ -130,6 +130,8 @@ BAD: dict[str, tuple[bytes, str]] = {
     "empty": (b"", r"bad\.xml: the dump is empty"),
     "gzip": (gzip.compress(os.urandom(9000))[:4000], r"bad\.xml"),
     "bzip2": (bz2.compress(b"<mediawiki>" * 500)[:60], r"bad\.xml: ends in the middle"),
+    "zip": (b"PK\x03\x04" + b"junk" * 20, r"bad\.xml: is a \.zip, which is not read here"),
+    "xz": (b"\xfd7zXZ\x00" + b"junk" * 20, r"bad\.xml: is a \.xz, which is not read here"),
     "7z": (b"7z\xbc\xaf\x27\x1c" + b"junk" * 20, r"bad\.xml: cannot be unpacked"),
 }
 
@@ -166,6 +168,26 @@ def test_a_failed_run_leaves_the_last_good_rows(wiki: Any, tmp_path: Path) -> No
     with pytest.raises(CirillaError, match=r"d\.xml:\d+: not well-formed"):
         scrape(_config("dump", tmp_path / "d.xml"), tmp_path / "o.jsonl", Silent())
     assert (tmp_path / "o.jsonl").read_bytes() == good
+
+
+def test_a_run_without_documents_leaves_the_last_good_rows(tmp_path: Path) -> None:
+    scrape(_config("dump", BUNDLED), tmp_path, Silent())
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(CirillaError, match=r"no documents came of it \(.*'short': .*documents.jsonl stays as it was"):
+        scrape(_config("dump", BUNDLED, min_chars=10**6), tmp_path, Silent())
+    assert {path: path.read_bytes() for path in before} == before
+    again = ScrapeConfig.model_validate({"source": {"kind": "scraped", "path": tmp_path}})
+    scrape(again, tmp_path, Silent())
+    assert (tmp_path / "documents.jsonl").read_bytes() == before[tmp_path / "documents.jsonl"]
+
+
+def test_a_title_cannot_move_the_cursor_of_who_reads_the_attribution(tmp_path: Path) -> None:
+    text = "A text that is long enough to be kept as a document of its own."
+    row = {"title": "\x1b[2J\u202eevil\x00 [x](y)", "text": text, "permalink": "https://example.org/1"}
+    (tmp_path / "a.jsonl").write_text(json.dumps(row))
+    scrape(_config("files", tmp_path / "a.jsonl"), tmp_path / "out", Silent())
+    (line,) = (line for line in (tmp_path / "out" / "ATTRIBUTION.md").read_text().splitlines() if "evil" in line)
+    assert line == r"- \[2J evil \[x\](y): https://example.org/1"
 
 
 def test_an_interrupt_says_that_work_is_kept(wiki: Any, tmp_path: Path) -> None:
@@ -288,6 +310,12 @@ def test_a_stream_killed_midway_goes_on_to_the_same_rows(tmp_path: Path, monkeyp
 def test_a_wrong_section_is_refused(source: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ScrapeConfig.model_validate({"source": source})
+
+
+@pytest.mark.parametrize("kind", ["files", "dump", "hub", "scraped"])
+def test_a_contact_that_nobody_would_hear_is_refused(kind: str) -> None:
+    with pytest.raises(ValueError, match="none is asked here"):
+        ScrapeConfig.model_validate({"source": {"kind": kind, "path": "x"}, "contact": "me@example.org"})
 
 
 def test_a_contact_that_would_break_a_header_is_refused() -> None:

@@ -123,6 +123,17 @@ def test_facts_are_in_and_noise_is_out(scraped: tuple[str, Path, int]) -> None:
         assert row.get("kind") == ("transcript" if truth.title.endswith("/transcript") else None)
 
 
+def test_the_whole_wiki_is_made_again_byte_for_byte_without_a_request(
+    site: Proxy, scraped: tuple[str, Path, int], tmp_path: Path
+) -> None:
+    _, out, _ = scraped
+    again = ScrapeConfig.model_validate({"source": {"kind": "scraped", "path": out}})
+    assert scrape(again, tmp_path, Silent()).requests == 0
+    assert site.asked == []
+    for name in ("documents.jsonl", "rejects.jsonl", "ATTRIBUTION.md"):
+        assert (tmp_path / name).read_bytes() == (out / name).read_bytes()
+
+
 def test_both_readings_of_a_real_wiki_give_the_same_rows(site: Proxy, tmp_path: Path) -> None:
     found = []
     titles = [truth.title for truth in KNOWN if truth.title != "The long list"][::7]

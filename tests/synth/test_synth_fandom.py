@@ -248,3 +248,25 @@ def test_every_mistake_in_a_phrase_table_is_named_with_its_line() -> None:
         parse_phrases("  early {x}?\nhome\n  no subject?\n  {y} of {x}?\nempty\n", "mine.txt")
     assert [where.line for where in caught.value.where] == [1, 3, 4, None, None]
     assert "mine.txt:4: only {x}" in str(caught.value)
+
+
+LEADS = {
+    "Ilsa was a weaver of note.": "was",
+    "Ilsa is a weaver of note.": "is",
+    "Ilsa, who was born in Brook, is a weaver.": "is",
+    "Ilsa, who is sung of to this day, was a weaver.": "was",
+    "Ilsa was a weaver who is remembered in Brook.": "was",
+    "Ilsa was a weaver and is now the queen of Brook.": "is",
+    "Ilsa was born in Brook. She is its best weaver.": "is",
+    "Ilsa was a weaver of Brook. It is said that she sang.": "was",
+    "Ilsa was a weaver. She was kind.": "was",
+}
+
+
+@pytest.mark.parametrize("lead", LEADS)
+def test_a_subject_is_asked_for_in_the_tense_of_its_lead(lead: str, tmp_path: Path) -> None:
+    document = page(1, "Ilsa", lead, occupation="Weaver", gender="Woman")
+    out = made(tmp_path, [document], makes=["lead"], phrasings=6)
+    asked = {row["messages"][0]["content"] for row in rows(out / "samples.jsonl")}
+    verb = LEADS[lead]
+    assert {f"Who {verb} Ilsa?", f"In one sentence, who {verb} Ilsa?"} <= asked
