@@ -20,8 +20,8 @@ from cirilla_cli.engine.parallel import Ranks, joined
 from cirilla_cli.engine.plan import Plan, check_resumable, plan
 from cirilla_cli.engine.report import TrainReport, report_of
 from cirilla_cli.engine.room import check_room
-from cirilla_cli.engine.saving import Sitting
-from cirilla_cli.engine.trainer import Trainer
+from cirilla_cli.engine.saving import Sitting, needed_steps
+from cirilla_cli.engine.trainer import Trainer, TrainState
 from cirilla_cli.engine.verify import ResumeProof, verify_resume
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.fs import NO_ROOM, write_json
@@ -124,9 +124,13 @@ def _newest(job: Job, ranks: Ranks, store: Store | None, progress: Progress) -> 
     """The checkpoint that the run goes on from; where it has none, its mirror may."""
     found = newest_sound(job.out, progress) if ranks.leads else None
     if found is None and store is not None:
-        found = fetch(store, job.out, partial(check_mirrored, store, job), progress)
+        found = fetch(store, job.out, partial(check_mirrored, store, job), partial(_needed, job), progress)
     step = ranks.told("" if found is None else str(found.step))
     return Checkpoint(int(step), job.out / "checkpoints" / f"step-{int(step):06d}") if step else None
+
+
+def _needed(job: Job, newest: Checkpoint) -> set[int | None]:
+    return needed_steps(TrainState.from_json(newest.state()), job.train.divergence)
 
 
 def _opened(job: Job, newest: Checkpoint | None, begun: Inputs | None, ranks: Ranks, progress: Progress) -> Inputs:
