@@ -20,12 +20,15 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "engine"))
 
 VERBS = ("pretrain", "sft", "dpo")
+ROWS = tuple(f"{verb} of rows" for verb in VERBS)
+"""The same, whose rows the run itself tokenizes."""
 STEPS, EVERY = 24, 3
 _CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree", "os.chmod"}
 
 _RECIPE = """\
 recipe: 1
 model: {model}
+tokenizer: {tokenizer}
 data: {data}
 objective: {objective}
 train: {{steps: {steps}, batch_tokens: 256, micro_batch_tokens: 128, ema: {{decay: 0.9}}}}
@@ -99,23 +102,23 @@ def die_after(seconds: float) -> None:
     timer.start()
 
 
-def on_change(act: Callable[[int], object]) -> None:
-    """Arms the process: ``act`` is told the number of every change to files below a `checkpoints` folder."""
+def on_change(act: Callable[[int], object], below: str = "/checkpoints") -> None:
+    """Arms the process: ``act`` is told the number of every change to files that have ``below`` in their path."""
     count = 0
 
     def watch(event: str, arguments: tuple[Any, ...]) -> None:
         nonlocal count
         writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
-        if (writes or event in _CHANGES) and "/checkpoints" in str(arguments[0]):
+        if (writes or event in _CHANGES) and below in str(arguments[0]):
             count += 1
             act(count)
 
     sys.addaudithook(watch)
 
 
-def die_at(number: int) -> None:
-    """Arms the process: SIGKILL when it is about to make its ``number``-th change to its checkpoints."""
-    on_change(lambda count: os.kill(os.getpid(), signal.SIGKILL) if count == number else None)
+def die_at(number: int, below: str = "/checkpoints") -> None:
+    """Arms the process: SIGKILL when it is about to make its ``number``-th change to its checkpoints, or elsewhere."""
+    on_change(lambda count: os.kill(os.getpid(), signal.SIGKILL) if count == number else None, below)
 
 
 def count_into(shared: mmap.mmap) -> None:
@@ -157,13 +160,13 @@ class Lab:
         tiny.make_data(self.folder / "data")
         # Before anything is forked, so that torch has imported what it imports late.
         train(tiny.job("pretrain", self.folder / "warm", self.folder / "data"), Silent())
-        for verb in VERBS:
+        for verb in (*VERBS, *ROWS):
             self.recipe(verb).write_text(self._text(verb), encoding="utf-8")
 
     def ready(self, verb: str) -> None:
         """Make the run of a verb that nothing happens to, and what it starts from, unless they are there."""
         start = self.folder / "start"
-        if verb != "pretrain" and not start.is_dir():
+        if not verb.startswith("pretrain") and not start.is_dir():
             self._straight("pretrain", start, f"train.steps={EVERY}")
         if verb not in self.changes:
             started = time.monotonic()
@@ -172,7 +175,7 @@ class Lab:
 
     def recipe(self, verb: str) -> Path:
         """The verb's recipe."""
-        return self.folder / f"{verb}.yaml"
+        return self.folder / f"{verb.replace(' ', '-')}.yaml"
 
     def straight(self, verb: str) -> Path:
         """The run of a verb that nothing happened to."""
@@ -180,7 +183,7 @@ class Lab:
 
     def words(self, verb: str, out: Path, *more: str) -> list[str]:
         """The command that begins or continues a run in ``out``."""
-        return [verb, str(self.recipe(verb)), "--out", str(out), *more]
+        return [verb.split()[0], str(self.recipe(verb)), "--out", str(out), *more]
 
     def run(self, verb: str, out: Path, *more: str, arm: Callable[[], object] = lambda: None) -> Ended:
         """A sitting from beginning to end, however it ends."""
@@ -201,15 +204,18 @@ class Lab:
         assert ended.status == 0, ended.said
         return int.from_bytes(shared[:8], "little")
 
-    def _text(self, verb: str) -> str:
-        data, start = self.folder / "data", self.folder / "start"
+    def _text(self, job: str) -> str:
+        verb, start, data = job.split()[0], self.folder / "start", self.folder / "data"
+        data = data / "rows.jsonl" if job in ROWS else data
         sources = {
             "pretrain": f"{{kind: packed_text, sources: {{wiki: {{path: {data}}}}}}}",
             "sft": f"{{kind: conversations, path: {data}}}",
             "dpo": f"{{kind: preferences, path: {data}}}",
         }
+        own = job == "pretrain of rows"
         return _RECIPE.format(
             model=_FRESH if verb == "pretrain" else f"{{kind: checkpoint, path: {start}, context_length: 64}}",
+            tokenizer="{kind: sentencepiece, vocab_size: 340}" if own else "null",
             data=sources[verb], objective="{kind: dpo}" if verb == "dpo" else "{kind: cross_entropy}",
             steps=STEPS, every=EVERY, optim="adamw" if verb == "sft" else "muon",
         )  # fmt: skip
@@ -225,6 +231,7 @@ def state_of(out: Path) -> dict[str, Any]:
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     found["state"] = {key: value for key, value in state.items() if key != "seconds"}
     found["curve"] = [[line.get(k) for k in ("step", "loss", "val_loss", "grad_norm", "tokens")] for line in lines]
+    found["index"] = json.loads((out / "checkpoints" / "index.json").read_text(encoding="utf-8"))
     found["samples"] = (out / "samples.jsonl").read_text(encoding="utf-8")
     return found
 

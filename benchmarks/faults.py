@@ -1,4 +1,4 @@
-"""What runs survive: kills at random moments, full disks, damaged files, changed inputs, another number of processes.
+"""What runs survive: kills at random moments, lost machines, full disks, damaged files, changed inputs and processes.
 
     python -m benchmarks.faults [--only KIND ...] [--kills 50] [--seed 0] [--results faults.jsonl] [--fast]
 
@@ -31,6 +31,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 from benchmarks.fault_lab import (
@@ -106,6 +107,72 @@ def _try_to_kill(
         if newest_good(out) < before:
             return f"LOST: step {before} was good before the kill"
     return completed(lab, verb, out, *more)
+
+
+def lost_cases(seed: int) -> Iterator[Case]:
+    """Kills elsewhere: while rows are tokenized, while a checkpoint is copied, after which the run's folder is gone,
+    and while a run starts over; and proofs of runs that were killed."""
+    for verb, again in product(VERBS, range(3)):
+        rng, name = random.Random(f"{seed}/{verb}/{again}"), f"{seed}-{again} {verb}"
+        yield Case("killed tokenizing", name, "same bits", partial(_killed_tokenizing, verb=f"{verb} of rows", rng=rng))
+        yield Case("machine lost", name, "same bits", partial(_machine_lost, verb=verb, rng=rng))
+        yield Case("killed starting over", name, "same bits", partial(_killed_starting_over, verb=verb, rng=rng))
+    for verb in VERBS:
+        yield Case("killed, proved", verb, "same bits", partial(_proved, verb=verb))
+
+
+def _killed_tokenizing(lab: Lab, out: Path, *, verb: str, rng: random.Random) -> str:
+    lab.ready(verb)
+    for attempt in range(6):
+        shutil.rmtree(out, ignore_errors=True)
+        ended = lab.run(verb, out, arm=partial(die_at, rng.randint(1, 32 >> attempt), f"{out.name}/shards"))
+        if ended.status == -signal.SIGKILL:
+            return completed(lab, verb, out)
+    return "DIFFERENT: the run ended before it could be killed"
+
+
+def _machine_lost(lab: Lab, out: Path, *, verb: str, rng: random.Random) -> str:
+    """Twice: what goes on has the mirror and nothing else, and the mirror ends as the run does."""
+    lab.ready(verb)
+    mirror = out.with_name(f"{out.name}-mirror")
+    more = f"checkpoint.mirror=dir:{mirror}"
+    for most in (1.0, 0.5):
+        number = max(1, int(rng.random() * most * lab.changes[verb]))
+        ended = lab.run(verb, out, more, arm=partial(die_at, number, f"{mirror.name}/"))
+        if ended.status not in (0, -signal.SIGKILL):
+            return f"LOST: exit {ended.status}: {ended.said[-300:]}"
+        shutil.rmtree(out)
+    outcome = completed(lab, verb, out, more)
+    copied, run = _files(mirror / "checkpoints"), _files(out / "checkpoints")
+    run.pop("index.json")
+    shutil.rmtree(mirror)
+    return outcome if copied == run else "DIFFERENT: the mirror is not the run"
+
+
+def _killed_starting_over(lab: Lab, out: Path, *, verb: str, rng: random.Random) -> str:
+    """What stands there then is the earlier run or the new one, and either is continued."""
+    for attempt in range(6):
+        shutil.rmtree(out, ignore_errors=True)
+        lab.half(verb, out)
+        number = rng.randint(1, lab.changes[verb] >> attempt)
+        ended = lab.run(verb, out, "--fresh", arm=partial(die_at, number, f"{out.name}/"))
+        if ended.status == -signal.SIGKILL:
+            return completed(lab, verb, out)
+    return "DIFFERENT: the run ended before it could be killed"
+
+
+def _proved(lab: Lab, out: Path, *, verb: str) -> str:
+    """`--verify-resume` finds nothing wrong, and leaves every file as it is."""
+    lab.half(verb, out)
+    before = _files(out)
+    ended = lab.run(verb, out, "--verify-resume")
+    if ended.status != 0 or "equal, bit for bit" not in ended.said:
+        return f"DIFFERENT: exit {ended.status}: {ended.said[-300:]}"
+    return completed(lab, verb, out) if _files(out) == before else "DIFFERENT: the proof changed files"
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def disk_cases() -> Iterator[Case]:
@@ -310,13 +377,14 @@ def _other_processes(lab: Lab, out: Path, *, verb: str) -> str:
 
 def all_cases(kills: int, seed: int) -> list[Case]:
     """Every case of a campaign."""
-    return [*kill_cases(kills, seed), *disk_cases(), *damage_cases(), *change_cases(), *device_cases()]
+    killed = [*kill_cases(kills, seed), *lost_cases(seed)]
+    return [*killed, *disk_cases(), *damage_cases(), *change_cases(), *device_cases()]
 
 
 def fast_cases() -> list[Case]:
     """One of each kind over pretraining, for the test suite."""
     kinds: dict[str, Case] = {}
-    for case in [*kill_cases(12, 1), *disk_cases(), *damage_cases(), *change_cases()]:
+    for case in [*kill_cases(12, 1), *lost_cases(1), *disk_cases(), *damage_cases(), *change_cases()]:
         if "pretrain" in case.name:
             kinds.setdefault(case.kind, case)
     return list(kinds.values())

@@ -119,7 +119,11 @@ def open_store(mirror: str) -> Store:
 
 def held_steps(store: Store) -> set[int]:
     """Steps whose checkpoints a mirror holds."""
-    found = (re.fullmatch(rf"checkpoints/step-(\d+)/{_MANIFEST}", name) for name in store.names())
+    return _steps(store.names())
+
+
+def _steps(there: Collection[str]) -> set[int]:
+    found = (re.fullmatch(rf"checkpoints/step-(\d+)/{_MANIFEST}", name) for name in there)
     return {int(match[1]) for match in found if match}
 
 
@@ -187,35 +191,55 @@ def _same(store: Store, name: str, file: Path, there: Collection[str]) -> bool:
         return store.read(name, Path(folder)).read_bytes() == file.read_bytes()
 
 
-def fetch(store: Store, run: Path, check: Callable[[Path], object], progress: Progress) -> Checkpoint | None:
+def fetch(
+    store: Store,
+    run: Path,
+    check: Callable[[Path], object],
+    needed: Callable[[Checkpoint], Collection[int | None]],
+    progress: Progress,
+) -> Checkpoint | None:
     """Bring the newest sound checkpoint of a mirror, and the run's records, into the run; None where there is none.
 
     Args:
         check: raises if the folder with the mirror's records is not of this run.
+        needed: steps whose checkpoints are brought along with that one, as far as they are there and sound.
     """
     there = store.names()
-    names = {name.split("/")[1] for name in there if name.startswith("checkpoints/") and name.endswith("/" + _MANIFEST)}
     staging = run / ".mirror"
     shutil.rmtree(staging, ignore_errors=True)
     try:
         records = [store.read(name, staging) for name in RECORDS if name in there]
         check(staging)
-        for name in sorted((n for n in names if n.startswith("step-")), reverse=True):
-            found = _fetch_one(store, f"checkpoints/{name}", staging, there)
-            if found is None:
-                progress.say(f"{store.where}: checkpoint {name} is damaged; looking for an earlier one")
-                continue
-            target = run / "checkpoints" / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            for record in records:
-                os.replace(record, run / record.name)
-            shutil.rmtree(target, ignore_errors=True)
-            os.replace(found.path, target)
-            progress.say(f"{store.where}: step {found.step} fetched")
-            return Checkpoint(found.step, target)
+        sound = (_sound(store, step, staging, there, progress) for step in sorted(_steps(there), reverse=True))
+        newest = next(filter(None, sound), None)
+        if newest is None:
+            return None
+        beside = sorted(_steps(there) & {*needed(newest)} - {newest.step})
+        found = [*filter(None, (_sound(store, step, staging, there, progress) for step in beside)), newest]
+        for record in records:
+            os.replace(record, run / record.name)
+        # The newest last: where this is cut short, the run goes on from an earlier one, to the same end.
+        for checkpoint in found:
+            _bring(checkpoint, run)
+        progress.say(f"{store.where}: step {newest.step} fetched")
+        return Checkpoint(newest.step, run / "checkpoints" / newest.path.name)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    return None
+
+
+def _bring(checkpoint: Checkpoint, run: Path) -> None:
+    target = run / "checkpoints" / checkpoint.path.name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(checkpoint.path, target)
+
+
+def _sound(store: Store, step: int, staging: Path, there: Collection[str], progress: Progress) -> Checkpoint | None:
+    name = f"step-{step:06d}"
+    found = _fetch_one(store, f"checkpoints/{name}", staging, there)
+    if found is None:
+        progress.say(f"{store.where}: checkpoint {name} is damaged; passed over")
+    return found
 
 
 def _fetch_one(store: Store, prefix: str, staging: Path, there: Collection[str]) -> Checkpoint | None:

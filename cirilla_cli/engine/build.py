@@ -35,6 +35,7 @@ from cirilla_cli.engine.lock import (
     Began,
     check_base,
     check_data,
+    check_same_run,
     machine,
     say_machine_changes,
     weights_hash,
@@ -51,7 +52,7 @@ from cirilla_cli.engine.rounding import RoundedOneByOne, store
 from cirilla_cli.engine.saving import SaveCheckpoints, Sitting
 from cirilla_cli.engine.scaling import Scaling
 from cirilla_cli.engine.schedule import Schedule
-from cirilla_cli.engine.shards import Prepared, prepare
+from cirilla_cli.engine.shards import Prepared, fingerprints, finished, prepare
 from cirilla_cli.engine.sources import cut_of, source_of
 from cirilla_cli.engine.trainer import Trainer, TrainState
 from cirilla_cli.engine.weights_and_biases import WeightsAndBiases
@@ -83,6 +84,20 @@ class Inputs:
         """What the run's lock remembers of them, on the machine ``where``."""
         base = None if self.base is None else weights_hash(self.base.path)
         return Began(self.prepared.fingerprints(), self.prepared.stamps(), base, where)
+
+
+def lock_of(job: Job) -> dict[str, Any] | None:
+    """The lock of the run in the job's `out`, None if there is none yet.
+
+    Raises:
+        CirillaError: it is damaged, another recipe began the run, or its shards are others by now.
+    """
+    lock = check_same_run(job.out, job.resolved)
+    if lock is not None:
+        # Before they are compared with the tokenizer, which says nothing of a run that was begun with others.
+        found = {name: path for name, path in finished(job.paths, job.kinds).items() if name in lock["data"]}
+        check_data(job.out, lock, fingerprints(found), ())
+    return lock
 
 
 def open_inputs(

@@ -149,9 +149,7 @@ def check_job(job: Job) -> None:
 def _check_savers(job: Job) -> None:
     """Raises: CirillaError: a saver of memory cannot work with other settings, this device or several processes."""
     found = saver_misfits(job.train, job.optim, job.precision, job.memory, job.parallel)
-    found |= clip_misfits(
-        job.optim, job.model if isinstance(job.model, StackConfig) else None, job.precision, job.parallel
-    )
+    found |= clip_misfits(job.optim, job.model if isinstance(job.model, StackConfig) else None, job.precision)
     wrong = [f"`{key}` {said}" for key, said in found.items()]
     if job.memory.fused_backward and job.place.size > 1:
         wrong.append(

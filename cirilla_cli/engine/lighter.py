@@ -71,7 +71,7 @@ def is_legal(job: Job) -> bool:
     shape = job.model if isinstance(job.model, StackConfig) else None
     return not (
         saver_misfits(job.train, job.optim, job.precision, job.memory, job.parallel)
-        or clip_misfits(job.optim, shape, job.precision, job.parallel)
+        or clip_misfits(job.optim, shape, job.precision)
     )
 
 

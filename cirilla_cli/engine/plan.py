@@ -17,13 +17,14 @@ from cirilla_cli.engine.build import (
     check_lock,
     check_vocabulary,
     load_base,
+    lock_of,
     retuned,
     tokenizer_source,
 )
 from cirilla_cli.engine.fresh import keep_inputs
 from cirilla_cli.engine.job import Job, check_job
 from cirilla_cli.engine.labelled import check_teachable, learned
-from cirilla_cli.engine.lock import check_same_run, machine
+from cirilla_cli.engine.lock import machine
 from cirilla_cli.engine.mirroring import check_place
 from cirilla_cli.engine.precision import compute_dtype
 from cirilla_cli.engine.room import checkpoints_at_once
@@ -118,7 +119,7 @@ def plan(job: Job, progress: Progress, *, restart: bool = False, insist: bool = 
     check_job(job)
     if restart:
         keep_inputs(job)
-    lock = None if restart else check_same_run(job.out, job.resolved)
+    lock = None if restart else lock_of(job)
     if job.checkpoint.mirror is not None and folder_of(job.checkpoint.mirror) is not None:
         check_place(open_store(job.checkpoint.mirror), job, restart=restart)
     newest = None if restart else newest_sound(job.out, progress)

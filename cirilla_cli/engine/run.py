@@ -9,20 +9,19 @@ from pathlib import Path
 from cirilla_cli.checkpoint import Checkpoint, newest_sound, no_room
 from cirilla_cli.compat import compiling, is_lost_peer, pick_device, reproducible
 from cirilla_cli.engine import auto
-from cirilla_cli.engine.build import Inputs, build, open_inputs
+from cirilla_cli.engine.build import Inputs, build, lock_of, open_inputs
 from cirilla_cli.engine.config import FSDPConfig
 from cirilla_cli.engine.divergence import Diverged, NoWayBack, way_back
 from cirilla_cli.engine.forecast import Target, forecast, shape_of
 from cirilla_cli.engine.fresh import forget, start_over
 from cirilla_cli.engine.job import Job, check_job
-from cirilla_cli.engine.lock import check_same_run
 from cirilla_cli.engine.mirroring import Mirroring, admit, check_mirrored
 from cirilla_cli.engine.parallel import Ranks, joined
 from cirilla_cli.engine.plan import Plan, check_resumable, plan
 from cirilla_cli.engine.report import TrainReport, report_of
 from cirilla_cli.engine.room import check_room
-from cirilla_cli.engine.saving import Sitting
-from cirilla_cli.engine.trainer import Trainer
+from cirilla_cli.engine.saving import Sitting, needed_steps
+from cirilla_cli.engine.trainer import Trainer, TrainState
 from cirilla_cli.engine.verify import ResumeProof, verify_resume
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.fs import NO_ROOM, write_json
@@ -83,7 +82,7 @@ def _train(job: Job, ranks: Ranks, progress: Progress, *, restart: bool, insist:
         clear(store)
     ranks.agreed(True)
     newest = _newest(job, ranks, None if restart else store, progress)
-    lock = check_same_run(job.out, job.resolved)
+    lock = lock_of(job)
     if insist:
         check_resumable(job.out, newest)
     started = time.perf_counter()
@@ -102,7 +101,7 @@ def _train(job: Job, ranks: Ranks, progress: Progress, *, restart: bool, insist:
             newest, skips = _way_back(job, trouble, ranks, progress), trouble.skips
         # As a new sitting would: the starting model may be the one that was trained.
         del trainer
-        lock, inputs = check_same_run(job.out, job.resolved), _opened(job, newest, None, ranks, progress)
+        lock, inputs = lock_of(job), _opened(job, newest, None, ranks, progress)
 
 
 def _way_back(job: Job, trouble: Diverged, ranks: Ranks, progress: Progress) -> Checkpoint:
@@ -125,9 +124,13 @@ def _newest(job: Job, ranks: Ranks, store: Store | None, progress: Progress) -> 
     """The checkpoint that the run goes on from; where it has none, its mirror may."""
     found = newest_sound(job.out, progress) if ranks.leads else None
     if found is None and store is not None:
-        found = fetch(store, job.out, partial(check_mirrored, store, job), progress)
+        found = fetch(store, job.out, partial(check_mirrored, store, job), partial(_needed, job), progress)
     step = ranks.told("" if found is None else str(found.step))
     return Checkpoint(int(step), job.out / "checkpoints" / f"step-{int(step):06d}") if step else None
+
+
+def _needed(job: Job, newest: Checkpoint) -> set[int | None]:
+    return needed_steps(TrainState.from_json(newest.state()), job.train.divergence)
 
 
 def _opened(job: Job, newest: Checkpoint | None, begun: Inputs | None, ranks: Ranks, progress: Progress) -> Inputs:

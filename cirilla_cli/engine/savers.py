@@ -43,17 +43,13 @@ def saver_misfits(
     return wrong
 
 
-def clip_misfits(
-    optim: OptimSection, shape: StackConfig | None, precision: PrecisionConfig, parallel: ParallelSection
-) -> dict[str, str]:
+def clip_misfits(optim: OptimSection, shape: StackConfig | None, precision: PrecisionConfig) -> dict[str, str]:
     """Settings, by key, with which QK-clip cannot do its work; ``shape`` is the model's where the recipe says it."""
     if not isinstance(optim, MuonConfig) or optim.qk_clip is None:
         return {}
     said = f"is {optim.qk_clip:g}, must be null"
     wrong = ""
-    if isinstance(parallel, FSDPConfig):
-        wrong = "with parallel.kind fsdp: no process has all of a head's weights"
-    elif precision.weights == "bfloat16":
+    if precision.weights == "bfloat16":
         wrong = "with precision.weights bfloat16: a factor near 1 would be lost in rounding"
     elif shape is not None and not any(_clips(mixer) for mixer in shape.layer_mixers()):
         wrong = "in a model whose attention layers, if any, all normalise queries and keys (qk_norm) or are dilated"

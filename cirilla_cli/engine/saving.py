@@ -8,17 +8,23 @@ from pathlib import Path
 from cirilla_cli.checkpoint import Checkpoint, Snapshot, kept_steps, prune, set_aside_after, snapshot
 from cirilla_cli.data.tokenizer import Tokenizer
 from cirilla_cli.engine.background import Background
-from cirilla_cli.engine.config import CheckpointingConfig
+from cirilla_cli.engine.config import CheckpointingConfig, DivergenceConfig
 from cirilla_cli.engine.hooks import Quiet, due
 from cirilla_cli.engine.interrupt import Interrupts
 from cirilla_cli.engine.mirroring import Mirroring
-from cirilla_cli.engine.trainer import Metrics, Trainer
+from cirilla_cli.engine.trainer import Metrics, Trainer, TrainState
 from cirilla_cli.errors import InterruptedRun
 from cirilla_cli.fs import write_json
 from cirilla_cli.units import span_steps
 
 REQUEST = "save"
 """A file of this name in the run asks for a checkpoint, and goes once that is written."""
+
+
+def needed_steps(state: TrainState, watch: DivergenceConfig | None) -> set[int | None]:
+    """Steps whose checkpoints stay, besides the newest: the best, and those that a run may go back to."""
+    anchors = state.watched.anchors if watch is not None and watch.action == "rollback" else []
+    return {state.best_step, *anchors}
 
 
 @dataclass(frozen=True)
@@ -125,10 +131,7 @@ class SaveCheckpoints(Quiet):
             self.sitting.mirror.level(Checkpoint.all_of(self.out))
 
     def _needed(self, trainer: Trainer) -> set[int | None]:
-        """Steps whose checkpoints stay, besides the newest."""
-        watch = trainer.watch.config
-        anchors = trainer.state.watched.anchors if watch is not None and watch.action == "rollback" else []
-        return {trainer.state.best_step, *anchors}
+        return needed_steps(trainer.state, trainer.watch.config)
 
     def _tidy(self, best: int | None, needed: Collection[int | None]) -> None:
         """Remove what is not kept, and say in ``index.json`` which is the last, the best and the default."""

@@ -36,7 +36,7 @@ class Prepared:
 
     def fingerprints(self) -> dict[str, str]:
         """What each source holds, for the run's lock."""
-        return {name: ShardIndex.read(folder).fingerprint() for name, folder in self.folders.items()}
+        return fingerprints(self.folders)
 
     def stamps(self) -> dict[str, dict[str, list[int]]]:
         """Size and time of change of each source's files, for the run's lock."""
@@ -61,6 +61,11 @@ class Prepared:
 
 def _object(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
+
+
+def fingerprints(folders: Mapping[str, Path]) -> dict[str, str]:
+    """What each folder of shards holds."""
+    return {name: ShardIndex.read(folder).fingerprint() for name, folder in folders.items()}
 
 
 def find_shards(path: Path, kinds: tuple[Kind, ...]) -> Path | None:

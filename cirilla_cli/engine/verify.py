@@ -11,9 +11,8 @@ from torch import Tensor
 from cirilla_cli.checkpoint import Checkpoint, read_tensors, snapshot
 from cirilla_cli.compat import compiling, reproducible
 from cirilla_cli.engine import auto
-from cirilla_cli.engine.build import build, open_inputs
+from cirilla_cli.engine.build import build, lock_of, open_inputs
 from cirilla_cli.engine.job import Job, check_job
-from cirilla_cli.engine.lock import check_same_run
 from cirilla_cli.engine.parallel import ALONE
 from cirilla_cli.engine.saving import Sitting
 from cirilla_cli.engine.trainer import Trainer
@@ -56,7 +55,7 @@ def _verify(job: Job, progress: Progress) -> ResumeProof:
     started = time.perf_counter()
     if job.place.size > 1:
         raise CirillaError("--verify-resume replays in one process", hint="leave --nproc out")
-    lock = check_same_run(job.out, job.resolved)
+    lock = lock_of(job)
     sound, damaged = _judged(job.out)
     for path, what in damaged.items():
         progress.say(f"{path}: {what}; passed over")

@@ -3,7 +3,7 @@
 # Shape suffixes: B batch, T positions, D model width, N heads.
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
@@ -56,8 +56,11 @@ class Clippable(nn.Module, ABC):
         return True
 
     @abstractmethod
-    def shrink(self, factor_N: Tensor) -> None:
-        """Multiply the logits of each head by its factor, in place; called without gradient."""
+    def row_factors(self, factor_N: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Parameters, each with what its rows are to be multiplied by, so that each head's logits are by its factor.
+
+        The rows of a parameter may lie spread over processes, so nothing is multiplied here.
+        """
 
 
 class AfterStep(nn.Module, ABC):

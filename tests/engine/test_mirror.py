@@ -12,7 +12,14 @@ import pytest
 
 from cirilla_cli.checkpoint import Checkpoint
 from cirilla_cli.engine import run as engine_run
-from cirilla_cli.engine.config import AdamWConfig, CheckpointingConfig, EvaluationConfig, TrainConfig
+from cirilla_cli.engine.config import (
+    AdamWConfig,
+    CheckpointingConfig,
+    CosineConfig,
+    DivergenceConfig,
+    EvaluationConfig,
+    TrainConfig,
+)
 from cirilla_cli.engine.mirroring import Mirroring
 from cirilla_cli.engine.run import TrainReport, plan, train
 from cirilla_cli.errors import CirillaError, InterruptedRun, ServiceError
@@ -77,6 +84,43 @@ def test_a_run_whose_folder_is_gone_continues_from_its_mirror_bit_for_bit(
     assert any("step 5 fetched" in text for text in listener.said)
     assert tiny.final_digests(out) == tiny.final_digests(straight)
     assert tiny.curve(out) == tiny.curve(straight)
+
+
+def test_a_run_that_comes_back_from_its_mirror_has_what_it_may_go_back_to(
+    go: Callable[..., TrainReport], out: Path, memory: Path, mirror: Path, tiny: ModuleType
+) -> None:
+    """The best checkpoint, and those before a divergence, stay in the run and in its mirror. The first is the best at a
+    rate that soon overshoots."""
+    watched = TrainConfig(**{**LASTING.model_dump(), "divergence": DivergenceConfig(action="rollback", spike=1e9)})
+    changes: dict[str, Any] = {"optim": AdamWConfig(lr=0.5), "schedule": CosineConfig(warmup=2, min_frac=1.0)}
+    changes |= {"eval": EvaluationConfig(every=1, max_tokens=64), "train": watched}
+    straight = memory / "straight"
+    go(straight, checkpoint=_checkpoint(None), **changes)
+    with pytest.raises(InterruptedRun):
+        go(out, tiny.interrupt_after(7), **changes)
+    shutil.rmtree(out)
+    assert go(out, **changes).continued_from == 7
+    index, best = (straight / "checkpoints" / "index.json").read_bytes(), min(tiny.saved(straight))
+    assert json.loads(index)["best"] == f"step-{best:06d}"
+    assert best < 4
+    assert (out / "checkpoints" / "index.json").read_bytes() == index
+    assert {best, 4, 6, 8} <= tiny.saved(straight).keys() <= tiny.saved(out).keys()
+    assert _files(mirror) == _files(out)
+
+
+def test_a_first_copy_that_was_cut_short_is_no_other_run(
+    go: Callable[..., TrainReport], out: Path, mirror: Path, tiny: ModuleType
+) -> None:
+    """The machine was lost with it, and the command begun anew elsewhere: there is nothing to mistake for that run."""
+    with pytest.raises(InterruptedRun):
+        go(out, tiny.interrupt_after(3))
+    shutil.rmtree(mirror / "checkpoints")
+    shutil.rmtree(out)
+    with pytest.raises(InterruptedRun):
+        go(out, tiny.interrupt_after(3), checkpoint=_checkpoint(None))
+    assert (mirror / "lock.json").read_bytes() != (out / "lock.json").read_bytes()
+    assert go(out).continued_from == 3
+    assert _files(mirror) == _files(out)
 
 
 def test_a_damaged_copy_is_passed_over_for_the_one_before(

@@ -14,14 +14,14 @@ from torch import Tensor
 
 from cirilla_cli.data.batches import TokenBatch
 from cirilla_cli.engine.build import trainer_of
-from cirilla_cli.engine.config import AdamWConfig, FSDPConfig, MuonConfig, PrecisionConfig
+from cirilla_cli.engine.config import AdamWConfig, MuonConfig, PrecisionConfig
 from cirilla_cli.engine.job import check_job
 from cirilla_cli.engine.optim.qk_clip import QKClip
 from cirilla_cli.engine.parallel import ALONE
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.model.config import DecoderConfig
 from cirilla_cli.model.init import fresh
-from cirilla_cli.model.layout import SequenceLayout, Sight
+from cirilla_cli.model.layout import PADDING, SequenceLayout, Sight
 from cirilla_cli.model.mixers.config import AttentionConfig, LatentAttentionConfig
 from cirilla_cli.model.ops.logits import LargestLogits
 from cirilla_cli.model.readout import LastLogits
@@ -68,6 +68,15 @@ def test_the_largest_logit_is_that_of_loops(T: int, lengths: tuple[int, ...], si
     assert watch.taken(CPU).tolist() == [-math.inf] * 4
 
 
+def test_padding_has_no_logits() -> None:
+    """It sees itself, and nobody sees it: rows that a step does not need, as of idle processes, must not count."""
+    documents_BT = torch.tensor([[0, 0, PADDING, PADDING], [PADDING] * 4])
+    q = k = torch.tensor([1.0, 2.0, 30.0, 40.0]).expand(2, 4).reshape(2, 4, 1, 1)
+    layout, watch = SequenceLayout.packed(documents_BT), LargestLogits(1)
+    watch.note(q, k, layout, layout, Sight(), 0.5)
+    assert watch.taken(CPU).tolist() == [0.5 * 2 * 2]
+
+
 def largest(model: Any, tokens_BT: Tensor) -> list[Tensor]:
     """Of each layer's heads, in one pass."""
     clip = QKClip(model, 1.0)
@@ -84,7 +93,8 @@ def test_each_heads_logits_shrink_by_its_factor_and_nothing_else_changes(mixer: 
     factor_N = torch.linspace(0.3, 1.0, len(before), dtype=torch.float64)
     layer = next(m for m in model.modules() if type(m).__name__ in ("Attention", "LatentAttention"))
     with torch.no_grad():
-        layer.shrink(factor_N)
+        for parameter, rows_M in layer.row_factors(factor_N):
+            parameter.mul_(rows_M.view(-1, *[1] * (parameter.dim() - 1)))
     assert largest(model, tokens_BT)[0].tolist() == pytest.approx((before * factor_N).tolist(), rel=1e-5)
 
 
@@ -140,7 +150,6 @@ def test_wrong_use_is_refused(tiny: ModuleType, tmp_path: Path) -> None:
     normed = shape(AttentionConfig(n_heads=3, head_dim=4, qk_norm=True))
     for changes, says in (
         ({"model": normed}, "normalise queries and keys"),
-        ({"parallel": FSDPConfig()}, "no process has all of a head's weights"),
         ({"precision": PrecisionConfig(weights="bfloat16")}, "lost in rounding"),
     ):
         with pytest.raises(CirillaError, match=f"`optim.qk_clip` is 100, must be null .*{says}"):

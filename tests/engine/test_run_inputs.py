@@ -18,13 +18,15 @@ from cirilla_cli.data.config import (
     PreferencesConfig,
     SentencePieceConfig,
     TextSourceConfig,
+    TokenizeConfig,
 )
+from cirilla_cli.data.run import tokenize
 from cirilla_cli.engine.build import build, open_inputs
 from cirilla_cli.engine.config import CrossEntropyConfig, DPOConfig, EvaluationConfig, MemoryConfig, TrainConfig
 from cirilla_cli.engine.hooks import Log
 from cirilla_cli.engine.lock import weights_hash
 from cirilla_cli.engine.parallel import ALONE
-from cirilla_cli.engine.run import TrainReport, train
+from cirilla_cli.engine.run import TrainReport, plan, train, verify_resume
 from cirilla_cli.engine.saving import Sitting
 from cirilla_cli.engine.trainer import Trainer
 from cirilla_cli.errors import CirillaError
@@ -160,6 +162,30 @@ def test_shards_that_were_changed_in_place_are_refused(
     assert str(caught.value) == f"{path}: its bytes are no longer those that were tokenized"
     path.write_bytes(kept[path])
     assert go("sft", started, data_from=mine).continued_from == 2
+
+
+@pytest.mark.parametrize("verb", ["sft", "dpo"])
+def test_shards_of_other_rows_and_another_tokenizer_have_changed_since_the_run_began(
+    verb: str, go: Callable[..., TrainReport], tiny: ModuleType, mine: Path, started: Path, out: Path
+) -> None:
+    """Said before the tokenizer is compared: to tokenize them again with the model's would not be of help."""
+    stopped(go, verb, started, data_from=mine)
+    kept = mine.rename(mine.with_name("kept"))
+    source = kept / "rows.jsonl"
+    turned = [json.loads(line) for line in source.read_text(encoding="utf-8").splitlines()]
+    for row in turned:
+        row.update({key: row[key][::-1] for key in ("text", "chosen", "rejected") if key in row})
+    mine.mkdir()
+    (mine / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in turned), encoding="utf-8")
+    section = SentencePieceConfig(vocab_size=330)
+    tokenize(TokenizeConfig(inputs=(mine / "rows.jsonl",), tokenizer=section, val=0.2), mine, Silent())
+    for attempt in (train, plan, verify_resume):
+        with pytest.raises(CirillaError, match="the data of .* has changed since this run began") as caught:
+            attempt(tiny.job(verb, out, mine, start=started), Silent())
+        assert caught.value.hint == "--fresh starts it over with the new data"
+    shutil.rmtree(mine)
+    kept.rename(mine)
+    assert go(verb, started, data_from=mine).continued_from == 2
 
 
 def test_shards_that_were_only_copied_are_the_same(go: Callable[..., TrainReport], mine: Path, started: Path) -> None:

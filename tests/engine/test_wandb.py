@@ -69,6 +69,7 @@ def test_a_stopped_run_has_the_figures_of_metrics_under_one_id(
     tiny: ModuleType, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
     out = tmp_path / "run"
     call = [sys.executable, "-c", RUN, str(Path(__file__).parent), str(out), str(data)]
     done = subprocess.run(call, capture_output=True, text=True, check=False)

@@ -101,7 +101,7 @@ def test_another_machine_gets_the_run_back(hub: Hub, store: HubStore, run: Path,
     def look(records: Path) -> None:
         seen.append((records / "lock.json").read_bytes())
 
-    found = fetch(HubStore("me/witcher", endpoint=hub.url), other, look, heard)
+    found = fetch(HubStore("me/witcher", endpoint=hub.url), other, look, lambda _: set(), heard)
     assert found == Checkpoint(4, other / "checkpoints" / "step-000004")
     assert found.verify() == []
     assert seen == [(run / "lock.json").read_bytes()]
@@ -117,12 +117,12 @@ def test_a_damaged_copy_is_passed_over(hub: Hub, store: HubStore, run: Path, sav
     name = "checkpoints/step-000004/model.safetensors"
     hub.files[name] = hub.files[name][:-1] + bytes([hub.files[name][-1] ^ 1])
     heard = Heard()
-    found = fetch(store, tmp_path / "other", lambda _: None, heard)
+    found = fetch(store, tmp_path / "other", lambda _: None, lambda _: set(), heard)
     assert found is not None
     assert found.step == 2
     assert any("step-000004 is damaged" in line for line in heard.lines)
     hub.files["checkpoints/step-000002/MANIFEST.json"] = b"[]"
-    assert fetch(store, tmp_path / "another", lambda _: None, heard) is None
+    assert fetch(store, tmp_path / "another", lambda _: None, lambda _: set(), heard) is None
 
 
 def test_a_manifest_cannot_name_a_place_outside(
@@ -133,7 +133,7 @@ def test_a_manifest_cannot_name_a_place_outside(
     manifest = json.loads(hub.files[name])
     manifest["files"]["../../../../escaped"] = {"bytes": 1, "sha256": "0"}
     hub.files[name] = json.dumps(manifest).encode()
-    assert fetch(store, tmp_path / "a" / "b", lambda _: None, Heard()) is None
+    assert fetch(store, tmp_path / "a" / "b", lambda _: None, lambda _: set(), Heard()) is None
     assert not (tmp_path / "escaped").exists()
 
 
@@ -146,7 +146,7 @@ def test_a_run_of_another_recipe_brings_nothing(
         raise CirillaError("another recipe")
 
     with pytest.raises(CirillaError, match="another recipe"):
-        fetch(store, tmp_path / "other", refuse, Heard())
+        fetch(store, tmp_path / "other", refuse, lambda _: set(), Heard())
     assert _there(tmp_path / "other") == {}
 
 

@@ -87,17 +87,30 @@ def test_processes_round_weights_alike(order: Callable[..., list[int]], memory: 
     assert float((one - two).abs().max()) < 0.02
 
 
-def test_processes_clip_heads_by_the_largest_logit_of_all(order: Callable[..., list[int]], memory: Path) -> None:
-    """Each sees the logits of its own micro-batches; heads shrink by those of the whole step, everywhere alike."""
-    runs = []
-    for name, size in (("1", 1), ("2-ddp", 2)):
-        cell, out = {**CELL, "cut": "singles", "ranks": name, "qk_clip": "0.05"}, memory / f"clipped-{name}"
+CLIPPED = {**CELL, "cut": "singles", "qk_clip": "0.05"}
+
+
+def _clipped(cell: cells.Cell, size: int, order: Callable[..., list[int]], out: Path) -> tuple[Any, dict[str, Any]]:
+    if not out.exists():
         assert order(cell=cell, out=str(out), ranks=size, until=cells.STEPS) == [0] * size
-        runs.append((tiny.metrics(out), load_file(tiny.saved(out)[cells.STEPS] / "model.safetensors")))
-    (one, weights), (two, others) = runs
+    return tiny.metrics(out), load_file(tiny.saved(out)[cells.STEPS] / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("changes", "size"),
+    [({"ranks": "2-ddp"}, 2), ({"ranks": "2-fsdp"}, 2), ({"ranks": "2-fsdp"}, 3), ({"rows": "padded"}, 1)],
+    ids=["2-ddp", "2-fsdp", "3-fsdp", "padded"],
+)
+def test_heads_are_clipped_by_the_largest_logit_of_the_whole_step(
+    changes: dict[str, str], size: int, order: Callable[..., list[int]], memory: Path
+) -> None:
+    """Each process sees its own micro-batches, and may hold rows of half a head; padding is no logit of anybody's."""
+    one, weights = _clipped(CLIPPED, 1, order, memory / "clipped")
+    other = memory / f"clipped-{size}-{''.join(changes.values())}"
+    many, others = _clipped({**CLIPPED, **changes}, size, order, other)
     assert one[0]["qk_clip/shrunk"] > 0
     for key in ("qk_clip/largest", "qk_clip/shrunk", "loss"):
-        assert [line[key] for line in two] == pytest.approx([line[key] for line in one], rel=1e-5), key
+        assert [line[key] for line in many] == pytest.approx([line[key] for line in one], rel=1e-5), key
     for name, tensor in weights.items():
         torch.testing.assert_close(others[name], tensor, rtol=1e-4, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
 

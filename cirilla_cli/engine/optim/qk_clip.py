@@ -1,10 +1,11 @@
 """QK-clip: heads whose attention logits grow beyond a limit get smaller queries and keys (arXiv:2507.20534)."""
 
-# Shape suffixes: N heads of one layer.
+# Shape suffixes: N heads of one layer, M rows of one parameter.
 
 import torch
 from torch import Tensor, nn
 
+from cirilla_cli.engine.optim.spread import local, own_rows
 from cirilla_cli.engine.parallel import Ranks
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.model.ops.logits import LargestLogits
@@ -48,7 +49,9 @@ class QKClip:
         factors = torch.where(every.isfinite() & (every > self._limit), self._limit / every, torch.ones_like(every))
         parts = torch.split(factors, [len(each) for each in largest])
         for layer, factor_N in zip(self._layers, parts, strict=True):
-            layer.shrink(factor_N)
+            for parameter, rows_M in layer.row_factors(factor_N):
+                here = local(parameter)
+                here.mul_(own_rows(rows_M, parameter).view(-1, *[1] * (here.dim() - 1)))
         self.figures = {"qk_clip/largest": every.max(), "qk_clip/shrunk": (factors < 1).float().mean()}
 
     def _taken(self) -> list[Tensor]:

@@ -28,6 +28,14 @@ def local(tensor: Tensor) -> Tensor:
     return tensor.to_local()
 
 
+def own_rows(values_M: Tensor, parameter: Tensor) -> Tensor:
+    """Of one number a row, those whose rows of the parameter lie in this process."""
+    if is_whole(parameter):
+        return values_M
+    most = -(-len(values_M) // dist.get_world_size())
+    return values_M[dist.get_rank() * most :][:most]
+
+
 def of_whole(
     work: Callable[[Tensor], Tensor], parts: Sequence[Tensor], parameters: Sequence[Tensor]
 ) -> Sequence[Tensor]:

@@ -3,6 +3,8 @@
 # Shape suffixes: B batch, T new positions, S remembered and new positions, D model width, N query heads,
 # K key/value heads, H width of one head.
 
+from collections.abc import Iterator
+
 from torch import Tensor, nn
 
 from cirilla_cli.model.cache import LayerCache, PastCache
@@ -64,14 +66,12 @@ class Attention(Mixer, Clippable):
         """Norms undo what is done to the matrices before them."""
         return isinstance(self.q_norm, nn.Identity)
 
-    def shrink(self, factor_N: Tensor) -> None:
+    def row_factors(self, factor_N: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Queries and keys share the factor; keys of several heads stay, and those heads' queries take all of it."""
         alone = self.n_heads == self.n_kv_heads
         rows = (factor_N.sqrt() if alone else factor_N).repeat_interleave(self.head_dim)
         for layer in (self.q_proj, self.k_proj) if alone else (self.q_proj,):
-            layer.weight.mul_(rows[:, None])
-            if layer.bias is not None:
-                layer.bias.mul_(rows)
+            yield from ((parameter, rows) for parameter in layer.parameters())
 
     def make_cache(self, capacity: int, rollback: int = 0) -> PastCache:
         """An empty memory for up to ``capacity`` positions.

@@ -4,7 +4,7 @@
 # H width of a query or key (a part without position, then a part that turns), V width of a value,
 # R width of the latent, C = R + the part of a key that turns: what is remembered of a position.
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -113,15 +113,13 @@ class LatentAttention(Mixer, Fused, Clippable):
         mean_BTNR = _mean_latents(q_BTNC, seen_BSC, visible_BTS(query, key, _SIGHT), self.rank)
         return torch.einsum("btnr,nvr->btnv", mean_BTNR, up_v_NVR)
 
-    def shrink(self, factor_N: Tensor) -> None:
+    def row_factors(self, factor_N: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Parts without position share the factor; the turned key is all heads', so its queries take all of it."""
-        half_N11 = factor_N.sqrt()[:, None, None]
-        q = (self.q_proj if self.q_lora_rank is None else self.q_b_proj).weight
-        q_NHC = q.view(self.n_heads, -1, q.shape[1])
-        q_still, q_turning = q_NHC[:, : self.still], q_NHC[:, self.still :]
-        q_still.mul_(half_N11)
-        q_turning.mul_(factor_N[:, None, None])
-        self.kv_b_proj.weight.view(self.n_heads, -1, self.rank)[:, : self.still].mul_(half_N11)
+        half_N1, factor_N1 = factor_N.sqrt()[:, None], factor_N[:, None]
+        still_NH, values_NV = half_N1.expand(-1, self.still), torch.ones_like(half_N1).expand(-1, self.v_width)
+        queries = self.q_proj if self.q_lora_rank is None else self.q_b_proj
+        yield queries.weight, torch.cat([still_NH, factor_N1.expand(-1, self.turning)], dim=1).flatten()
+        yield self.kv_b_proj.weight, torch.cat([still_NH, values_NV], dim=1).flatten()
 
     def make_cache(self, capacity: int, rollback: int = 0) -> PastCache:
         """An empty memory for up to ``capacity`` positions; any number of them may be taken back."""

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from cirilla_cli.model.layout import SequenceLayout, Sight, visible_BTS
+from cirilla_cli.model.layout import PADDING, SequenceLayout, Sight, visible_BTS
 
 _BLOCK = 256
 """Queries that are looked at together, so that scores of all by all are never held."""
@@ -25,10 +25,17 @@ class LargestLogits:
     def note(
         self, q_BTNH: Tensor, k_BSKH: Tensor, query: SequenceLayout, key: SequenceLayout, sight: Sight, scale: float
     ) -> None:
-        """Look at every pair of a query and a key that it sees; scores are made in the format of queries and keys."""
+        """Look at every pair of a query and a key that it sees; scores are made in the format of queries and keys.
+
+        Padding sees padding, but how much of it there is depends on how a step is cut: it does not count.
+        """
         for start in range(0, q_BTNH.shape[1], _BLOCK):
             rows = slice(start, start + _BLOCK)
-            largest_N = _largest(q_BTNH[:, rows], k_BSKH, visible_BTS(_part(query, rows), key, sight)) * scale
+            part = _part(query, rows)
+            visible_BCS = visible_BTS(part, key, sight)
+            if part.documents_BT is not None:
+                visible_BCS &= (part.documents_BT != PADDING)[:, :, None]
+            largest_N = _largest(q_BTNH[:, rows], k_BSKH, visible_BCS) * scale
             self._seen_N = largest_N if self._seen_N is None else torch.maximum(self._seen_N, largest_N)
 
     def taken(self, device: torch.device) -> Tensor:

@@ -83,7 +83,7 @@ class TrainRecipe(DeviceRecipe):
             raise ValueError(problem)
         wrong = saver_misfits(self.train, self.optim, self.precision, self.memory, self.parallel)
         shape = self.model if isinstance(self.model, StackConfig) else None
-        wrong |= clip_misfits(self.optim, shape, self.precision, self.parallel)
+        wrong |= clip_misfits(self.optim, shape, self.precision)
         if isinstance(self.model, DecoderConfig):
             blind = {} if self.objective.kind == "classification" else blind_misfits(self.model)
             wrong = ahead_misfits(self.model, self.objective, fresh=True) | blind | wrong
