@@ -4,6 +4,7 @@ Nothing heavy is imported here or by the modules of verbs: each imports what it 
 its verb imports that verb's module only.
 """
 
+import contextlib
 import errno
 import io
 import os
@@ -142,7 +143,9 @@ def _check_text(words: list[str]) -> None:
 def _refuse(error: CirillaError, as_json: bool) -> NoReturn:
     from cirilla_cli.cli.render import show_error
 
-    show_error(error, as_json=as_json)
+    # Nobody listens any more: the exit status says it alone.
+    with contextlib.suppress(BrokenPipeError):
+        show_error(error, as_json=as_json)
     _leave(error.exit_code)
 
 

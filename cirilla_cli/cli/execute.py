@@ -61,7 +61,7 @@ def scrape(resolved: Resolved, progress: Progress, control: Control) -> Any:
 
 def synth(resolved: Resolved, progress: Progress, control: Control) -> Any:
     """Samples to the recipe's `out`."""
-    from cirilla_cli.synth.run import synthesize
+    from cirilla_cli.synth.run import places, synthesize
     from cirilla_cli.synth.shared import synth_merge, synth_share
 
     config, out = _synth_section(resolved), Path(resolved.out)
@@ -69,7 +69,17 @@ def synth(resolved: Resolved, progress: Progress, control: Control) -> Any:
         return synth_share(config, out, control.share, progress, fresh=control.fresh)
     if control.fresh:
         forget(resolved)
-    return (synth_merge if control.merge else synthesize)(config, out, progress)
+    if control.merge:
+        return synth_merge(config, out, progress)
+    with _alone(places(out)[1]):
+        return synthesize(config, out, progress)
+
+
+def _alone(folder: Path | None) -> contextlib.AbstractContextManager[None]:
+    """Keeps other processes out of ``folder``; standard output has none."""
+    from cirilla_cli.held import held
+
+    return contextlib.nullcontext() if folder is None else held(folder)
 
 
 def preview(resolved: Resolved, count: int, progress: Progress) -> Any:
@@ -125,7 +135,10 @@ def tokenize(resolved: Resolved, progress: Progress, control: Control) -> Any:
         return tokenize_share(config, Path(resolved.out), control.share, progress, fresh=control.fresh)
     if control.fresh:
         forget(resolved)
-    return (tokenize_merge if control.merge else area)(config, Path(resolved.out), progress)
+    if control.merge:
+        return tokenize_merge(config, Path(resolved.out), progress)
+    with _alone(Path(resolved.out)):
+        return area(config, Path(resolved.out), progress)
 
 
 def train(resolved: Resolved, progress: Progress, control: Control) -> Any:

@@ -11,6 +11,7 @@ from cirilla_cli.cli.render import progress_for, show_json
 from cirilla_cli.cli.words import read_words
 from cirilla_cli.data.jsonl import Complaints, read_rows
 from cirilla_cli.errors import CirillaError
+from cirilla_cli.held import held
 from cirilla_cli.recipe.load import Resolved, load_recipe
 from cirilla_cli.units import show_bytes, show_seconds
 
@@ -34,7 +35,8 @@ def run_verb(words: Sequence[str], flags: Flags) -> None:
     with progress_for(quiet=flags.quiet or flags.json, verbose=flags.verbose) as progress:
         for line in _estimate(pipeline):
             progress.say(line)
-        report = run_pipeline(pipeline, progress, fresh=flags.fresh)
+        with held(Path(pipeline.out)):
+            report = run_pipeline(pipeline, progress, fresh=flags.fresh)
     if flags.json:
         show_json(report)
     else:

@@ -39,6 +39,9 @@ def read_words(words: Sequence[str], verb: str) -> Reading:
             _take_path(word, reading)
         elif word.endswith((".yaml", ".yml")) or (not _exists(word) and builtin.has(word, verb)):
             _take_recipe(word, reading)
+        elif not _exists(word) and (others := builtin.verbs_of_part(word)):
+            # Of the form OWNER/NAME, but nobody means a repository by it.
+            unknown.append(f"`{word}` is a built-in recipe of `{', '.join(others)}`, not of `{verb}`")
         elif _exists(word) or is_hub_name(word) or on_the_hub(Path(word)):
             reading.inputs.append(word)
         else:
@@ -84,6 +87,6 @@ def _tried(word: str, verb: str) -> str:
     close = nearest(word, names)
     meant = f"; did you mean `{close}`?" if close else ""
     return (
-        f"`{word}`: no override (no `=`), no recipe file (.yaml), no file or folder of that name, "
+        f"`{word}`: no override KEY=VALUE, no recipe file (.yaml), no file or folder of that name, "
         f"no built-in recipe of `{verb}` ({', '.join(names) or 'there are none'}), no OWNER/NAME, no hf://datasets/OWNER/NAME{meant}"
     )

@@ -244,9 +244,12 @@ def _once(pairs: list[tuple[str, Any]], twice: list[str]) -> dict[str, Any]:
     return data
 
 
+_NAMES = {type(None): "null", bool: "true or false", int: "a number", float: "a number", str: "text", list: "a list"}
+
+
 def _problem(raw: bytes, data: Any, twice: Sequence[str]) -> str | None:
     if not isinstance(data, dict):
-        return f"a JSON object is expected, not {type(data).__name__}"
+        return f"a JSON object is expected, not {_NAMES[type(data)]}"
     if twice:
         return f"`{twice[0]}` stands twice in one object, and only one value can count"
     try:

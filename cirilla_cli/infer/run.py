@@ -167,7 +167,7 @@ def _problem(loaded: Loaded, ids: Sequence[int], config: GenerateConfig) -> str 
     """What is wrong with a prompt, if anything is."""
     context, size = loaded.config.context_length, loaded.config.vocab_size or 0
     if not ids:
-        return "it is empty, and this model has no begin token to start from"
+        return "it is empty, and a continuation starts from a token"
     outside = [id for id in ids if not 0 <= id < size]
     if outside:
         return f"{outside[0]} is not a token id of this model; they are 0 to {size - 1}"

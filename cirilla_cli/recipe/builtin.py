@@ -126,6 +126,11 @@ def find_part(reference: str) -> Path | None:
     return next((path for name, path in _files(reference) if reference == f"{name}/{path.stem}"), None)
 
 
+def verbs_of_part(reference: str) -> list[str]:
+    """The verbs of the built-in recipe called ``NAME/PART``; none where there is no such recipe."""
+    return [str(verb) for verb in _called(reference)] if find_part(reference) is not None else []
+
+
 def part_names() -> list[str]:
     """Everything `find_part` finds."""
     return [f"{name}/{path.stem}" for name, path in _files()]

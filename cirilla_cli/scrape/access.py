@@ -34,6 +34,16 @@ def open_client(contact: str | None, config: MediaWikiConfig, progress: Progress
     Raises:
         CirillaError: the host's terms forbid automation, or no contact is given for a host that is not local.
     """
+    check_access(contact, config)
+    return _client(urlsplit(config.api).hostname or "", contact, config.pause, progress)
+
+
+def check_access(contact: str | None, config: MediaWikiConfig) -> None:
+    """Refuse what no client is opened for; nothing is asked of the host.
+
+    Raises:
+        CirillaError: the host's terms forbid automation, or no contact is given for a host that is not local.
+    """
     host = urlsplit(config.api).hostname or ""
     check_terms(host, config.permission)
     if contact is None and not _is_local(host):
@@ -41,7 +51,6 @@ def open_client(contact: str | None, config: MediaWikiConfig, progress: Progress
             f"{host}: no contact is given; a wiki's operators must be able to reach whoever reads it automatically",
             hint="--contact you@example.org",
         )
-    return _client(host, contact, config.pause, progress)
 
 
 def open_download(contact: str | None, address: str, progress: Progress) -> Client:

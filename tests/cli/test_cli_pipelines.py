@@ -203,6 +203,14 @@ def shrink(folder: Path) -> None:
         path.write_text(yaml.safe_dump({**data, **changes}, sort_keys=False), encoding="utf-8")
 
 
+def test_the_time_that_a_new_project_names_is_that_of_its_steps(made: Path, tmp_path: Path) -> None:
+    for number, budget in enumerate(("cpu,1s", "cpu,2h", "24GiB,8h")):
+        folder = str(tmp_path / f"p{number}")
+        told = json.loads(call("init", folder, "--files", str(made), "--budget", budget, "--json").out)
+        seconds = 6 * told["parameters"] * told["most_tokens"] / told["assumed_flops_per_second"]
+        assert told["most_seconds"] == pytest.approx(seconds, rel=0.02)
+
+
 @pytest.mark.parametrize("form", ["files", "dump", "wiki", "address"])
 def test_a_new_project_is_good_and_runs(form: str, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -221,7 +229,7 @@ def test_a_new_project_is_good_and_runs(form: str, made: Path, tmp_path: Path, m
         checked = call("recipe", "check", str(recipe))
         assert (checked.code, "a good recipe" in checked.out) == (0, True), checked
     assert call("run", "mine/pipeline.yaml", "--dry-run").code == 0
-    assert "cirilla run other/pipeline.yaml" in call("init", "other", flag, source).out
+    assert "cirilla run other/pipeline.yaml" in call("init", "other", flag, source, *contact).out
     if form in addresses:
         return  # they have servers of their own in the tests of scraping
     shrink(Path("mine"))

@@ -1,6 +1,7 @@
 """Exit statuses, signals and pipes, of real processes."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -182,6 +183,17 @@ def test_a_pipe_that_closes_early_is_no_error(commands: tuple[str, ...], lab: Pa
     assert statuses == [0] * len(commands)
     assert err == ""
     assert out
+
+
+@pytest.mark.parametrize(("words", "code"), [("sft nonsense --json", 1), ("sft --nonsense --json", 2)])
+def test_a_refusal_into_a_closed_pipe_keeps_its_status_without_a_traceback(words: str, code: int) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [str(CIRILLA), *words.split()], stdout=writer, stderr=subprocess.PIPE, text=True, env=environment()
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (code, "")
 
 
 def test_generation_into_a_closed_pipe_is_no_error(lab: Path) -> None:

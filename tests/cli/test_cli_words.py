@@ -36,7 +36,6 @@ RULES = [
     ("quickstart", "recipe"),
     ("quickstart/pretrain", "recipe"),
     ("./quickstart/pretrain", "input"),
-    ("quickstart/tasks", "input"),
     ("witcher-16gb", "input"),
     ("./quickstart", "input"),
     ("rows.jsonl", "input"),
@@ -77,6 +76,14 @@ def test_a_part_of_a_built_in_recipe_is_a_recipe_for_its_own_verb() -> None:
         read_words(["quickstart/tasks/x"], "synth")
     Path("quickstart/tasks").mkdir(parents=True)
     assert read_words(["quickstart/tasks"], "synth").inputs == ["quickstart/tasks"]
+
+
+@pytest.mark.parametrize(("word", "own"), [("quickstart/sft", "sft"), ("quickstart/tasks", "synth")])
+def test_a_part_of_a_built_in_recipe_is_no_repository_for_other_verbs(word: str, own: str) -> None:
+    for verb in ("pretrain", "generate", "push"):
+        with pytest.raises(CirillaError, match=f"`{word}` is a built-in recipe of `{own}`, not of `{verb}`"):
+            read_words([word], verb)
+    assert read_words([f"./{word}"], "generate").inputs == [f"./{word}"]
 
 
 def test_an_address_on_the_hub_is_an_input() -> None:

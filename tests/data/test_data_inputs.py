@@ -116,6 +116,8 @@ def test_the_folder_of_an_earlier_verb_is_its_rows_alone(tmp_path: Path) -> None
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "an unknown kind of row": ({"foo": 1, "bar": 2}, "no known kind of row (keys bar, foo)"),
+    "a row without keys": ({}, "no known kind of row (no keys)"),
+    "text that is a number": ({"text": 5}, "`text` must be a string"),
     "an unknown role": ({"messages": [{"role": "wizard", "content": "x"}]}, "turn 1: role is 'wizard', must be one of"),
     "a turn without text": ({"messages": [{"role": "user"}]}, "turn 1 has no text"),
     "a turn that is no object": ({"messages": ["hello"]}, "turn 1 must be an object"),

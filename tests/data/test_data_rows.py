@@ -35,8 +35,11 @@ def read(path: Path, model: type[Record]) -> tuple[list[Record], CirillaError | 
 
 BAD_LINES = {
     "not JSON": ("{'id': 1}", "not JSON"),
-    "an array": ("[1, 2]", "a JSON object is expected, not list"),
-    "a number": ("3", "a JSON object is expected, not int"),
+    "an array": ("[1, 2]", "a JSON object is expected, not a list"),
+    "a number": ("3", "a JSON object is expected, not a number"),
+    "nothing": ("null", "a JSON object is expected, not null"),
+    "a word": ('"a"', "a JSON object is expected, not text"),
+    "a yes": ("true", "a JSON object is expected, not true or false"),
     "not UTF-8": (b'{"id": "\xff"}', "not UTF-8"),
     "half a surrogate pair": ('{"id": "1", "title": "\\ud83d", "text": ""}', "half of a surrogate pair"),
     "nested without end": ("[" * 100_000, "nested too deeply"),

@@ -133,7 +133,7 @@ def _is_repeated(name: str, data: Data) -> bool:
 def _unknown(data: Data) -> str:
     if {"question", "answers"} <= data.keys():
         return "a question of an evaluation set, which `cirilla eval` reads; training on it would spoil the score"
-    if {"id", "title", "text"} <= data.keys():
+    if {"id", "title", "text"} <= data.keys() or not isinstance(data.get("text", ""), str | list):
         return "`text` must be a string"
     known = (
         "documents, samples, `data type`, `messages` or `conversations`, `question`/`answer`, `instruction`/`output`, "
@@ -141,7 +141,7 @@ def _unknown(data: Data) -> str:
     )
     meant = [near for key in data if key not in _WORDS for near in get_close_matches(str(key), _WORDS, n=1)]
     remedy = f"; did you mean `{meant[0]}`?" if meant else ""
-    return f"no known kind of row (keys {_keys(data)}){remedy}; known: {known}"
+    return f"no known kind of row ({f'keys {_keys(data)}' if data else 'no keys'}){remedy}; known: {known}"
 
 
 def _keys(data: Data) -> str:
