@@ -26,6 +26,7 @@ from cirilla_cli.engine.config import FullCheckpointingConfig, SelectiveCheckpoi
 from cirilla_cli.engine.heap import height
 from cirilla_cli.engine.job import Job
 from cirilla_cli.engine.precision import compute_dtype
+from cirilla_cli.engine.repeats import repeats
 from cirilla_cli.engine.room import checkpoint_bytes
 from cirilla_cli.engine.trainer import Trainer
 from cirilla_cli.engine.walk import Ledger, Walked
@@ -234,7 +235,7 @@ def _passes(job: Job, cut: Cut) -> int | None:
 def _walk(job: Job, shape: Shape, batches: Sequence[TokenBatch], kind: DeviceClass) -> tuple[Walked, int]:
     device = torch.device("cpu" if kind == "cpu" else "meta")
     ledger, dtype = Ledger(shape.vocab_size or 0, device), _dtype(job, kind)
-    with _FusedAttention() if kind == "cuda" else nullcontext(), ledger:
+    with _FusedAttention() if kind == "cuda" else nullcontext(), repeats(ledger), ledger:
         model: Model = shape.build()
         ledger.label([*model.parameters(), *model.buffers()], "parameters")
         ledger.given((getattr(batch, each.name) for batch in batches for each in fields(batch)), "batch")

@@ -126,7 +126,7 @@ class Hollow(Tensor):
     @staticmethod
     def __new__(cls, bare: Tensor, device: torch.device, form: Form | None = None) -> "Hollow":
         """As ``bare``, whose form may be known, on ``device``."""
-        form = form or _form(bare)
+        form = form or form_of(bare)
         made = Tensor._make_wrapper_subclass(
             cls, form.shape, strides=form.stride, storage_offset=form.offset, dtype=form.dtype, device=device
         )
@@ -143,7 +143,7 @@ class Hollow(Tensor):
         """Be ``other`` from now on."""
         Tensor.data.__set__(self, other)  # type: ignore[attr-defined]
         self.bare = _bare(other)
-        self.form = _form(self.bare)
+        self.form = form_of(self.bare)
 
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
@@ -172,7 +172,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        self._turn()
+        self.turn()
         self._meet(func, args)
         self.walked.routed += self._routed(func, args) if self.walked.again == 0 else 0
         if func is aten._local_scalar_dense.default and isinstance(args[0], Hollow):
@@ -181,7 +181,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         inside = _INSIDE.get(func)
         if inside is not None:
             self._free(self._allocate(inside(*args), "temporary"))
-        for made in _tensors(out):
+        for made in tensors_of(out):
             self._see(made, func, args)
         return out
 
@@ -199,7 +199,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def label(self, tensors: Iterable[Tensor], kind: str) -> None:
         """Say what tensors are for."""
         for tensor in tensors:
-            number = self._number(tensor)
+            number = self.number(tensor)
             if number is not None:
                 self.walked.pieces[number - 1].kind = kind
 
@@ -209,7 +209,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
             piece = self.walked.pieces[number - 1]
             piece.kind = kind if piece.kind in kinds else piece.kind
 
-    def _turn(self) -> None:
+    def turn(self) -> None:
         """Where a backward pass begins, whatever is left of the forward pass is there for it."""
         backward = torch._C._current_graph_task_id() != -1
         if backward and not self._backward:
@@ -232,7 +232,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return len(args[2]) if args[0].dtype == torch.bfloat16 else 0
         # On several threads: those that write into a stack, or read one of weights, both in `model/ops/padded.py`.
         stacked = func is aten.bmm.out or (
-            func is aten.bmm.default and any(self._kind_of(x) in ("parameters", "casts") for x in args[:2])
+            func is aten.bmm.default and any(self.kind_of(x) in ("parameters", "casts") for x in args[:2])
         )
         return len(args[0]) if stacked and args[0].dtype == torch.bfloat16 else 0
 
@@ -241,7 +241,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _run(self, func: Any, args: Any, kwargs: Any) -> Any:
         if _has_hollow(args) or _has_hollow(kwargs):
             return self._chosen(func, args, self._hollow(func, args, kwargs))
-        tensors = [*_tensors(args), *_tensors(kwargs)]
+        tensors = [*tensors_of(args), *tensors_of(kwargs)]
         if "device" in kwargs:
             # What is computed stays here, wherever hollow tensors say that they lie.
             kwargs = {**kwargs, "device": torch.device("cpu")}
@@ -251,8 +251,8 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         try:
             out = self._hollow(func, args, kwargs)
         except _UNKNOWN:
-            return _mapped(self._emptied, func(*args, **kwargs))
-        computed = all(_is_small(x) and (tensors or not x.dtype.is_floating_point) for x in _tensors(out))
+            return mapped(self._emptied, func(*args, **kwargs))
+        computed = all(_is_small(x) and (tensors or not x.dtype.is_floating_point) for x in tensors_of(out))
         return func(*args, **kwargs) if computed else out
 
     def _hollow(self, func: Any, args: Any, kwargs: Any) -> Any:
@@ -261,31 +261,31 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
             kwargs = {**kwargs, "device": torch.device("meta")}
         args = _places(func, args)
         if func.is_view:
-            return self._mapped_hollow(_shaped(func, _mapped(_bare, args), _mapped(_bare, kwargs)))
-        key = func, _key(args), _key(kwargs)
+            return self._mapped_hollow(_shaped(func, mapped(_bare, args), mapped(_bare, kwargs)))
+        key = func, key_of(args), key_of(kwargs)
         if key not in self._learned:
-            out = self._learn(key, func, _mapped(_bare, args), _mapped(_bare, kwargs))
+            out = self._learn(key, func, mapped(_bare, args), mapped(_bare, kwargs))
             if not func._schema.is_mutable:
                 return self._mapped_hollow(out)
         return _changed(func, args, kwargs) if func._schema.is_mutable else self._again(self._learned[key])
 
     def _mapped_hollow(self, out: Any) -> Any:
-        return _mapped(lambda bare: Hollow(bare, self._device), out)
+        return mapped(lambda bare: Hollow(bare, self._device), out)
 
     def _learn(self, key: Any, func: Any, args: Any, kwargs: Any) -> Any:
         """What torch says, remembered where it is new memory, and the form of what was given stays."""
-        given = [*_tensors(args), *_tensors(kwargs)]
-        before = [(_form(x), x.untyped_storage().nbytes()) for x in given]
+        given = [*tensors_of(args), *tensors_of(kwargs)]
+        before = [(form_of(x), x.untyped_storage().nbytes()) for x in given]
         out = _shaped(func, args, kwargs)
-        if [(_form(x), x.untyped_storage().nbytes()) for x in given] != before:
+        if [(form_of(x), x.untyped_storage().nbytes()) for x in given] != before:
             return out
-        made = _tensors(out)
+        made = tensors_of(out)
         places = {x.untyped_storage()._cdata for x in made}
         apart = len(places) == len(made) and places.isdisjoint(x.untyped_storage()._cdata for x in given)
         if func._schema.is_mutable:
             self._learned[key] = None
-        elif apart and all(x.untyped_storage().nbytes() == _form(x).made().untyped_storage().nbytes() for x in made):
-            self._learned[key] = _mapped(_form, out)
+        elif apart and all(x.untyped_storage().nbytes() == form_of(x).made().untyped_storage().nbytes() for x in made):
+            self._learned[key] = mapped(form_of, out)
         return out
 
     def _again(self, learned: Any) -> Any:
@@ -311,30 +311,45 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
             known = _is_small(x) and not x.dtype.is_floating_point
             return (torch.arange(x.numel()) % size).view(x.shape) if known else x
 
-        return _mapped(made_up, out)
+        return mapped(made_up, out)
 
     # What is allocated
 
     def _see(self, made: Tensor, func: Any, args: Any) -> None:
-        storage = _storage(made)
+        storage = storage_of(made)
         if id(storage) in self._known:
             return
-        number = self._allocate(storage.nbytes(), self._kind(made, func, args))
+        self._watch(storage, self._allocate(storage.nbytes(), self._kind(made, func, args)))
+
+    def _watch(self, storage: torch.UntypedStorage, number: int) -> None:
         key = id(storage)
         self._known[key] = number, weakref.ref(storage, lambda _: self._gone(key))
 
+    def held(self, number: int) -> torch.UntypedStorage:
+        """Memory for a piece that is noted as allocated already."""
+        storage = torch.UntypedStorage(self.walked.pieces[number - 1].nbytes, device="meta")  # type: ignore[no-untyped-call]
+        self._watch(storage, number)
+        return storage
+
+    def lying(self, storage: torch.UntypedStorage, form: Form) -> Hollow:
+        """A tensor in there."""
+        bare = torch.empty(0, dtype=form.dtype, device="meta")
+        return Hollow(bare.set_(storage, form.offset, form.shape, form.stride), self._device, form)
+
     def _kind(self, made: Tensor, func: Any, args: Any) -> str:
-        if func is aten._to_copy.default and self._kind_of(args[0]) == "parameters":
+        if func is aten._to_copy.default and self.kind_of(args[0]) == "parameters":
             return "casts"
         is_logits = made.ndim > 1 and made.shape[-1] == self._vocab and made.dtype.is_floating_point
         return "logits" if is_logits else "temporary"
 
-    def _kind_of(self, tensor: Tensor) -> str | None:
-        number = self._number(tensor)
+    def kind_of(self, tensor: Tensor) -> str | None:
+        """What a tensor is for; None where nobody saw it."""
+        number = self.number(tensor)
         return None if number is None else self.walked.pieces[number - 1].kind
 
-    def _number(self, tensor: Tensor) -> int | None:
-        known = self._known.get(id(_storage(tensor)))
+    def number(self, tensor: Tensor) -> int | None:
+        """The piece that a tensor lies in."""
+        known = self._known.get(id(storage_of(tensor)))
         return None if known is None else known[0]
 
     def _gone(self, key: int) -> None:
@@ -352,7 +367,8 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.walked.events.append(-number)
 
 
-def _storage(tensor: Tensor) -> torch.UntypedStorage:
+def storage_of(tensor: Tensor) -> torch.UntypedStorage:
+    """Where a tensor lies."""
     return (tensor.bare if isinstance(tensor, Hollow) else tensor).untyped_storage()
 
 
@@ -362,21 +378,22 @@ def _bare(x: Tensor) -> Tensor:
     return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="meta")
 
 
-def _form(x: Tensor) -> Form:
+def form_of(x: Tensor) -> Form:
+    """The form of a tensor."""
     return x.form if isinstance(x, Hollow) else Form(x.shape, x.stride(), x.storage_offset(), x.dtype)
 
 
-def _key(value: Any) -> Any:
+def key_of(value: Any) -> Any:
     """What equals that of another value only where torch gives the same shape for both; True, 1 and 1.0 do not."""
     if isinstance(value, Tensor):
-        form = _form(value)
+        form = form_of(value)
         return form.shape, form.stride, form.dtype
     if value is None or type(value) is int:
         return value
     if isinstance(value, list | tuple):
-        return tuple([_key(part) for part in value])
+        return tuple([key_of(part) for part in value])
     if isinstance(value, dict):
-        return tuple([(name, _key(part)) for name, part in value.items()])
+        return tuple([(name, key_of(part)) for name, part in value.items()])
     return type(value), value
 
 
@@ -404,27 +421,27 @@ def _has_hollow(value: Any) -> bool:
     return isinstance(value, Hollow)
 
 
-def _tensors(value: Any) -> list[Tensor]:
+def tensors_of(value: Any) -> list[Tensor]:
     """Every tensor in nested arguments or results."""
     if isinstance(value, Tensor):
         return [value]
     if isinstance(value, list | tuple | dict):
         parts = value.values() if isinstance(value, dict) else value
-        return [x for part in parts for x in _tensors(part)]
+        return [x for part in parts for x in tensors_of(part)]
     return []
 
 
-def _mapped(change: Callable[[Tensor], Any], value: Any) -> Any:
+def mapped(change: Callable[[Tensor], Any], value: Any) -> Any:
     """The same with each tensor changed."""
     if isinstance(value, Tensor):
         return change(value)
     if isinstance(value, dict):
-        return {key: _mapped(change, part) for key, part in value.items()}
+        return {key: mapped(change, part) for key, part in value.items()}
     if isinstance(value, list | tuple):
         return (
-            [_mapped(change, part) for part in value]
+            [mapped(change, part) for part in value]
             if isinstance(value, list)
-            else tuple(_mapped(change, part) for part in value)
+            else tuple(mapped(change, part) for part in value)
         )
     return value
 

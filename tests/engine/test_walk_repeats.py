@@ -4,16 +4,20 @@ import gc
 import os
 import subprocess
 import sys
+from itertools import groupby
 from types import ModuleType
 from typing import Any
 
+import pytest
 import torch
 
 from cirilla_cli.data.batches import TokenBatch
-from cirilla_cli.engine.footprint import whole
+from cirilla_cli.engine import repeats
+from cirilla_cli.engine.config import FullCheckpointingConfig, MemoryConfig
+from cirilla_cli.engine.footprint import _walk, whole
 from cirilla_cli.engine.heap import height
 from cirilla_cli.engine.walk import Ledger
-from cirilla_cli.model.mixers.config import AttentionConfig
+from cirilla_cli.model.mixers.config import AttentionConfig, Mamba2Config
 
 PREPARED = """
 import torch
@@ -71,3 +75,27 @@ def test_two_walks_through_a_step_are_the_same(tiny: ModuleType, tmp_path: Any) 
         assert whole(job, config, batches, "cpu") == first
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("recomputed", [None, FullCheckpointingConfig()], ids=str)
+def test_a_scan_noted_again_is_a_scan_walked_again(
+    recomputed: Any, tiny: ModuleType, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every piece, what it is for, and every event, but for the order in which pieces come free at one moment."""
+    mamba = Mamba2Config(n_heads=4, head_dim=8, d_state=8, chunk_size=16)
+    config = tiny.decoder(vocab_size=300, context_length=64, n_layers=3, pattern="M", mixers={"M": mamba})
+    job = tiny.job("pretrain", tmp_path, tmp_path, model=config, memory=MemoryConfig(checkpointing=recomputed))
+    tokens_BT = torch.zeros(2, 64, dtype=torch.long)
+    batches = [TokenBatch(tokens_BT, tokens_BT, torch.arange(64).expand(2, 64) // 40)] * 2
+
+    noted, _ = _walk(job, config, batches, "cpu")
+    monkeypatch.setattr(repeats, "_LOOPS", ())
+    walked, _ = _walk(job, config, batches, "cpu")
+    assert [(p.nbytes, p.kind) for p in noted.pieces] == [(p.nbytes, p.kind) for p in walked.pieces]
+    assert moments(noted.events) == moments(walked.events)
+    assert (noted.again, noted.turns, noted.products) == (walked.again, walked.turns, walked.products)
+
+
+def moments(events: list[int]) -> list[list[int]]:
+    """Events with those sorted that free pieces one after another."""
+    return [sorted(part) for freed, part in groupby(events, lambda event: event < 0)]

@@ -50,15 +50,16 @@ def causal_conv(
 
 def _shifted_BTE(x_BTE: Tensor, taps_KE: Tensor, bias_E: Tensor | None, positions_BT: Tensor | None) -> Tensor:
     """The outputs as K products of the taps with the inputs, each shifted by one more."""
-    out_BTE: Tensor = _Shifted.apply(x_BTE, taps_KE, bias_E, positions_BT)  # type: ignore[no-untyped-call]
+    out_BTE: Tensor = ShiftedProducts.apply(x_BTE, taps_KE, bias_E, positions_BT)  # type: ignore[no-untyped-call]
     return out_BTE
 
 
-class _Shifted(torch.autograd.Function):
+class ShiftedProducts(torch.autograd.Function):
     """A few positions at a time on a CPU: K products over all of them are K times the way to memory and back."""
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Tensor:
+        """Outputs, from inputs, taps, bias and positions within documents."""
         x_BTE, taps_KE, bias_E, positions_BT = inputs
         ctx.save_for_backward(x_BTE, taps_KE, bias_E, positions_BT)
         out_BTE = torch.empty_like(x_BTE, memory_format=torch.contiguous_format)
@@ -75,6 +76,7 @@ class _Shifted(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of what has one."""
         (x_BTE, taps_KE, bias_E, positions_BT), (grad_BTE,) = ctx.saved_tensors, grads
         x_grad_BTE, taps_grad_KE = torch.empty_like(grad_BTE), torch.zeros_like(taps_KE)
         for start, stop in _stretches(x_BTE):

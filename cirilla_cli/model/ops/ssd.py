@@ -110,7 +110,7 @@ def chunked(signals: Signals, state_BHPN: Tensor | None = None, *, chunk_size: i
     if state_BHPN is None:
         state_BHPN = _no_state_BHPN(signals)
     if torch.is_grad_enabled():
-        found: tuple[Tensor, Tensor] = _Chunked.apply(  # type: ignore[no-untyped-call]
+        found: tuple[Tensor, Tensor] = ChunkedScan.apply(  # type: ignore[no-untyped-call]
             s.x_BTHP, s.dt_BTH, s.a_H, s.b_BTGN, s.c_BTGN, s.d_H, s.starts_BT, state_BHPN, chunk_size
         )
         return found
@@ -128,7 +128,7 @@ def _exact(signals: Signals) -> torch.dtype:
     return torch.promote_types(signals.x_BTHP.dtype, torch.float32)
 
 
-class _Chunked(torch.autograd.Function):
+class ChunkedScan(torch.autograd.Function):
     """`chunked` with its gradient.
 
     Autograd would keep a dozen tensors as large as the inputs or larger. Kept here are inputs, outputs, and of each
@@ -137,6 +137,7 @@ class _Chunked(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:
+        """Outputs and the last state."""
         *parts, state_BHPN, ctx.chunk_size = inputs
         y_BTHP, after_BHPN, kept = _run(_Cut.of(Signals(*parts), ctx.chunk_size), state_BHPN, keep=True)
         ctx.save_for_backward(*parts, y_BTHP, after_BHPN, *(x for between in kept for x in between))
@@ -145,6 +146,7 @@ class _Chunked(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *output_grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of what has one."""
         saved = ctx.saved_tensors  # once: where blocks are computed again, each tensor is there for one look
         *parts, y_BTHP, after_BHPN = saved[:9]
         kept = [_Between(*saved[i : i + 2]) for i in range(9, len(saved), 2)]
