@@ -1,11 +1,12 @@
 """Sections for tokenizers, tokenizing and the data of a training run; torch-free."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import NonNegativeFloat, PositiveInt, model_validator
 
-from cirilla_cli.config import ByKind, FilePath, Misfits, Paths, Section
-from cirilla_cli.units import Fraction, InnerShare, PositiveCount
+from cirilla_cli.config import ByKind, FilePath, Misfits, Paths, Section, Texts
+from cirilla_cli.units import Count, Fraction, InnerShare, PositiveCount
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -45,13 +46,46 @@ class LoadTokenizerConfig(Section):
         return load_tokenizer(self.path)
 
 
+class ExtendedTokenizerConfig(Section):
+    """A tokenizer that exists, with pieces for the words of these texts; its own ids stay (continued byte pairs)."""
+
+    kind: Literal["extended"] = "extended"
+    base: FilePath
+    """Folder of the tokenizer that is extended: of ours, a checkpoint, or an imported model with its tokenizer.json."""
+    pieces: Count = 1024
+    """Pieces to be found: those that save most tokens, a tenth of the texts aside, on which that is measured."""
+    tokens: Texts = ()
+    """Words that shall be one token each, also behind a space; what they are joined from takes further pieces."""
+
+    @model_validator(mode="after")
+    def _adds(self) -> Self:
+        if not self.pieces and not self.tokens:
+            raise Misfits({"pieces": "is 0 and tokens is empty: nothing would be added"})
+        if odd := [token for token in self.tokens if not token or token != token.strip()]:
+            raise Misfits({"tokens": f"holds {odd[0]!r}, must be words without a space before or behind them"})
+        return self
+
+    def build(self, texts: "Iterable[str]") -> "Tokenizer":
+        """The tokenizer in the folder, extended."""
+
+        from cirilla_cli.data.extension import extend
+        from cirilla_cli.data.tokenizer import load_tokenizer
+
+        return extend(self, load_tokenizer(self.base), texts)
+
+
 FormatName = Literal[
     "data-type", "messages", "preference", "completions", "alpaca", "dolly", "prompt-completion", "question-answer",
     "text", "rows", "conversation", "lines", "summaries",
 ]  # fmt: skip
 """What rows may be said to be, where it cannot be seen in them; docs/formats.md says what each is."""
 
-TokenizerSection = Annotated[SentencePieceConfig | LoadTokenizerConfig, ByKind()]
+TokenizerSection = Annotated[SentencePieceConfig | LoadTokenizerConfig | ExtendedTokenizerConfig, ByKind()]
+
+
+def folders_of(section: TokenizerSection) -> list[Path]:
+    """What a tokenizer is made from besides texts."""
+    return [value for value in dict(section).values() if isinstance(value, Path)]
 
 
 class TokenizeConfig(Section):
@@ -64,7 +98,7 @@ class TokenizeConfig(Section):
     tokenizer_inputs: Paths = ()
     """Further text that only the tokenizer is trained on, such as the samples a model will be tuned on later."""
     tokenizer: TokenizerSection = SentencePieceConfig()
-    """Train one, or load one."""
+    """Train one, load one, or extend one."""
     val: Fraction = 0.0
     """Share of split keys (pages, task generators) held out as the `val` split, by hash."""
     shard_tokens: PositiveCount = 16_777_216

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from cirilla_cli.data.config import LoadTokenizerConfig, TokenizeConfig
+from cirilla_cli.data.config import TokenizeConfig, folders_of
 from cirilla_cli.data.encode import encode_all, kind_of, training_text
 from cirilla_cli.data.inputs import check_inputs, read_inputs
 from cirilla_cli.data.jsonl import STDIO
@@ -31,6 +31,7 @@ from cirilla_cli.progress import Progress
 
 _DOCUMENT_EXTRA = 8
 """Most control tokens around one plain document."""
+_MAKING = {"sentencepiece": "training", "load": "loading", "extended": "extending"}
 
 Record = Document | Sample
 
@@ -49,6 +50,8 @@ class TokenizeReport:
     round_trip_failures: int
     rows: int = 0
     licenses: dict[str, int] = field(default_factory=dict)
+    extension: dict[str, Any] | None = None
+    """What it adds to another tokenizer."""
 
 
 def tokenize(config: TokenizeConfig, out: Path, progress: Progress) -> TokenizeReport:
@@ -120,14 +123,12 @@ def _tokenizer(config: TokenizeConfig, paths: Sequence[Path], out: Path, progres
     folder = out / "tokenizer"
     # The special texts first: a large corpus alone would use up what a tokenizer reads.
     every = [*config.tokenizer_inputs, *paths]
-    loaded = [config.tokenizer.path] if isinstance(config.tokenizer, LoadTokenizerConfig) else []
-    made_from = content_hash(config.tokenizer.model_dump(mode="json"), [hash_path(path) for path in [*every, *loaded]])
+    read = [hash_path(path) for path in [*every, *folders_of(config.tokenizer)]]
+    made_from = content_hash(config.tokenizer.model_dump(mode="json"), read)
     marker = folder / "made_from.json"
     if marker.is_file() and read_json(marker) == made_from:
         return load_tokenizer(folder)
-    progress.say(
-        "loading the tokenizer" if isinstance(config.tokenizer, LoadTokenizerConfig) else "training the tokenizer"
-    )
+    progress.say(f"{_MAKING[config.tokenizer.kind]} the tokenizer")
     records = chain(read_inputs(config.tokenizer_inputs), read_inputs(paths, format=config.format))
     tokenizer = config.tokenizer.build(training_text(record) for record in records)
     tokenizer.save(folder)
@@ -281,6 +282,7 @@ def _report(shards: Sharder, tokenizer: Tokenizer, out: Path, records: Iterator[
         out=str(out), vocab_size=tokenizer.vocab_size, tokenizer_hash=tokenizer.hash, kinds=kinds,
         bytes_per_token=round(text_bytes / max(1, text_tokens), 3), unused_ids=int((~used).sum()),
         round_trip_failures=failures, rows=shards.rows, licenses=shards.licenses,
+        extension=asdict(said) | {"spelled": len(said.spelled)} if (said := tokenizer.extension) else None,
     )  # fmt: skip
 
 

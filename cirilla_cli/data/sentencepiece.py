@@ -4,6 +4,8 @@ import functools
 import hashlib
 import io
 import re
+import struct
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -12,11 +14,13 @@ import sentencepiece as spm
 
 from cirilla_cli.data.chat import CHAT_TEMPLATE, Rendered, segments
 from cirilla_cli.data.config import SentencePieceConfig
+from cirilla_cli.data.extension import FILE, Extension, runs_of
 from cirilla_cli.data.rows import Message
 from cirilla_cli.data.segments import Block, SegmentEncoder, spanned_pairs
 from cirilla_cli.data.tokenizer import MaskToken
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.fs import write_json, write_text
+from cirilla_cli.pairs import Run, Vocabulary, ways
 
 CONTROL = ("<|im_start|>", "<|im_end|>", "<mask>", *(f"<|reserved_{k}|>" for k in range(9)))
 """Control tokens from id 4 on; 0 to 3 are <unk>, <s>, </s> and <pad>."""
@@ -109,8 +113,8 @@ def is_ours(path: Path) -> bool:
 class SentencePieceTokenizer:
     """A trained sentencepiece model behind the `Tokenizer` protocol."""
 
-    def __init__(self, model: bytes) -> None:
-        self._model = model
+    def __init__(self, model: bytes, extension: Extension | None = None) -> None:
+        self._model, self.extension = model, extension
         self._processor = spm.SentencePieceProcessor(model_proto=model)
         self.vocab_size: int = self._processor.vocab_size()
         self.pad_id = _PAD
@@ -122,14 +126,15 @@ class SentencePieceTokenizer:
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read ``tokenizer.model``."""
-        path = folder / "tokenizer.model"
+        path, record = folder / "tokenizer.model", folder / FILE
+        extension = Extension.parse(record.read_text(encoding="utf-8"), record) if record.is_file() else None
         try:
-            return cls(path.read_bytes())
+            return cls(path.read_bytes(), extension)
         except RuntimeError as error:
             raise CirillaError(f"{path}: no sentencepiece model", hint="the file is damaged or half-written") from error
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self._model,)
+        return type(self), (self._model, self.extension)
 
     @property
     def bos_ids(self) -> list[int]:
@@ -147,7 +152,7 @@ class SentencePieceTokenizer:
 
     @functools.cached_property
     def _segments(self) -> SegmentEncoder:
-        merged = (self.piece_bytes(i) for i in range(16, self.vocab_size) if not self._processor.is_byte(i))
+        merged = (self.piece_bytes(i) for i in range(16, self.vocab_size) if i == 16 or self._is_merged(i))
         return SegmentEncoder(self._processor.encode, spanned_pairs(merged), self._processor.piece_to_id("\n"))
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -183,6 +188,36 @@ class SentencePieceTokenizer:
         write_text(folder / "tokenizer.json", self._fast_tokenizer().to_str(pretty=False) + "\n")
         write_json(folder / "tokenizer_config.json", _TRANSFORMERS_CONFIG)
         write_text(folder / "chat_template.jinja", CHAT_TEMPLATE)
+        (folder / FILE).unlink(missing_ok=True)
+        if self.extension is not None:
+            write_text(folder / FILE, self.extension.text())
+
+    def vocabulary(self) -> Vocabulary:
+        """Its pieces; sentencepiece joins any two neighbours that make one, so halves of pieces are to be avoided."""
+        pieces = [self._processor.id_to_piece(i) if self._is_merged(i) else "" for i in range(self.vocab_size)]
+        known = {piece for piece in pieces if piece}
+        halves = defaultdict[str, set[str]](set)
+        for left, right in ((piece[:cut], piece[cut:]) for piece in known for cut in range(1, len(piece))):
+            for part, rest in ((left, right), (right, left)):
+                if part not in known:
+                    halves[part].add(rest)
+        return Vocabulary(pieces, [self._processor.id_to_piece(i) for i in range(17 + 256)], halves)
+
+    def runs(self, texts: Sequence[str]) -> list[list[Run]]:
+        """Of each text its ids, apart around line ends and bytes: anything else may be joined."""
+        pieces = self.vocabulary().pieces
+        return [runs_of(ids, [0] * len(ids), pieces) for ids in self.encode_batch(texts).lists()]
+
+    def with_pieces(self, pieces: Sequence[str], extension: Extension) -> "SentencePieceTokenizer":
+        """The same with further pieces of lower scores than all others: fields put behind the model's own."""
+        lowest = self._processor.get_score(self.vocab_size - 1)
+        scores = (struct.pack("<f", lowest - place) for place in range(1, len(pieces) + 1))
+        added = [_field(1, _field(1, p.encode()) + b"\x15" + score) for p, score in zip(pieces, scores, strict=True)]
+        size = _field(2, b"\x20" + _varint(self.vocab_size + len(pieces)))
+        return SentencePieceTokenizer(b"".join([self._model, *added, size]), extension)
+
+    def _is_merged(self, id: int) -> bool:
+        return id > 16 and not self._processor.is_byte(id)
 
     def _fast_tokenizer(self) -> Any:
         """The same vocabulary as a Hugging Face `tokenizers` BPE, which gives the same ids for every text."""
@@ -206,16 +241,17 @@ class SentencePieceTokenizer:
 
     def _merges(self, vocab: dict[str, int]) -> list[tuple[str, str]]:
         """Every way to make a piece of two others, in the order sentencepiece prefers: by the score of the result."""
-        first = 17 + 256
-        merges = []
-        for piece, id in vocab.items():
-            if id >= first:
-                merges += [
-                    (id, piece[:cut], piece[cut:])
-                    for cut in range(1, len(piece))
-                    if piece[:cut] in vocab and piece[cut:] in vocab
-                ]
-        return [(left, right) for _, left, right in sorted(merges, key=lambda merge: merge[0])]
+        merged = filter(lambda piece: self._is_merged(vocab[piece]), vocab)
+        return [way for piece in sorted(merged, key=vocab.__getitem__) for way in ways(piece, vocab)]
+
+
+# A field of Protocol Buffers that holds bytes; of a repeated one, a further element.
+def _field(number: int, content: bytes) -> bytes:
+    return bytes([number << 3 | 2]) + _varint(len(content)) + content
+
+
+def _varint(number: int) -> bytes:
+    return bytes([number]) if number < 128 else bytes([number & 127 | 128]) + _varint(number >> 7)
 
 
 _TRANSFORMERS_CONFIG = {

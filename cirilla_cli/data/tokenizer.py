@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Protocol
 
 from cirilla_cli.data.chat import Rendered
+from cirilla_cli.data.extension import Extension
 from cirilla_cli.data.rows import Message
 from cirilla_cli.data.segments import Block
 from cirilla_cli.errors import CirillaError
+from cirilla_cli.pairs import Run, Vocabulary
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,8 @@ class Tokenizer(Protocol):
     """Stands for a token that an encoder has to restore; None where the tokenizer has none."""
     hash: str
     """Fingerprint of vocabulary and chat template."""
+    extension: Extension | None
+    """What it adds to another tokenizer; None where it was trained by itself."""
 
     def encode(self, text: str) -> list[int]:
         """Ids of plain text, no begin or end added."""
@@ -70,6 +74,15 @@ class Tokenizer(Protocol):
 
     def save(self, folder: Path) -> None:
         """Write every file that this project, transformers and llama.cpp need to load the tokenizer."""
+
+    def vocabulary(self) -> Vocabulary:
+        """Its pieces; an error where none can be added because they are not byte pairs."""
+
+    def runs(self, texts: Sequence[str]) -> list[list[Run]]:
+        """Of each text its ids in runs, beyond which nothing is ever joined."""
+
+    def with_pieces(self, pieces: Sequence[str], extension: Extension) -> "Tokenizer":
+        """The same with further pieces, made last of any two pieces that make them; ``extension`` goes with it."""
 
 
 def load_tokenizer(path: Path) -> Tokenizer:

@@ -55,6 +55,7 @@ from cirilla_cli.engine.schedule import Schedule
 from cirilla_cli.engine.shards import Prepared, fingerprints, finished, prepare
 from cirilla_cli.engine.sources import cut_of, source_of
 from cirilla_cli.engine.trainer import Trainer, TrainState
+from cirilla_cli.engine.vocabulary import grown
 from cirilla_cli.engine.weights_and_biases import WeightsAndBiases
 from cirilla_cli.engine.within import OneByOne, WithinBackward
 from cirilla_cli.errors import CirillaError
@@ -125,7 +126,7 @@ def open_inputs(
         made=made,
         progress=progress,
     )
-    return Inputs(base, prepared)
+    return Inputs(base and grown(base, prepared.tokenizer, progress), prepared)
 
 
 def load_base(job: Job, newest: Checkpoint | None, progress: Progress) -> Base | None:

@@ -24,6 +24,7 @@ from cirilla_cli.engine.precision import compute_dtype
 from cirilla_cli.engine.room import checkpoints_at_once
 from cirilla_cli.engine.shards import Prepared, finished, opened, tokenizer_folder
 from cirilla_cli.engine.sources import cut_of, source_of, steps_of
+from cirilla_cli.engine.vocabulary import widened
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.loading import read_shape
 from cirilla_cli.model.config import CheckpointConfig, ClassifierConfig, DecoderConfig
@@ -151,6 +152,8 @@ def shape_of(job: Job, prepared: Prepared | None, vocab: int | None) -> Shape:
     shape: Shape
     if isinstance(job.model, CheckpointConfig):
         shape = retuned(read_shape(job.model.path), job.model)
+        if prepared is not None and prepared.tokenizer.extension is not None:
+            shape = widened(shape, prepared.tokenizer)
     else:
         trained = job.tokenizer.vocab_size if isinstance(job.tokenizer, SentencePieceConfig) else None
         ids = job.model.vocab_size or vocab or (trained if prepared is None else prepared.tokenizer.vocab_size)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cirilla_cli.compat import pick_device
-from cirilla_cli.data.config import LoadTokenizerConfig
+from cirilla_cli.data.config import folders_of
 from cirilla_cli.data.inputs import input_files
 from cirilla_cli.data.jsonl import STDIO
 from cirilla_cli.engine.build import Inputs, model_of, open_inputs
@@ -90,8 +90,8 @@ def keep_inputs(job: Job) -> None:
 
 def _read(job: Job) -> Iterator[Path]:
     """Every folder of shards and every file of rows that the run reads, and its tokenizer."""
-    if isinstance(job.tokenizer, LoadTokenizerConfig):
-        yield job.tokenizer.path
+    if job.tokenizer is not None:
+        yield from folders_of(job.tokenizer)
     for path in job.paths.values():
         found = find_shards(path, job.kinds) if path.is_dir() else None
         if found is not None:

@@ -132,7 +132,8 @@ def check_job(job: Job) -> None:
         if job.tokenizer is not None:
             raise CirillaError(
                 "`tokenizer` is given, but the model is a checkpoint that has its own",
-                hint="write `tokenizer: null`, or train a fresh model",
+                hint="write `tokenizer: null`, or train a fresh model; for more pieces tokenize the data with "
+                "tokenizer.kind=extended tokenizer.base=... first, and train on what that wrote",
             )
     if job.checkpoint.mirror is not None:
         _keep_apart(job.out.resolve(), job.checkpoint.mirror)

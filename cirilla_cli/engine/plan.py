@@ -30,6 +30,7 @@ from cirilla_cli.engine.precision import compute_dtype
 from cirilla_cli.engine.room import checkpoints_at_once
 from cirilla_cli.engine.sources import cut_of, source_of, steps_of
 from cirilla_cli.engine.survey import Survey, survey
+from cirilla_cli.engine.vocabulary import grown
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.mirror import folder_of, open_store
 from cirilla_cli.model.config import CheckpointConfig
@@ -131,6 +132,8 @@ def plan(job: Job, progress: Progress, *, restart: bool = False, insist: bool = 
         job, tokenizer_source(job, base, newest), afresh=restart, begun=lock is not None, remote=remote,
         progress=progress,
     )  # fmt: skip
+    if base is not None and seen.tokenizer is not None:
+        base = grown(base, seen.tokenizer, progress)
     device = pick_device(job.device)
     where = machine(device, compute_dtype(job.precision, device), job.place.size)
     if lock is not None and seen.prepared is not None:

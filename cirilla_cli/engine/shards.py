@@ -8,13 +8,13 @@ from typing import Any, Self
 from cirilla_cli.data.config import (
     FormatName,
     LoadTokenizerConfig,
-    SentencePieceConfig,
     TokenizeConfig,
     TokenizerSection,
 )
 from cirilla_cli.data.run import tokenize
 from cirilla_cli.data.shards import Kind, ShardIndex, TokenShards
 from cirilla_cli.data.tokenizer import Tokenizer, load_tokenizer
+from cirilla_cli.engine.vocabulary import extends
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.progress import Progress
 
@@ -123,12 +123,17 @@ def finished(paths: Mapping[str, Path], kinds: tuple[Kind, ...]) -> dict[str, Pa
 def tokenizer_folder(
     section: TokenizerSection | None, model_folder: Path | None, found: Mapping[str, Path], progress: Progress
 ) -> Path | None:
-    """Where the tokenizer lies: the model's, the one the recipe names, that of finished shards; None: none yet."""
+    """Where the tokenizer lies: the model's, the one the recipe names, that of finished shards; None: none yet.
+
+    Shards that were made with an extension of the model's give theirs: the model grows to it.
+    """
+    besides = [place for place in map(_beside, found.values()) if place is not None]
     if model_folder is not None:
-        return model_folder
+        own = load_tokenizer(model_folder)
+        return next((place for place in besides if extends(load_tokenizer(place), own)), model_folder)
     if isinstance(section, LoadTokenizerConfig):
         return section.path
-    beside = next(filter(None, map(_beside, found.values())), None)
+    beside = next(iter(besides), None)
     if beside is not None and section is not None:
         progress.say(
             f"tokenizer: {beside}, which the token shards were made with; `tokenizer` of the recipe is not used"
@@ -172,7 +177,7 @@ def _how(
 ) -> TokenizeConfig:
     if chosen is not None:
         return TokenizeConfig(inputs=(path,), format=format, tokenizer=LoadTokenizerConfig(path=chosen), val=val)
-    if isinstance(section, SentencePieceConfig):
+    if section is not None:
         return TokenizeConfig(inputs=(path,), format=format, tokenizer=section, val=val)
     raise untokenized(path)
 
@@ -198,5 +203,6 @@ def _agree(prepared: Prepared, chosen: Path) -> None:
         if ShardIndex.read(folder).tokenizer_hash != prepared.tokenizer.hash:
             raise CirillaError(
                 f"{folder}: these shards were made with another tokenizer than {chosen}",
-                hint="tokenize the data again with the model's tokenizer: tokenizer.kind=load tokenizer.path=...",
+                hint="tokenize the data again with the model's tokenizer: tokenizer.kind=load tokenizer.path=...; "
+                "for another vocabulary extend it: tokenizer.kind=extended tokenizer.base=...",
             )
