@@ -36,9 +36,10 @@ def test_sources_are_named_by_their_files_and_numbered_where_names_meet(here: Pa
     assert report["rows"] + sum(report["duplicates"].values()) == 16
 
 
-def test_the_same_call_again_says_done_and_fresh_works_again(here: Path) -> None:
-    words = ("curate", "wiki.jsonl", "--out", "set")
-    assert "8 documents in set" in good(*words).err
+@pytest.mark.parametrize("out", ["set", "set.jsonl"])
+def test_the_same_call_again_says_done_and_fresh_works_again(here: Path, out: str) -> None:
+    words = ("curate", "wiki.jsonl", "--out", out)
+    assert f"8 documents in {out}" in good(*words).err
     assert "done already" in good(*words).err
     assert "done already" not in good(*words, "--fresh").err
 
