@@ -17,6 +17,7 @@ from cirilla_cli.engine.plan import plan
 from cirilla_cli.engine.run import train
 from cirilla_cli.engine.vocabulary import extends, widened, with_new_rows
 from cirilla_cli.errors import CirillaError
+from cirilla_cli.lineage.trace import trace
 from cirilla_cli.loading import load_model
 from cirilla_cli.model.config import ClassifierConfig, DecoderConfig, EncoderConfig
 from cirilla_cli.model.init import fresh
@@ -121,6 +122,8 @@ def test_training_goes_on_with_more_ids_and_says_so(
     assert trained.config.vocab_size == new.vocab_size
     assert trained.tokenizer.hash == new.hash
     assert trained.tokenizer.extension == new.extension
+    (shards, _) = trace(out).root.parents
+    assert (shards.facts["tokenizer_sha256"], shards.facts["extends_sha256"]) == (new.hash, old.hash)
     # What follows takes both as they are.
     after = out.with_name("after")
     assert train(tiny.job("sft", after, extended, start=out), listener).step == 6
