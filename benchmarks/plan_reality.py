@@ -140,9 +140,12 @@ def measured(family: str, words: list[str]) -> dict[str, Any]:
 
 
 def apart(what: str, family: str, words: list[str]) -> dict[str, Any]:
-    """One of the two, in a process of its own."""
+    """One of the two, in a process of its own, which begins as the command line's do."""
+    from cirilla_cli.cli.allocator import without_cache
+
     command = [sys.executable, "-m", "benchmarks.plan_reality", "--child", what, family, *words]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    environment = without_cache(os.environ)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         raise RuntimeError(f"{what} {family} {' '.join(words)}\n{done.stderr[-2000:]}")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import sys
 
 
 def main() -> None:
@@ -10,8 +11,9 @@ def main() -> None:
     gc.disable()
     # pydantic would look through every installed package for plugins, of which we use none: some milliseconds more.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
-    from cirilla_cli.cli import app
+    from cirilla_cli.cli import allocator, app
 
+    allocator.begin_again(sys.argv[1:], os.environ)
     try:
         app.main()
     finally:
