@@ -43,7 +43,7 @@ Checkpointing = FullCheckpointingConfig | SelectiveCheckpointingConfig
 
 _PARTS = ("parameters", "gradients", "optimizer", "average", "casts", "activations", "logits", "temporary")
 
-_SPARE = 0.1
+_SPARE = 0.15
 """Of a predicted peak, what must be free besides for a step to be said to fit (docs/plan.md)."""
 
 _BATCH_BYTES = 3 * 8
@@ -55,7 +55,7 @@ _LIBRARIES = {"cpu": 40 << 20, "cuda": 600 << 20}
 _FRAGMENTED = 0.05
 """Share of a step's tensors that comes on top on CUDA, in pieces that do not fit (docs/plan.md)."""
 
-_APART = 0.11
+_APART = 0.12
 """Share of a heap on a CPU that comes on top: small pieces, which no walk sees, keep some of its holes apart."""
 
 _PRODUCT = 553_000
@@ -67,7 +67,7 @@ _KEPT_PRODUCTS = 1024
 _STEADY_PASSES = 100
 """Up to so many, routers have hardly learned, and experts are given about as much as at the beginning."""
 
-_SPREAD = 1.5
+_SPREAD = 1.1
 """Standard deviation of an expert's number of tokens, over that of tokens which choose alone (docs/plan.md)."""
 
 _WINDOWS = 3

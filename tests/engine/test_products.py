@@ -97,7 +97,7 @@ def test_experts_are_given_no_more_kinds_than_they_are_given_products(way: str) 
 @pytest.mark.parametrize(("draws", "mean"), [(24, 32.0), (192, 128.0), (3000, 64.0)])
 def test_unlike_numbers_of_tokens_are_as_many_as_drawing_them_gives(draws: int, mean: float) -> None:
     rng = random.Random(0)
-    found = [len({round(rng.gauss(mean, 1.5 * mean**0.5)) for _ in range(draws)}) for _ in range(300)]
+    found = [len({round(rng.gauss(mean, 1.1 * mean**0.5)) for _ in range(draws)}) for _ in range(300)]
     assert distinct(draws, mean) == pytest.approx(sum(found) / 300, rel=0.02)
 
 
