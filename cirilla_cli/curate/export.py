@@ -92,7 +92,7 @@ def _schema(kind: str) -> "pa.Schema":
         return pa.schema({
             "id": text, "title": text, "text": text, "url": text, "permalink": text, "revision": pa.int64(),
             "timestamp": text, "license": licence, "site": text, "categories": texts, "aliases": texts,
-            "infobox": pa.list_(fact), "sections": pa.list_(section), "sha256": text, "parents": texts,
+            "infobox": pa.list_(fact), "sections": pa.list_(section), "kind": text, "sha256": text, "parents": texts,
             "generator": origin,
         })  # fmt: skip
     turn = pa.struct({"role": text, "content": text})

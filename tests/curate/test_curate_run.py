@@ -16,6 +16,7 @@ from cirilla_cli.curate.report import CurateReport
 from cirilla_cli.curate.run import curate
 from cirilla_cli.curate.split import side_of
 from cirilla_cli.data.inputs import read_inputs
+from cirilla_cli.data.rows import Document
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.progress import Silent
 
@@ -348,6 +349,19 @@ def test_rows_come_back_from_an_export_as_they_were(tmp_path: Path, layout: str,
     for side, rows_of in (("train", f"{kind}.jsonl"), ("test", "test.jsonl")):
         back = [row.line() for row in read_inputs([Path(report.export) / names.format(side)])]
         assert back == (tmp_path / "out" / rows_of).read_text(encoding="utf-8").splitlines()
+
+
+def test_every_field_of_a_document_comes_back_from_an_export(tmp_path: Path) -> None:
+    row: dict[str, Any] = {
+        **document(1), "url": "https://w/1", "permalink": "https://w/1?oldid=5", "revision": 5, "timestamp": "2020",
+        "license": {"name": "MIT", "url": "https://m"}, "site": "W", "categories": ["a"], "aliases": ["b"],
+        "infobox": [{"label": "c", "values": ["d"]}], "sections": [{"level": 2, "heading": "e", "text": "f"}],
+        "kind": "transcript", "sha256": "0" * 64, "parents": ["2"],
+        "generator": {"strategy": "s", "version": 2, "teacher": "t", "prompt_sha": "p"},
+    }  # fmt: skip
+    assert row.keys() == Document.model_fields.keys()
+    report = run(tmp_path / "out", sources={"x": {"path": write(tmp_path / "w.jsonl", [row])}}, export="parquet")
+    assert [json.loads(back.line()) for back in read_inputs([Path(str(report.export))])] == [row]
 
 
 @pytest.mark.parametrize("layout", ["parquet", "datasets"])

@@ -11,11 +11,14 @@ import pytest
 
 from cirilla_cli.curate.config import SplitConfig
 from cirilla_cli.curate.split import sides_of
+from cirilla_cli.data.config import LoadTokenizerConfig, TokenizeConfig
 from cirilla_cli.data.rows import Document, Origin
+from cirilla_cli.data.run import tokenize
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.fs import hash_json, hash_path, write_json
 from cirilla_cli.lineage.data import behind, described
 from cirilla_cli.lineage.trace import trace
+from cirilla_cli.progress import Silent
 
 from .conftest import PAGES
 
@@ -52,6 +55,13 @@ def test_a_run_names_its_parent_its_samples_and_what_made_them(workshop: Path) -
     assert sum(made.values()) == len(lines)
     assert made["fandom/lead"] == sum(line["generator"]["strategy"] == "fandom/lead" for line in lines)
     assert {node["state"] for node in nodes} == {"same"}
+
+
+def tokens_of(rows: Path, out: Path, workshop: Path) -> Path:
+    """Shards of some rows, by the workshop's tokenizer."""
+    loaded = LoadTokenizerConfig(path=workshop / "tokens" / "tokenizer")
+    tokenize(TokenizeConfig(inputs=(rows,), tokenizer=loaded), out, Silent())
+    return out
 
 
 def cut(path: Path) -> None:
@@ -133,12 +143,13 @@ def test_texts_made_of_pages_lead_to_the_pages_and_are_none(tmp_path: Path) -> N
     assert [one.id for one in trace(both).pages] == ["1"]
 
 
-def test_pages_with_a_transcript_among_them_are_pages(tmp_path: Path) -> None:
+def test_pages_with_a_transcript_among_them_are_pages(workshop: Path, tmp_path: Path) -> None:
     rows = tmp_path / "pages.jsonl"
     pages = [Document(id=str(n), title="T", text="t", kind="transcript" if n else None) for n in range(3)]
     rows.write_text("".join(f"{page.line()}\n" for page in pages))
     found = trace(rows)
     assert (found.as_dict(pages=False)["nodes"][0]["kind"], len(found.pages)) == ("documents", 3)
+    assert len(trace(tokens_of(rows, tmp_path / "tokens", workshop)).pages) == 3
 
 
 def test_a_text_made_of_a_page_falls_on_the_side_of_the_page() -> None:
