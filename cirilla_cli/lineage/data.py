@@ -87,8 +87,7 @@ def inputs_of(rows: Path) -> list[dict[str, Any]]:
 
 def report_of(rows: Path) -> dict[str, Any]:
     """The account of the verb that made a file of rows; empty where it left none."""
-    exported = _export_of(rows)
-    if exported is not None:
+    if (exported := _export_of(rows)) is not None:
         note = read_note(exported.parent / "report.json")
         return note if Path(str(note.get("export"))).name == exported.resolve().name else {}
     beside = [rows.with_name(f"{rows.stem}.{verb}") / "report.json" for verb in ("synth", "curate")]
@@ -145,8 +144,7 @@ def rows_file(path: Path) -> Path | None:
 
 def side_of(rows: Path) -> Path:
     """The folder where a scrape, or an export, leaves what stands beside its rows."""
-    exported = _export_of(rows)
-    if exported is not None:
+    if (exported := _export_of(rows)) is not None:
         return exported
     return rows.parent if rows.name in _ROWS else rows.with_name(f"{rows.stem}.scrape")
 

@@ -44,6 +44,18 @@ def pages_of_rows(rows: Path, below: frozenset[Path] = frozenset()) -> Iterator[
         yield from _named(_origins(rows), sources, below | {here})
 
 
+def named(rows: Path, sources: Iterable[Path]) -> tuple[list[RowOrigin], set[str]]:
+    """The pages behind a file of rows taken from ``sources``, and the ids of all that its rows are made of."""
+    parents = set[str]()
+
+    def noted() -> Iterator[RowOrigin]:
+        for row in _origins(rows):
+            parents.update(row.parents)
+            yield row
+
+    return list(_named(noted(), sources, frozenset())), parents
+
+
 def pages_in(rows: Path) -> Iterator[RowOrigin]:
     """The pages in a file of rows; none for samples and for texts that were made of pages."""
     return filter(_is_page, _origins(rows))

@@ -441,3 +441,47 @@ def test_the_card_names_the_licence_where_all_rows_have_one(tmp_path: Path) -> N
     assert "\nlicense: cc-by-sa-3.0\n" in one
     assert "license:" not in two.partition("\n---\n")[0]
     assert "| MIT | 1 |" in two
+
+
+def exported_samples(root: Path, *parents: str) -> Path:
+    """A dataset of a chat for each parent, made of two pages under different terms."""
+    pages = [
+        {**document(n), "license": {"name": name}, "permalink": f"https://w/{n}?oldid=5"}
+        for n, name in ((1, "CC BY-SA 3.0"), (2, "MIT"))
+    ]
+    read = write(root / "pages.jsonl", pages)
+    made = write(root / "made.jsonl", [chat(n, parent) for n, parent in enumerate(parents)])
+    (root / "made.synth").mkdir()
+    (root / "made.synth" / "report.json").write_text(json.dumps({"out": made, "inputs": [{"path": read}]}))
+    run(root / "out", sources={"x": {"path": made}}, export="datasets")
+    return root / "out" / "dataset"
+
+
+def test_an_export_of_samples_states_the_terms_of_the_pages_behind_them(tmp_path: Path) -> None:
+    folder = exported_samples(tmp_path, "1", "1")
+    card, listed = [(folder / name).read_text(encoding="utf-8") for name in ("README.md", "ATTRIBUTION.md")]
+    assert "\nlicense: cc-by-sa-3.0\n" in card
+    assert "| CC BY-SA 3.0 | 1 |" in card
+    assert [line for line in listed.splitlines() if line.startswith("- ")] == [
+        f"- {spelt(1)}: https://w/1?oldid=5 (CC BY-SA 3.0)"
+    ]
+    assert [row.id for row in read_inputs([folder])] == ids(tmp_path / "out" / "samples.jsonl")
+
+
+@pytest.mark.parametrize("parents", [("1", "2"), ("1", "77")])
+def test_an_export_claims_no_licence_for_pages_of_others_or_unknown_terms(
+    tmp_path: Path, parents: tuple[str, str]
+) -> None:
+    folder = exported_samples(tmp_path, *parents)
+    card, listed = [(folder / name).read_text(encoding="utf-8") for name in ("README.md", "ATTRIBUTION.md")]
+    assert "license:" not in card.partition("\n---\n")[0]
+    for text in (card, listed):
+        assert ("terms are not known (1): 77." in text) == ("77" in parents)
+    assert ("| MIT | 1 |" in card) == ("2" in parents)
+    assert ("| page not found | 1 |" in card) == ("77" in parents)
+
+
+def test_an_export_that_no_page_stands_behind_has_no_attribution(tmp_path: Path) -> None:
+    path = write(tmp_path / "s.jsonl", [*map(task, range(3))])
+    run(tmp_path / "out", sources={"x": {"path": path}}, export="datasets")
+    assert not (tmp_path / "out" / "dataset" / "ATTRIBUTION.md").exists()
