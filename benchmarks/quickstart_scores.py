@@ -3,12 +3,31 @@
     cirilla run quickstart --json > quickstart.json; python benchmarks/quickstart_scores.py quickstart.json
 
 Scores only: the number of steps is fixed, so they do not depend on how busy the machine is.
-Times are printed, not judged.
+Times are printed, not judged. And the finished model must lead back to every page, with revision and licence.
 """
 
 import json
 import sys
 from pathlib import Path
+
+from cirilla_cli.lineage.trace import trace
+
+PAGES = 72
+"""Of the bundled wiki."""
+
+
+def untraced(model: Path, documents: Path) -> list[str]:
+    """What a trace of the finished model does not tell of the pages that were scraped."""
+    found = trace(model)
+    told = {(page.id, page.revision, page.license) for page in found.pages}
+    rows = [json.loads(line) for line in documents.read_text(encoding="utf-8").splitlines()]
+    scraped = {(row["id"], row["revision"], row["license"]["name"]) for row in rows}
+    rules = {
+        f"{PAGES} pages are scraped": len(scraped) == PAGES,
+        "the model's trace names each page with revision and licence, and no other": told == scraped,
+        "nothing has changed or is missing on the way": not found.problems,
+    }
+    return [name for name, holds in rules.items() if not holds]
 
 
 def misses(report: dict[str, object], tasks: dict[str, dict[str, dict[str, dict[str, float]]]]) -> list[str]:
@@ -43,7 +62,8 @@ def main() -> int:
             indent=1,
         )
     )
-    broken = misses(report, tasks)
+    documents = Path(report["stages"]["scrape"]["out"]) / "documents.jsonl"
+    broken = [*misses(report, tasks), *untraced(Path(report["model"]), documents)]
     for name in broken:
         print(f"broken: {name}", file=sys.stderr)
     return 1 if broken else 0

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cirilla_cli.curate.card import card
 from cirilla_cli.curate.report import CurateReport
+from cirilla_cli.curate.terms import Terms
 from cirilla_cli.data.jsonl import Complaints, read_rows
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.fs import replace_folder, write_text
@@ -32,6 +33,7 @@ def export(layout: Layout, report: CurateReport, files: Mapping[str, Path], fold
 
     Args:
         layout: `parquet` for {side}.parquet files; `datasets` for data/{side}-00000-of-00001.parquet and README.md.
+            Either has ATTRIBUTION.md where samples were made of pages.
         report: what the set is.
         files: its sides as JSON lines.
         folder: where the new folder goes.
@@ -46,8 +48,13 @@ def export(layout: Layout, report: CurateReport, files: Mapping[str, Path], fold
         name = f"data/{side}-00000-of-00001.parquet" if layout == "datasets" else f"{side}.parquet"
         (new / name).parent.mkdir(parents=True, exist_ok=True)
         _write(path, new / name, _schema(report.kind))
+    sources = [Path(str(source["path"])) for source in report.sources.values()]
+    # Documents state their terms themselves, row by row.
+    terms = Terms.of(files.values() if report.kind == "samples" else (), sources)
+    if attribution := terms.attribution():
+        write_text(new / "ATTRIBUTION.md", attribution)
     if layout == "datasets":
-        write_text(new / "README.md", _front_matter(report) + card(report))
+        write_text(new / "README.md", _front_matter(report, terms) + card(report) + terms.section())
     replace_folder(new, place)
     return place
 
@@ -92,7 +99,7 @@ def _schema(kind: str) -> "pa.Schema":
         return pa.schema({
             "id": text, "title": text, "text": text, "url": text, "permalink": text, "revision": pa.int64(),
             "timestamp": text, "license": licence, "site": text, "categories": texts, "aliases": texts,
-            "infobox": pa.list_(fact), "sections": pa.list_(section), "sha256": text, "parents": texts,
+            "infobox": pa.list_(fact), "sections": pa.list_(section), "kind": text, "sha256": text, "parents": texts,
             "generator": origin,
         })  # fmt: skip
     turn = pa.struct({"role": text, "content": text})
@@ -102,7 +109,7 @@ def _schema(kind: str) -> "pa.Schema":
     })  # fmt: skip
 
 
-def _front_matter(report: CurateReport) -> str:
+def _front_matter(report: CurateReport, terms: Terms) -> str:
     """What the Hub reads of a card: licence, size, and which file is which split."""
     splits = [
         f"  - split: {side}\n    path: data/{side}-*.parquet"
@@ -111,15 +118,15 @@ def _front_matter(report: CurateReport) -> str:
     ]
     lines = [
         "---",
-        *_licence(report),
+        *_licence(report, terms),
         f"size_categories:\n- {_size(sum(split['rows'] for split in report.splits.values()))}",
     ]
     return "\n".join([*lines, "configs:", "- config_name: default", "  data_files:", *splits, "---", "", ""])
 
 
-def _licence(report: CurateReport) -> list[str]:
-    """The licence's name in the Hub's spelling, where all rows have the same and it is one of the common ones."""
-    names = {name for split in report.splits.values() for name in split.get("licences", {})}
+def _licence(report: CurateReport, terms: Terms) -> list[str]:
+    """The licence's name in the Hub's spelling, where all rows and pages have one and it is one of the common ones."""
+    names = {name for split in report.splits.values() for name in split.get("licences", {})} | terms.licences.keys()
     if len(names) != 1:
         return []
     spelt = re.sub(r"[^a-z0-9.]+", "-", names.pop().lower()).strip("-")

@@ -121,7 +121,7 @@ def input_files(path: Path, intake: Intake | None = None) -> Iterator[Path]:
 
 
 def _of_one_split(folder: Path, files: Sequence[Path]) -> Sequence[Path]:
-    """The files of a folder as the Hub lays out datasets, without its card; other folders as they are.
+    """The files of a folder as the Hub lays out datasets, without its card and attribution; other folders as they are.
 
     Raises:
         CirillaError: it holds several splits, of which one must be named.
@@ -136,4 +136,5 @@ def _of_one_split(folder: Path, files: Sequence[Path]) -> Sequence[Path]:
             f"{folder}: holds the splits {', '.join(splits)}, which are not for one purpose",
             hint="name the files of one: " + " ".join(map(str, splits.get("train") or next(iter(splits.values())))),
         )
-    return [file for file in files if file != folder / "README.md"] if splits else files
+    told = (folder / "README.md", folder / "ATTRIBUTION.md")
+    return [file for file in files if file not in told] if splits else files

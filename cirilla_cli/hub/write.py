@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,15 @@ from torch import Tensor
 
 from cirilla_cli import __version__
 from cirilla_cli.data.chat import CHAT_TEMPLATE
-from cirilla_cli.data.jsonl import Complaints, read_rows
 from cirilla_cli.data.tokenizer import Tokenizer
 from cirilla_cli.errors import CirillaError
-from cirilla_cli.fs import hash_file, write_json, write_text
+from cirilla_cli.fs import as_object, hash_file, write_json, write_text
 from cirilla_cli.hub.card import CardFacts, find_scores, last_metrics, render_card
 from cirilla_cli.hub.config import PushConfig
 from cirilla_cli.hub.families import family_of, plan_of, to_disk, to_hf
 from cirilla_cli.hub.framing import document_ids, frame_documents
 from cirilla_cli.hub.read import INDEX, LINEAGE, Published
+from cirilla_cli.lineage.data import rows_of
 from cirilla_cli.lineage.gather import PAGES, Lineage, gather
 from cirilla_cli.model.decoder import Decoder
 
@@ -175,23 +175,40 @@ def _stop_texts(tokenizer: Tokenizer, folder: Path) -> list[str]:
 
 def _write_attribution(lineage: Lineage, path: Path) -> int:
     """Bring the lists of pages behind the data into one file; returns their number, 0 where there is no file."""
-    parts = [file.read_text(encoding="utf-8").strip() for file in lineage.attributions()]
-    parts += filter(None, (_listed(file) for file in lineage.unlisted()))
+    left_out = lineage.left_out()
+    parts = [_without(file.read_text(encoding="utf-8"), left_out) for file in lineage.attributions()]
+    listed = left_out | {_address(line) for part in parts for line in part.splitlines()}
+    parts += filter(None, (_listed(file, listed) for file in lineage.unlisted()))
     pages = sum(line.startswith("- ") for part in parts for line in part.splitlines())
     if pages:
         write_text(path, "\n\n".join(parts) + "\n")
     return pages
 
 
-def _listed(documents: Path) -> str:
-    """A list of the pages in a file of documents that has none beside it; empty where no row has an address."""
+def _without(text: str, left_out: Container[str]) -> str:
+    """A list of pages without some, which is said."""
+    lines = text.strip().splitlines()
+    kept = [line for line in lines if not line.startswith("- ") or _address(line) not in left_out]
+    if len(kept) == len(lines):
+        return text.strip()
+    first = next((n for n, line in enumerate(kept) if line.startswith("- ")), len(kept))
+    said = f"Those of them that the model was made from: {len(kept) - first}."
+    return "\n".join([*kept[:first], said, "", *kept[first:]])
+
+
+def _address(line: str) -> str:
+    """The address in a line of a list of pages: `- TITLE: ADDRESS`, and in brackets its authors or licence."""
+    return line.partition(" (authors: ")[0].rpartition(": ")[2].partition(" (")[0]
+
+
+def _listed(documents: Path, but: Container[str]) -> str:
+    """A list of the pages in a file of documents that has none beside it; empty where no row has another address."""
     lines = []
-    for row in read_rows(documents, Complaints()):
-        address = row.data.get("permalink") or row.data.get("url")
-        if address:
-            license = row.data.get("license")
-            name = license.get("name") if isinstance(license, dict) else None
-            title = " ".join(str(row.data.get("title")).split())
+    for row in rows_of(documents):
+        address = row.get("permalink") or row.get("url")
+        if address and str(address) not in but:
+            name = as_object(row.get("license")).get("name")
+            title = " ".join(str(row.get("title")).split())
             lines.append(f"- {title}: {address}{f' ({name})' if name else ''}")
     return "\n".join(["# Attribution", "", *lines]) if lines else ""
 

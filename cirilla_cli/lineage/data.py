@@ -1,18 +1,24 @@
 """The rows behind a run, and what those were made from, as the files beside them tell it."""
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cirilla_cli.data.formats.tables import parquet_rows
 from cirilla_cli.data.jsonl import Complaints, last_of_kind, read_rows
-from cirilla_cli.data.origins import RowOrigin
-from cirilla_cli.data.rows import Document
 from cirilla_cli.fs import as_object, as_objects, locate
 from cirilla_cli.lineage.stages import Stage, read_note, shard_folders
 
 _RECORDED = ("name", "used_by", "sha256", "licenses", "rows", "site", "hub")
+_ROWS = ("documents.jsonl", "samples.jsonl")
+_BESIDE = ("questions.jsonl", "rejects.jsonl", "validation.jsonl", "test.jsonl", "rejected.jsonl")
+"""What the verbs leave beside them, of the same report."""
+_EXPORTED = ("train.parquet", "data/train-00000-of-00001.parquet")
+"""Training rows as `curate.export` writes them."""
+_PARQUET = re.compile(r"(train|validation|test)(-00000-of-00001)?\.parquet")
 
 
 @dataclass
@@ -34,6 +40,8 @@ class Data:
     documents: Path | None = None
     """Its file of rows."""
     path: Path | None = None
+    shards: list[Path] = field(default_factory=list)
+    """The folders of shards that were made of it, for what a run read itself."""
 
     def record(self) -> dict[str, Any]:
         """What `cirilla.json` keeps of it; no paths of this machine."""
@@ -79,10 +87,15 @@ def inputs_of(rows: Path) -> list[dict[str, Any]]:
 
 def report_of(rows: Path) -> dict[str, Any]:
     """The account of the verb that made a file of rows; empty where it left none."""
+    if (exported := _export_of(rows)) is not None:
+        note = read_note(exported.parent / "report.json")
+        return note if Path(str(note.get("export"))).name == exported.resolve().name else {}
     beside = [rows.with_name(f"{rows.stem}.{verb}") / "report.json" for verb in ("synth", "curate")]
+    folder = rows.parent.resolve()
+    also = (*_ROWS, f"{folder.stem}.jsonl") if rows.name in _BESIDE else ()
     for report in (rows.parent / "report.json", *beside):
         note = read_note(report)
-        if Path(str(note.get("out"))).name in (rows.name, rows.parent.resolve().name):
+        if Path(str(note.get("out"))).name in (rows.name, folder.name, *also):
             return note
     return {}
 
@@ -100,7 +113,8 @@ def _sources(name: str, path: Path, stage: Stage) -> list[Data]:
         if read and index.get("licenses") and not any(data.licenses for data in read):
             read[0].licenses = Counter(index["licenses"])
         # Shards of text, chats and preferences made in one go name the same sources.
-        found.update({f"{data.name} {data.sha256}": data for data in read})
+        for data in read:
+            found.setdefault(f"{data.name} {data.sha256}", data).shards.append(folder)
     return list(found.values()) or [described(path, verb, None)]
 
 
@@ -123,14 +137,23 @@ def described(path: Path, used_by: str, sha256: str | None) -> Data:
 
 
 def rows_file(path: Path) -> Path | None:
-    """The file of rows that a path means: itself, or `documents.jsonl` or `samples.jsonl` in it."""
-    places = [path / "documents.jsonl", path / "samples.jsonl"] if path.is_dir() else [path]
-    return next((file for file in places if file.is_file() and file.suffix == ".jsonl"), None)
+    """The file of rows that a path means: itself, or the training rows in a folder as the verbs leave it."""
+    places = [path / name for name in (*_ROWS, *_EXPORTED)] if path.is_dir() else [path]
+    return next((file for file in places if file.is_file() and file.suffix in (".jsonl", ".parquet")), None)
 
 
 def side_of(rows: Path) -> Path:
-    """The folder where a scrape leaves what stands beside its rows."""
-    return rows.parent if rows.name in ("documents.jsonl", "samples.jsonl") else rows.with_name(f"{rows.stem}.scrape")
+    """The folder where a scrape, or an export, leaves what stands beside its rows."""
+    if (exported := _export_of(rows)) is not None:
+        return exported
+    return rows.parent if rows.name in _ROWS else rows.with_name(f"{rows.stem}.scrape")
+
+
+def _export_of(rows: Path) -> Path | None:
+    """The folder that `curate.export` wrote a Parquet file into; None for other rows."""
+    if _PARQUET.fullmatch(rows.name) is None:
+        return None
+    return rows.parent.parent if rows.parent.name == "data" else rows.parent
 
 
 def last_scrape(journal: Path) -> dict[str, Any]:
@@ -138,14 +161,13 @@ def last_scrape(journal: Path) -> dict[str, Any]:
     return last_of_kind(journal, "run")
 
 
-def pages_in(rows: Path) -> Iterator[RowOrigin]:
-    """The pages in a file of rows; none for samples and for texts that were made of pages."""
-    for row in read_rows(rows, Complaints()):
-        if {"id", "title", "text"} <= row.data.keys() and not row.data.get("generator"):
-            try:
-                yield RowOrigin.of(Document.model_validate(row.data))
-            except ValueError:
-                continue  # not a row of ours; who reads it as data complains
+def rows_of(file: Path) -> Iterator[Mapping[str, Any]]:
+    """The objects in a file of rows; lines that are none are passed over.
+
+    Raises:
+        CirillaError: it is unreadable, or no whole Parquet file.
+    """
+    return parquet_rows(file) if file.suffix == ".parquet" else (row.data for row in read_rows(file, Complaints()))
 
 
 def _short(path: Path) -> str:

@@ -7,10 +7,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from cirilla_cli.data.jsonl import Complaints, read_records, read_rows
+from cirilla_cli.data.jsonl import read_records
 from cirilla_cli.data.origins import RowOrigin
+from cirilla_cli.data.shards import ShardIndex
 from cirilla_cli.fs import as_objects
-from cirilla_cli.lineage.data import Data, data_of, pages_in
+from cirilla_cli.lineage.data import Data, data_of, rows_of
+from cirilla_cli.lineage.pages import Key, key_of, pages_of_rows, pages_of_shards
 from cirilla_cli.lineage.stages import Stage, read_note, stage_of, stages_from
 
 PAGES = "pages.jsonl"
@@ -51,14 +53,32 @@ class Lineage:
         return list(dict.fromkeys(path.resolve() for path in bare))
 
     def pages(self) -> list[RowOrigin]:
-        """Every page that is known, each once; those of data sets of the Hub are not listed."""
-        files = [d.documents.resolve() for d in self.data if d.documents is not None and not d.hub]
-        found: dict[tuple[str | None, str, int | None], RowOrigin] = {}
-        for file in dict.fromkeys(files):
-            found.update({(page.site, page.id, page.revision): page for page in pages_in(file)})
+        """Every page that is known to stand behind it, each once; those of data sets of the Hub are not listed."""
+        found: dict[Key, RowOrigin] = {}
+        for page in self._read():
+            found.setdefault(key_of(page), page)
+        for key in {key_of(page) for one in self.data if one.hub for page in _pages_of(one)}:
+            found.pop(key, None)
         for file in self.carried_pages:
-            found.update({(page.site, page.id, page.revision): page for page in read_records(file, RowOrigin)})
+            found.update({key_of(page): page for page in read_records(file, RowOrigin)})
         return list(found.values())
+
+    def _read(self) -> Iterator[RowOrigin]:
+        """The pages behind what the runs read, by the lists beside their shards where there are some."""
+        read = [one for one in self.data if one.used_by != "synth" and not one.hub]
+        yield from (page for one in read if not one.shards for page in _pages_of(one))
+        for folder in dict.fromkeys(folder.resolve() for one in read for folder in one.shards):
+            yield from pages_of_shards(folder, ShardIndex.read(folder))
+
+    def left_out(self) -> set[str]:
+        """Addresses of pages that stand in the data's sources and, by what the rows name, not behind the model."""
+        taken = {page.permalink for page in self.pages()}
+        known = (page for one in self.data if not one.hub for page in _pages_of(one))
+        return {page.permalink for page in known if page.permalink is not None} - taken
+
+
+def _pages_of(data: Data) -> Iterator[RowOrigin]:
+    return iter(()) if data.documents is None else pages_of_rows(data.documents)
 
 
 def gather(path: Path, run: Path | None, step: int | None, verb: str | None) -> Lineage:
@@ -99,10 +119,10 @@ def sample_lines(lineage: Lineage, most: int) -> list[str]:
 
 
 def _lines(file: Path) -> Iterator[str]:
-    for row in read_rows(file, Complaints()):
-        turns = row.data.get("messages")
+    for row in rows_of(file):
+        turns = row.get("messages")
         contents = [turn.get("content") for turn in turns if isinstance(turn, dict)] if isinstance(turns, list) else []
-        for text in (row.data.get("text"), *contents):
+        for text in (row.get("text"), *contents):
             if isinstance(text, str):
                 yield from filter(str.strip, text.splitlines())
 

@@ -9,15 +9,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from cirilla_cli.data.jsonl import Complaints, read_records, read_rows
+from cirilla_cli.data.jsonl import read_records
 from cirilla_cli.data.origins import RowOrigin
 from cirilla_cli.data.shards import ShardIndex
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.fs import as_object, as_objects, hash_file, hash_json, hash_path, locate
-from cirilla_cli.lineage.data import Data, inputs_of, last_scrape, pages_in, report_of, rows_file, side_of
+from cirilla_cli.lineage.data import Data, inputs_of, last_scrape, report_of, rows_file, rows_of, side_of
 from cirilla_cli.lineage.gather import PAGES
+from cirilla_cli.lineage.pages import Key, key_of, pages_of_rows, pages_of_shards
 from cirilla_cli.lineage.stages import Stage, read_note, run_of, shard_folders, stage_at, stage_of
 
+RowsKind = Literal["samples", "documents", "questions", "rejects"]
 State = Literal["same", "changed", "missing", "unrecorded"]
 """What comparing with the recorded hash showed; `unrecorded` where there was none to compare with."""
 
@@ -26,7 +28,7 @@ State = Literal["same", "changed", "missing", "unrecorded"]
 class Node:
     """One artefact, and what it was made from."""
 
-    kind: Literal["model", "run", "shards", "samples", "documents", "source"]
+    kind: Literal["model", "run", "shards", "source"] | RowsKind
     path: str
     state: State = "unrecorded"
     sha256: str | None = None
@@ -88,7 +90,7 @@ class _Tracer:
     """Remembers what was looked at, so that a file that several runs read is read once."""
 
     def __init__(self) -> None:
-        self.pages: dict[tuple[str | None, str, int | None], RowOrigin] = {}
+        self.pages: dict[Key, RowOrigin] = {}
         self._nodes: dict[Path, Node] = {}
 
     def node(self, path: Path) -> Node:
@@ -99,6 +101,8 @@ class _Tracer:
         if stage is not None:
             return self._run(stage, path)
         folders = list(shard_folders(path)) if path.is_dir() else []
+        for folder in folders:
+            self._take(pages_of_shards(folder, ShardIndex.read(folder)))
         if len(folders) == 1:
             return self._shards(folders[0])
         if folders:
@@ -106,6 +110,7 @@ class _Tracer:
         rows = rows_file(path)
         if rows is None:
             raise _untraceable(path)
+        self._take(pages_of_rows(rows))
         return self._rows(rows)
 
     def _known(self, path: Path, node: Node) -> tuple[Node, bool]:
@@ -161,6 +166,7 @@ class _Tracer:
             if name in found:
                 folder, index = found[name]
                 shards = self._shards(folder)
+                self._take(pages_of_shards(folder, index))
                 node.parents.append(shards)
                 altered = _altered(folder, index, as_object(as_object(lock.get("files")).get(name)))
                 shards.state = "changed" if altered else "same"
@@ -231,10 +237,7 @@ class _Tracer:
         node, new = self._known(rows, Node("samples", _short(rows)))
         if not new:
             return node
-        node.facts, is_samples = _count_rows(rows)
-        node.kind = "samples" if is_samples else "documents"
-        if not is_samples:
-            self._take(pages_in(rows))
+        node.facts, node.kind = _count_rows(rows)
         self._scraped(rows, node)
         report, made_from = report_of(rows), inputs_of(rows)
         node.facts |= {key: report[key] for key in ("rejected", "duplicates") if report.get(key)}
@@ -263,7 +266,7 @@ class _Tracer:
 
     def _take(self, pages: Iterator[RowOrigin]) -> None:
         for page in pages:
-            self.pages.setdefault((page.site, page.id, page.revision), page)
+            self.pages.setdefault(key_of(page), page)
 
 
 def _short(path: Path) -> str:
@@ -304,21 +307,31 @@ def _weights(checkpoint: Path) -> str:
     return hash_json([[name, files[name].get("sha256")] for name in taken] if isinstance(files, dict) else [])
 
 
-def _count_rows(rows: Path) -> tuple[dict[str, Any], bool]:
-    """Counts of what stands in a file of rows, and whether all of those were made and none is a page."""
+def _count_rows(rows: Path) -> tuple[dict[str, Any], RowsKind]:
+    """Counts of what stands in a file of rows, and what those are."""
     counts = {key: Counter[str]() for key in ("kinds", "strategies", "teachers", "prompts", "licenses")}
-    total, revisions = 0, 0
-    for row in read_rows(rows, Complaints()):
+    total, revisions, shapes = 0, 0, Counter[RowsKind]()
+    for row in rows_of(rows):
         total += 1
-        revisions += row.data.get("revision") is not None
-        made, terms = (as_object(row.data.get(key)) for key in ("generator", "license"))
+        revisions += row.get("revision") is not None
+        shapes[_shape(row)] += 1
+        made, terms = (as_object(row.get(key)) for key in ("generator", "license"))
         found = {
-            "kinds": row.data.get("kind"), "strategies": made.get("strategy"), "teachers": made.get("teacher"),
+            "kinds": row.get("kind"), "strategies": made.get("strategy"), "teachers": made.get("teacher"),
             "prompts": made.get("prompt_sha"), "licenses": terms.get("name"),
         }  # fmt: skip
         for key, value in found.items():
             if value is not None:
                 counts[key][str(value)] += 1
     facts = {"rows": total, **{key: dict(count.most_common()) for key, count in counts.items() if count}}
-    is_samples = 0 < total == counts["strategies"].total()
-    return facts if is_samples else {**facts, "with_revision": revisions}, is_samples
+    kind = next(iter(shapes)) if len(shapes) == 1 else "documents"
+    return {**facts, "with_revision": revisions} if kind == "documents" else facts, kind
+
+
+def _shape(row: Mapping[str, Any]) -> RowsKind:
+    """What a row is by itself; a file is what all of its rows are, and with pages among them a file of documents."""
+    if as_object(row.get("generator")).get("strategy") is not None:
+        return "samples"
+    if "question" in row and "answers" in row:
+        return "questions"
+    return "rejects" if "reason" in row and "text" not in row else "documents"

@@ -14,8 +14,9 @@ from cirilla_cli.data.origins import RowOrigin
 from cirilla_cli.data.tokenizer import Tokenizer, load_tokenizer
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.fs import as_object
-from cirilla_cli.lineage.data import data_of, pages_in
+from cirilla_cli.lineage.data import data_of
 from cirilla_cli.lineage.index import IndexedShard, open_shards
+from cirilla_cli.lineage.pages import pages_in
 from cirilla_cli.lineage.spans import find_spans
 from cirilla_cli.lineage.stages import Stage, read_note, run_of, stage_at, stages_from
 from cirilla_cli.progress import Progress

@@ -12,9 +12,8 @@ from cirilla_cli.scrape.page import Reject, Site
 
 _TEXT = (".txt", ".md")
 _LINES = (".jsonl", ".ndjson")
-_KNOWN = (
-    "url", "permalink", "revision", "timestamp", "license", "site", "categories", "aliases", "infobox", "sections",
-)  # fmt: skip
+_KNOWN = tuple(name for name in Document.model_fields if name not in ("id", "title", "text", "sha256"))
+"""Fields that a document takes from a row as they are; its hash is that of the text as it is kept."""
 
 
 class FilesSource:

@@ -16,6 +16,7 @@ from cirilla_cli.curate.report import CurateReport
 from cirilla_cli.curate.run import curate
 from cirilla_cli.curate.split import side_of
 from cirilla_cli.data.inputs import read_inputs
+from cirilla_cli.data.rows import Document
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.progress import Silent
 
@@ -350,6 +351,19 @@ def test_rows_come_back_from_an_export_as_they_were(tmp_path: Path, layout: str,
         assert back == (tmp_path / "out" / rows_of).read_text(encoding="utf-8").splitlines()
 
 
+def test_every_field_of_a_document_comes_back_from_an_export(tmp_path: Path) -> None:
+    row: dict[str, Any] = {
+        **document(1), "url": "https://w/1", "permalink": "https://w/1?oldid=5", "revision": 5, "timestamp": "2020",
+        "license": {"name": "MIT", "url": "https://m"}, "site": "W", "categories": ["a"], "aliases": ["b"],
+        "infobox": [{"label": "c", "values": ["d"]}], "sections": [{"level": 2, "heading": "e", "text": "f"}],
+        "kind": "transcript", "sha256": "0" * 64, "parents": ["2"],
+        "generator": {"strategy": "s", "version": 2, "teacher": "t", "prompt_sha": "p"},
+    }  # fmt: skip
+    assert row.keys() == Document.model_fields.keys()
+    report = run(tmp_path / "out", sources={"x": {"path": write(tmp_path / "w.jsonl", [row])}}, export="parquet")
+    assert [json.loads(back.line()) for back in read_inputs([Path(str(report.export))])] == [row]
+
+
 @pytest.mark.parametrize("layout", ["parquet", "datasets"])
 def test_an_exported_folder_is_read_without_its_card_and_of_splits_one_must_be_named(
     tmp_path: Path, layout: str, wiki: str
@@ -427,3 +441,47 @@ def test_the_card_names_the_licence_where_all_rows_have_one(tmp_path: Path) -> N
     assert "\nlicense: cc-by-sa-3.0\n" in one
     assert "license:" not in two.partition("\n---\n")[0]
     assert "| MIT | 1 |" in two
+
+
+def exported_samples(root: Path, *parents: str) -> Path:
+    """A dataset of a chat for each parent, made of two pages under different terms."""
+    pages = [
+        {**document(n), "license": {"name": name}, "permalink": f"https://w/{n}?oldid=5"}
+        for n, name in ((1, "CC BY-SA 3.0"), (2, "MIT"))
+    ]
+    read = write(root / "pages.jsonl", pages)
+    made = write(root / "made.jsonl", [chat(n, parent) for n, parent in enumerate(parents)])
+    (root / "made.synth").mkdir()
+    (root / "made.synth" / "report.json").write_text(json.dumps({"out": made, "inputs": [{"path": read}]}))
+    run(root / "out", sources={"x": {"path": made}}, export="datasets")
+    return root / "out" / "dataset"
+
+
+def test_an_export_of_samples_states_the_terms_of_the_pages_behind_them(tmp_path: Path) -> None:
+    folder = exported_samples(tmp_path, "1", "1")
+    card, listed = [(folder / name).read_text(encoding="utf-8") for name in ("README.md", "ATTRIBUTION.md")]
+    assert "\nlicense: cc-by-sa-3.0\n" in card
+    assert "| CC BY-SA 3.0 | 1 |" in card
+    assert [line for line in listed.splitlines() if line.startswith("- ")] == [
+        f"- {spelt(1)}: https://w/1?oldid=5 (CC BY-SA 3.0)"
+    ]
+    assert [row.id for row in read_inputs([folder])] == ids(tmp_path / "out" / "samples.jsonl")
+
+
+@pytest.mark.parametrize("parents", [("1", "2"), ("1", "77")])
+def test_an_export_claims_no_licence_for_pages_of_others_or_unknown_terms(
+    tmp_path: Path, parents: tuple[str, str]
+) -> None:
+    folder = exported_samples(tmp_path, *parents)
+    card, listed = [(folder / name).read_text(encoding="utf-8") for name in ("README.md", "ATTRIBUTION.md")]
+    assert "license:" not in card.partition("\n---\n")[0]
+    for text in (card, listed):
+        assert ("terms are not known (1): 77." in text) == ("77" in parents)
+    assert ("| MIT | 1 |" in card) == ("2" in parents)
+    assert ("| page not found | 1 |" in card) == ("77" in parents)
+
+
+def test_an_export_that_no_page_stands_behind_has_no_attribution(tmp_path: Path) -> None:
+    path = write(tmp_path / "s.jsonl", [*map(task, range(3))])
+    run(tmp_path / "out", sources={"x": {"path": path}}, export="datasets")
+    assert not (tmp_path / "out" / "dataset" / "ATTRIBUTION.md").exists()

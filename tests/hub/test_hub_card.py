@@ -10,7 +10,9 @@ import yaml
 from huggingface_hub import ModelCard
 
 from cirilla_cli.checkpoint import Checkpoint, Loaded, load_checkpoint, write_checkpoint
-from cirilla_cli.data.config import SentencePieceConfig, TokenizeConfig
+from cirilla_cli.curate.config import CurateConfig, LengthConfig, SourceConfig
+from cirilla_cli.curate.run import curate
+from cirilla_cli.data.config import LoadTokenizerConfig, SentencePieceConfig, TokenizeConfig
 from cirilla_cli.data.run import tokenize
 from cirilla_cli.data.tokenizer import load_tokenizer
 from cirilla_cli.errors import CirillaError
@@ -205,6 +207,30 @@ def test_documents_without_a_list_of_pages_are_listed(tmp_path: Path, workshop: 
     push(PushConfig(to=f"dir:{tmp_path / 'out'}"), load_checkpoint(checkpoint), progress=Silent())
     lines = (tmp_path / "out" / "ATTRIBUTION.md").read_text().splitlines()
     assert [line for line in lines if line.startswith("- ")] == ["- One # Not a heading: https://w/1?oldid=5 (CC0)"]
+
+
+def test_pages_that_curation_left_out_are_named_nowhere(tmp_path: Path, workshop: Path) -> None:
+    rows = [json.loads(line) for line in (workshop / "wiki" / "documents.jsonl").read_text().splitlines()]
+    longer = LengthConfig(min_chars=sorted(len(row["text"]) for row in rows)[3])
+    source = SourceConfig(path=workshop / "wiki")
+    curate(CurateConfig(sources={"wiki": source}, filters={"long": longer}), tmp_path / "set", Silent())
+    tokenizer = LoadTokenizerConfig(path=workshop / "tokens" / "tokenizer")
+    tokenize(TokenizeConfig(inputs=(tmp_path / "set",), tokenizer=tokenizer), tmp_path / "tokens", Silent())
+    recipe = resolved(name="x", data={"kind": "packed_text", "sources": {"a": {"path": str(tmp_path / "tokens")}}})
+    write_run(tmp_path / "run", "pretrain", recipe, (1,), workshop / "tokens" / "tokenizer")
+    checkpoint = Checkpoint.newest(tmp_path / "run")
+    assert checkpoint is not None
+    push(PushConfig(to=f"dir:{tmp_path / 'out'}"), load_checkpoint(checkpoint), progress=Silent())
+    kept = {json.loads(line)["permalink"] for line in (tmp_path / "set" / "documents.jsonl").read_text().splitlines()}
+    assert 0 < len(kept) < len(rows)
+    attribution = (tmp_path / "out" / "ATTRIBUTION.md").read_text()
+    listed = [line for line in attribution.splitlines() if line.startswith("- ")]
+    assert len(listed) == len(kept)
+    assert all(any(f": {address} (authors: " in line for line in listed) for address in kept)
+    assert f"that the model was made from: {len(kept)}." in attribution
+    pages = (tmp_path / "out" / "pages.jsonl").read_text().splitlines()
+    assert {json.loads(line)["permalink"] for line in pages} == kept
+    assert f"ATTRIBUTION.md lists the {len(kept)} pages" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_metrics_are_those_of_the_published_step(workshop: Path) -> None:

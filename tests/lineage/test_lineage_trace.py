@@ -5,17 +5,22 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
-from cirilla_cli.curate.config import SplitConfig
+from cirilla_cli.curate.config import CurateConfig, LengthConfig, SourceConfig, SplitConfig
+from cirilla_cli.curate.export import Layout
+from cirilla_cli.curate.run import curate
 from cirilla_cli.curate.split import sides_of
+from cirilla_cli.data.config import LoadTokenizerConfig, TokenizeConfig
 from cirilla_cli.data.rows import Document, Origin
+from cirilla_cli.data.run import tokenize
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.fs import hash_json, hash_path, write_json
 from cirilla_cli.lineage.data import behind, described
 from cirilla_cli.lineage.trace import trace
+from cirilla_cli.progress import Silent
 
 from .conftest import PAGES
 
@@ -52,6 +57,17 @@ def test_a_run_names_its_parent_its_samples_and_what_made_them(workshop: Path) -
     assert sum(made.values()) == len(lines)
     assert made["fandom/lead"] == sum(line["generator"]["strategy"] == "fandom/lead" for line in lines)
     assert {node["state"] for node in nodes} == {"same"}
+
+
+def tokens_of(rows: Path, out: Path, workshop: Path) -> Path:
+    """Shards of some rows, by the workshop's tokenizer."""
+    loaded = LoadTokenizerConfig(path=workshop / "tokens" / "tokenizer")
+    tokenize(TokenizeConfig(inputs=(rows,), tokenizer=loaded), out, Silent())
+    return out
+
+
+def lines_of(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines()
 
 
 def cut(path: Path) -> None:
@@ -112,6 +128,55 @@ def test_rows_said_to_be_made_from_themselves_end_somewhere(tmp_path: Path) -> N
     assert trace(tmp_path).root.kind in ("samples", "documents")
 
 
+@pytest.fixture(scope="module")
+def curated(workshop: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """About half of the workshop's pages, exported, and shards of both."""
+    root = tmp_path_factory.mktemp("curated")
+    lengths = sorted(len(json.loads(line)["text"]) for line in lines_of(workshop / "wiki" / "documents.jsonl"))
+    longer = LengthConfig(min_chars=lengths[PAGES // 2])
+    for layout in get_args(Layout):
+        source = SourceConfig(path=workshop / "wiki")
+        config = CurateConfig(sources={"wiki": source}, filters={"long": longer}, export=layout)
+        curate(config, root / layout, Silent())
+    tokens_of(root / "parquet", root / "tokens", workshop)
+    tokens_of(root / "datasets" / "dataset", root / "tokens-of-export", workshop)
+    tokens_of(root / "parquet" / "parquet" / "train.parquet", root / "tokens-of-file", workshop)
+    return root
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "parquet", "parquet/documents.jsonl", "parquet/parquet", "parquet/parquet/train.parquet", "datasets/dataset",
+        "datasets/dataset/data/train-00000-of-00001.parquet", "tokens", "tokens-of-export", "tokens-of-file",
+    ],
+)  # fmt: skip
+def test_what_curation_left_out_is_no_source(curated: Path, place: str) -> None:
+    kept = [json.loads(line) for line in lines_of(curated / "parquet" / "documents.jsonl")]
+    assert PAGES // 4 < len(kept) < PAGES
+    found = trace(curated / place)
+    assert {(page.id, page.revision, page.license) for page in found.pages} == {
+        (row["id"], row["revision"], row["license"]["name"]) for row in kept
+    }
+    assert found.problems == []
+    nodes = found.as_dict(pages=False)["nodes"]
+    assert {"documents", "source"} <= {node["kind"] for node in nodes}
+
+
+def test_shards_without_their_list_of_rows_lead_to_all_that_was_read(curated: Path, tmp_path: Path) -> None:
+    shutil.copytree(curated / "tokens", tmp_path / "tokens")
+    for rows in (tmp_path / "tokens").glob("shards/*/*.rows.jsonl"):
+        rows.unlink()
+    kept = {json.loads(line)["id"] for line in lines_of(curated / "parquet" / "documents.jsonl")}
+    assert {page.id for page in trace(tmp_path / "tokens").pages} == kept
+
+
+def test_questions_and_rejects_are_no_documents_and_lead_on(workshop: Path) -> None:
+    for kind in ("questions", "rejects"):
+        found = trace(workshop / "pages" / f"{kind}.jsonl")
+        assert (found.root.kind, len(found.pages)) == (kind, PAGES)
+
+
 def made_of(page: str) -> str:
     origin = Origin(strategy="teacher/rephrase/easy", teacher="ollama:tiny")
     return Document(id="r", title="Odo", text="He, Odo, is a smith.", parents=(page,), generator=origin).line()
@@ -119,7 +184,8 @@ def made_of(page: str) -> str:
 
 def test_texts_made_of_pages_lead_to_the_pages_and_are_none(tmp_path: Path) -> None:
     page = Document(id="1", title="Odo", text="Odo is a smith.", revision=7)
-    (tmp_path / "pages.jsonl").write_text(page.line() + "\n")
+    other = Document(id="2", title="Eva", text="Nothing was made of this.")
+    (tmp_path / "pages.jsonl").write_text(f"{page.line()}\n{other.line()}\n")
     rows = tmp_path / "made.jsonl"
     rows.write_text(made_of("1") + "\n")
     read = [{"path": str(tmp_path / "pages.jsonl"), "sha256": hash_path(tmp_path / "pages.jsonl")}]
@@ -133,12 +199,15 @@ def test_texts_made_of_pages_lead_to_the_pages_and_are_none(tmp_path: Path) -> N
     assert [one.id for one in trace(both).pages] == ["1"]
 
 
-def test_pages_with_a_transcript_among_them_are_pages(tmp_path: Path) -> None:
+def test_pages_with_a_transcript_among_them_are_pages(workshop: Path, tmp_path: Path) -> None:
     rows = tmp_path / "pages.jsonl"
     pages = [Document(id=str(n), title="T", text="t", kind="transcript" if n else None) for n in range(3)]
     rows.write_text("".join(f"{page.line()}\n" for page in pages))
     found = trace(rows)
     assert (found.as_dict(pages=False)["nodes"][0]["kind"], len(found.pages)) == ("documents", 3)
+    assert len(trace(tokens_of(rows, tmp_path / "tokens", workshop)).pages) == 3
+    rows.write_text(pages[1].line())
+    assert (trace(rows).root.kind, len(trace(rows).pages)) == ("documents", 1)
 
 
 def test_a_text_made_of_a_page_falls_on_the_side_of_the_page() -> None:

@@ -226,6 +226,22 @@ def test_a_folder_gives_texts_and_lines_in_the_order_of_names(tmp_path: Path, he
     assert any("no licence is known for 4 of 5" in text for text in heard.said)
 
 
+def test_every_field_of_a_document_in_a_line_is_kept(tmp_path: Path) -> None:
+    row: dict[str, Any] = {
+        "id": "1", "title": "Odo", "text": "Odo is a smith, and says so to everybody who comes to him.",
+        "url": "https://w/1", "permalink": "https://w/1?oldid=5", "revision": 5, "timestamp": "2020",
+        "license": {"name": "MIT", "url": "https://m"}, "site": "W", "categories": ["a"], "aliases": ["b"],
+        "infobox": [{"label": "c", "values": ["d"]}], "sections": [{"level": 2, "heading": "e", "text": "f"}],
+        "kind": "transcript", "parents": ["2"],
+        "generator": {"strategy": "s", "version": 2, "teacher": "t", "prompt_sha": "p"},
+    }  # fmt: skip
+    row["sha256"] = Document.model_validate(row).sha256
+    assert row.keys() == Document.model_fields.keys()
+    (tmp_path / "documents.jsonl").write_text(json.dumps(row))
+    scrape(_config("files", tmp_path / "documents.jsonl"), tmp_path / "out", Silent())
+    assert _rows(tmp_path / "out" / "documents.jsonl") == [row]
+
+
 def test_a_half_written_line_is_named_and_nothing_is_left(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text(json.dumps({"text": LONG}) + '\n{"text": "ha')
     with pytest.raises(CirillaError, match=r"rows\.jsonl:2: half-written"):
