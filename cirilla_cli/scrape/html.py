@@ -37,7 +37,11 @@ def read_html(html: str) -> Reading:
 
     Noise goes by element, never by pattern, so "[1 to 3]" in prose stays.
     """
-    soup = BeautifulSoup(html, "html.parser")
+    return read_tree(BeautifulSoup(html, "html.parser"))
+
+
+def read_tree(soup: Tag) -> Reading:
+    """The reading of what an element holds, which is taken apart."""
     tags = [(tag, _classes(tag)) for tag in _within(soup)]
     marked = any(not _DISAMBIGUATION.isdisjoint(classes) for _, classes in tags)
     boxes = [tag for tag, classes in tags if tag.name == "aside" and "portable-infobox" in classes]

@@ -226,6 +226,33 @@ def test_a_folder_gives_texts_and_lines_in_the_order_of_names(tmp_path: Path, he
     assert any("no licence is known for 4 of 5" in text for text in heard.said)
 
 
+SAVED = f"""<!DOCTYPE html><html><head><meta charset="CHARSET"><title>Yennefer - A Wiki</title><style>p {{}}</style>
+<link rel="canonical" href="https://example.org/wiki/Yennefer"></head><body><header>Site</header>
+<nav><a>Home</a></nav><div role="search">Find</div><main><header><h1>Yennefer <i>of</i> Vengerberg</h1></header>
+<aside class="portable-infobox"><div class="pi-data"><h3 class="pi-data-label">Eyes</h3>
+<div class="pi-data-value">violet</div></div></aside><p>{LONG} Na\u00efve?</p><script>track()</script>
+<h2>Magic</h2><ul><li>Chaos</li></ul></main><aside>More</aside>
+<footer>Imprint</footer></body></html>"""
+
+
+def test_saved_pages_give_title_address_text_facts_and_sections(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.html").write_bytes(SAVED.replace("CHARSET", "utf-8").encode())
+    (tmp_path / "in" / "b.HTM").write_bytes(SAVED.replace("CHARSET", "ISO-8859-1").encode("cp1252"))
+    (tmp_path / "in" / "c.xhtml").write_text(f"<title>Pair</title><h1>One</h1><p>{LONG}</p><h1>Two</h1><p>End.</p>")
+    (tmp_path / "in" / "d.html").write_bytes(SAVED.replace("CHARSET", "no such").encode("cp1252"))
+    (tmp_path / "in" / "e.html").write_text("<div>" * 5000 + LONG)
+    report = scrape(_config("files", tmp_path / "in"), tmp_path / "o.jsonl", Silent())
+    first, second, third = _rows(tmp_path / "o.jsonl")
+    assert (first["title"], first["url"]) == ("Yennefer of Vengerberg", "https://example.org/wiki/Yennefer")
+    assert first["text"] == f"{LONG} Na\u00efve?\n\nMagic\n\n- Chaos"
+    assert first["infobox"] == [{"label": "Eyes", "values": ["violet"]}]
+    assert first["sections"] == [{"level": 2, "heading": "Magic", "text": "- Chaos"}]
+    assert second == {**first, "id": "b.HTM"}, "the charset it declares is the one it is read in"
+    assert (third["title"], third["text"]) == ("Pair", f"One\n\n{LONG}\n\nTwo\n\nEnd.")
+    assert report.rejected == {"not UTF-8": 1, "unreadable": 1}
+
+
 def test_a_half_written_line_is_named_and_nothing_is_left(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text(json.dumps({"text": LONG}) + '\n{"text": "ha')
     with pytest.raises(CirillaError, match=r"rows\.jsonl:2: half-written"):
