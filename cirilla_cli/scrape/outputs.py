@@ -48,7 +48,8 @@ class Tally:
 
     documents: int = 0
     aliases: int = 0
-    unlicensed: int = 0
+    licenses: Counter[License | None] = field(default_factory=Counter)
+    """Documents under each; None: those that state none."""
     rejected: Counter[str] = field(default_factory=Counter)
 
     def count(self, row: Document | Reject) -> None:
@@ -58,7 +59,7 @@ class Tally:
             return
         self.documents += 1
         self.aliases += len(row.aliases)
-        self.unlicensed += row.license is None
+        self.licenses[row.license] += 1
 
 
 class Pipe:

@@ -226,6 +226,22 @@ def test_a_folder_gives_texts_and_lines_in_the_order_of_names(tmp_path: Path, he
     assert any("no licence is known for 4 of 5" in text for text in heard.said)
 
 
+TERMS = {
+    "CC BY-NC-ND 4.0": None, "Attribution Non Commercial": None, "Creative Commons No Derivatives": None,
+    "noncommercial": None, "House terms": "https://creativecommons.org/licenses/by-nd/4.0/",
+    "CC BY-SA 4.0": "https://nc.example.org/terms", "Canon Commercial": None,
+}  # fmt: skip
+
+
+def test_terms_of_single_rows_that_restrict_the_use_are_said(tmp_path: Path, heard: Any) -> None:
+    lines = [{"text": LONG, "license": {"name": name, "url": url}} for name, url in TERMS.items()]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, [*lines, lines[0]])))
+    scrape(_config("files", tmp_path / "rows.jsonl"), tmp_path / "o.jsonl", heard)
+    said = [text.partition(":")[0] for text in heard.said if "it forbids commercial use or changed versions" in text]
+    numbers = [2, 1, 1, 1, 1]
+    assert said == [f"the licence of {n} of 8 documents is {name}" for n, name in zip(numbers, TERMS, strict=False)]
+
+
 SAVED = f"""<!DOCTYPE html><html><head><meta charset="CHARSET"><title>Yennefer - A Wiki</title><style>p {{}}</style>
 <link rel="canonical" href="https://example.org/wiki/Yennefer"></head><body><header>Site</header>
 <nav><a>Home</a></nav><div role="search">Find</div><main><header><h1>Yennefer <i>of</i> Vengerberg</h1></header>
