@@ -242,6 +242,29 @@ def test_terms_of_single_rows_that_restrict_the_use_are_said(tmp_path: Path, hea
     assert said == [f"the licence of {n} of 8 documents is {name}" for n, name in zip(numbers, TERMS, strict=False)]
 
 
+def test_rows_that_state_licence_and_address_stand_in_the_attribution(tmp_path: Path) -> None:
+    lines: list[dict[str, Any]] = [
+        {
+            "title": "A",
+            "text": LONG,
+            "url": "https://a.org/1",
+            "license": {"name": "CC BY 4.0", "url": "https://c.org/by"},
+        },
+        {"title": "B", "text": LONG, "url": "https://b.org/\n- 2"},
+        {"title": "C", "text": LONG, "license": {"name": "CC BY 4.0", "url": "https://c.org/by"}},
+    ]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    scrape(_config("files", tmp_path / "rows.jsonl"), tmp_path / "two", Silent())
+    text = (tmp_path / "two" / "ATTRIBUTION.md").read_text()
+    assert "Licence of 2 documents: CC BY 4.0 (https://c.org/by).\nLicence of 1 documents: not stated." in text
+    assert text.endswith("\n\n- A: https://a.org/1 (CC BY 4.0)\n- B: https://b.org/-2 (licence not stated)\n")
+    (tmp_path / "rows.jsonl").write_text(json.dumps(lines[0]))
+    scrape(_config("files", tmp_path / "rows.jsonl"), tmp_path / "one", Silent())
+    text = (tmp_path / "one" / "ATTRIBUTION.md").read_text()
+    assert "\nLicence: CC BY 4.0 (https://c.org/by).\n" in text
+    assert text.endswith("\n\n- A: https://a.org/1\n")
+
+
 SAVED = f"""<!DOCTYPE html><html><head><meta charset="CHARSET"><title>Yennefer - A Wiki</title><style>p {{}}</style>
 <link rel="canonical" href="https://example.org/wiki/Yennefer"></head><body><header>Site</header>
 <nav><a>Home</a></nav><div role="search">Find</div><main><header><h1>Yennefer <i>of</i> Vengerberg</h1></header>
@@ -283,7 +306,8 @@ def test_an_empty_folder_is_a_mistake(tmp_path: Path) -> None:
 
 def _corpus(folder: Path, rows: int) -> None:
     folder.mkdir()
-    lines = ({"text": f"{LONG} Number {index}." if index % 7 else "x"} for index in range(rows))
+    texts = (f"{LONG} Number {index}." if index % 7 else "x" for index in range(rows))
+    lines = ({"text": text, "url": f"https://example.org/{index}"} for index, text in enumerate(texts))
     (folder / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
@@ -336,7 +360,7 @@ def test_a_stream_killed_midway_goes_on_to_the_same_rows(tmp_path: Path, monkeyp
     report = scrape(config, out, Says())
     assert int(said[0]) >= 30, "it went on, it did not begin anew"
     assert (report.documents, report.rejected) == (whole.documents, whole.rejected)
-    for name in ("documents.jsonl", "rejects.jsonl"):
+    for name in ("documents.jsonl", "rejects.jsonl", "ATTRIBUTION.md"):
         assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
