@@ -8,6 +8,7 @@ from bs4.element import NavigableString, PageElement, PreformattedString, Tag
 
 from cirilla_cli.data.rows import Fact
 from cirilla_cli.scrape.page import Block, Reading
+from cirilla_cli.scrape.tex import shown_tex
 
 _NOISE_TAGS = frozenset({
     "script", "style", "noscript", "nav", "figure", "img", "audio", "video", "iframe", "form", "input", "button",
@@ -44,6 +45,8 @@ def read_tree(soup: Tag) -> Reading:
     """The reading of what an element holds, which is taken apart."""
     tags = [(tag, _classes(tag)) for tag in _within(soup)]
     marked = any(not _DISAMBIGUATION.isdisjoint(classes) for _, classes in tags)
+    if any([_spell_out(tag) for tag, classes in tags if _is_formula(tag, classes)]):
+        tags = [(tag, classes) for tag, classes in tags if not tag.decomposed]
     boxes = [tag for tag, classes in tags if tag.name == "aside" and "portable-infobox" in classes]
     boxes += [tag for tag, classes in tags if tag.name == "table" and "infobox" in classes]
     # From the end: what lies within other noise goes before it.
@@ -74,6 +77,33 @@ def _is_noise(tag: Tag, classes: list[str]) -> bool:
     if tag.name == "sup" and "reference" in classes:
         return True
     return not _NOISE_CLASSES.isdisjoint(classes) or bool(HIDDEN.search(str(tag.get("style", ""))))
+
+
+def _is_formula(tag: Tag, classes: list[str]) -> bool:
+    """A formula, or the element in which MediaWiki puts it several times: as MathML, and as a picture."""
+    return tag.name == "math" or "mwe-math-element" in classes or ("tex" in classes and tag.name in ("img", "span"))
+
+
+def _spell_out(tag: Tag) -> bool:
+    """Put a formula's TeX in its place, if it has any and has not been replaced together with what it lies in."""
+    if tag.decomposed:
+        return False
+    tex = next(filter(None, map(_tex, (tag, *_within(tag)))), None)
+    if tex is None:
+        return False
+    tag.insert_before(shown_tex(tex))
+    tag.decompose()
+    return True
+
+
+def _tex(tag: Tag) -> str:
+    """The TeX that an element states: as the alternative to a formula or a picture, or as an annotation."""
+    if tag.name == "math":
+        return str(tag.get("alttext", "")).strip()
+    if tag.name == "img":
+        return str(tag.get("alt", "")).strip()
+    stated = tag.get("encoding") == "application/x-tex" or "tex" in _classes(tag)
+    return tag.get_text().strip().strip("$").strip() if stated else ""
 
 
 def _classes(tag: Tag) -> list[str]:

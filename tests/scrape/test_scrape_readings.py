@@ -3,8 +3,11 @@
 # Pages are written as a wiki sends them, in long lines.
 # ruff: noqa: E501
 
+import html
 import re
 from typing import Any
+
+import pytest
 
 from cirilla_cli.scrape.html import read_html
 from cirilla_cli.scrape.page import outline
@@ -154,6 +157,42 @@ def test_horizontal_and_old_infoboxes_give_facts() -> None:
 def test_nothing_but_elements_removes_references() -> None:
     text = "<p>From [1 to 3] and [note]<sup class='reference'>[1]</sup>, x[2] stays.</p>"
     assert outline(read_html(text).blocks)[0] == "From [1 to 3] and [note], x[2] stays."
+
+
+FORMULAS = [  # wikitext, what a wiki's renderer states of it, what both readings give
+    ("<math>E = mc^2</math>", r"{\displaystyle E=mc^{2}}", "$E=mc^2$"),
+    (
+        r"<math>\int_0^\infty e^{-x^2}\,dx</math>",
+        r"{\displaystyle \int _{0}^{\infty }e^{-x^{2}}\,dx}",
+        r"$\int_0^\infty e^{-x^2}\,dx$",
+    ),
+    (r"<math display=block>\frac{{a}}{b}</math>", r"{\displaystyle {\frac {{a}}{b}}}", r"$\frac{{a}}{b}$"),
+    ("<math>a &lt; b < c</math>", r"{\displaystyle a<b<c}", "$a<b<c$"),
+    (r"<math>\{a\} + \alpha b</math>", r"{\displaystyle \{a\}+\alpha b}", r"$\{a\}+\alpha b$"),
+    ("<ce>H2O</ce>", r"{\displaystyle {\ce {H2O}}}", r"$\ce{H2O}$"),
+]
+FRAMES = [
+    '<span class="mwe-math-element"><span style="display: none;"><math alttext="TEX"><semantics><mi>x</mi>'
+    '<annotation encoding="application/x-tex">TEX</annotation></semantics></math></span>'
+    '<img class="mwe-math-fallback-image-inline" alt="TEX"></span>',
+    '<math><semantics><mi>x</mi><annotation encoding="application/x-tex">TEX</annotation></semantics></math>',
+    '<img class="tex" alt="TEX">', '<span class="mwe-math-fallback-source-inline tex">$ TEX $</span>',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("frame", FRAMES, ids=["element", "annotation", "picture", "source"])
+@pytest.mark.parametrize(("source", "stated", "shown"), FORMULAS)
+def test_formulas_stay_as_tex_in_both_readings(frame: str, source: str, stated: str, shown: str) -> None:
+    rendered = frame.replace("TEX", html.escape(stated))
+    assert outline(read_html(f"<p>with {rendered} and</p>").blocks)[0] == f"with {shown} and"
+    assert outline(read_wikitext(f"with {source} and", "X", Templates()).blocks)[0] == f"with {shown} and"
+
+
+def test_formulas_from_templates_and_in_infoboxes_stay() -> None:
+    pages = Templates({"Law": "by <math>F = ma</math>"})
+    assert outline(read_wikitext("It goes {{Law}}.", "X", pages).blocks)[0] == "It goes by $F=ma$."
+    box = read_wikitext("{{Infobox law|formula=<math>F = {{m}}a</math>}} text", "X", pages)
+    assert _facts(box) == [("formula", ("$F={{m}}a$",))]
 
 
 def test_no_markup_is_left_in_the_bundled_style_of_page(wiki: Any) -> None:
