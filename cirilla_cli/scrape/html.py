@@ -123,18 +123,46 @@ def _infobox(box: Tag) -> Iterator[Fact]:
 
 
 def _portable(box: Tag) -> Iterator[Fact]:
-    """Facts of a portable infobox: plain rows, horizontal groups and smart groups."""
+    """Facts of a portable infobox: plain rows, horizontal groups and smart groups, in tabs or not."""
     for item in box.find_all(class_=["pi-data", "pi-horizontal-group", "pi-smart-group"]):
-        if "pi-data" in _classes(item):
-            value, label = _first(item, "pi-data-value"), _first(item, "pi-data-label")
-            if value is not None:
-                yield from _named(_flat(label) if label else str(item.get("data-source", "")), value)
-            continue
-        smart = "pi-smart-group" in _classes(item)
-        names = item.find_all(class_="pi-smart-data-label" if smart else "pi-data-label")
-        values = item.find_all(class_="pi-smart-data-value" if smart else "pi-data-value")
-        for name, value in zip(names, values, strict=False):
-            yield from _named(_flat(name), value)
+        tab = _tab(item)
+        for label, value in _cells(item):
+            yield from _named(f"{label} ({tab})" if label and tab else label, value)
+
+
+def _cells(item: Tag) -> Iterator[tuple[str, Tag]]:
+    """Label and value of a row, or those of a group, which belong together by source, or else by place."""
+    if "pi-data" in _classes(item):
+        value, label = _first(item, "pi-data-value"), _first(item, "pi-data-label")
+        if value is not None:
+            yield _flat(label) if label else str(item.get("data-source", "")), value
+        return
+    kind = "pi-smart-data" if "pi-smart-group" in _classes(item) else "pi-data"
+    names = item.find_all(class_=f"{kind}-label")
+    labels = {str(name.get("data-source", "")) or _place(name): _flat(name) for name in names}
+    for value in item.find_all(class_=f"{kind}-value"):
+        source = str(value.get("data-source", ""))
+        yield labels.get(source) or labels.get(_place(value)) or source, value
+
+
+def _place(cell: Tag) -> tuple[int, int]:
+    """(cells before it, cells behind it): rows of unequal length do not tell which label a value has."""
+    before, behind = cell.previous_siblings, cell.next_siblings
+    return sum(isinstance(node, Tag) for node in before), sum(isinstance(node, Tag) for node in behind)
+
+
+def _tab(item: Tag) -> str:
+    """The name of the tab of a panel in which an item stands; empty outside, and where the tabs are not named."""
+    content = next((tag for tag in item.parents if "pi-section-content" in _classes(tag)), None)
+    panel = next((tag for tag in item.parents if "pi-panel" in _classes(tag)), None)
+    if content is None or panel is None:
+        return ""
+    names, contents = panel.find_all(class_="pi-section-label"), panel.find_all(class_="pi-section-content")
+    for name, own in zip(names, contents, strict=True) if len(names) == len(contents) else ():
+        reference = name.get("data-ref") or (name.parent.get("data-ref") if name.parent else None)
+        if reference == content.get("data-ref") if reference else own is content:
+            return _flat(name)
+    return ""
 
 
 def _first(tag: Tag, name: str) -> Tag | None:

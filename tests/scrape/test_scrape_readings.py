@@ -159,6 +159,45 @@ def test_nothing_but_elements_removes_references() -> None:
     assert outline(read_html(text).blocks)[0] == "From [1 to 3] and [note], x[2] stays."
 
 
+UNNAMED = """<aside class="portable-infobox"><table class="pi-horizontal-group"><thead><tr>NAMES</tr></thead><tbody><tr>VALUES</tr>
+</tbody></table><section class="pi-smart-group"><section><h3 class="pi-smart-data-label" data-source="c">Cost</h3></section>
+<section><div class="pi-smart-data-value" data-source="d">dear</div><div class="pi-smart-data-value" data-source="c">5</div>
+</section></section></aside>"""
+
+
+@pytest.mark.parametrize(
+    ("names", "first"),
+    [
+        ('<th class="pi-data-label" data-source="b">Weight</th>', [("a", ("10",)), ("Weight", ("2",))]),
+        ('<th></th><th class="pi-data-label">Weight</th>', [("a", ("10",)), ("Weight", ("2",))]),
+        ('<th class="pi-data-label">Weight</th>', [("a", ("10",)), ("b", ("2",))]),
+    ],
+    ids=["by source", "by place", "unknown"],
+)
+def test_a_cell_without_a_label_takes_no_other_cells(names: str, first: list[tuple[str, tuple[str, ...]]]) -> None:
+    cells = '<td class="pi-data-value" data-source="a">10</td><td class="pi-data-value" data-source="b">2</td>'
+    box = UNNAMED.replace("NAMES", names).replace("VALUES", cells)
+    assert _facts(read_html(box)) == [*first, ("d", ("dear",)), ("Cost", ("5",))]
+
+
+PANEL = """<aside class="portable-infobox"><section class="pi-item pi-panel"><div class="pi-section-navigation">
+<div class="pi-section-tab" data-ref="0"><div class="pi-section-label">Normal</div></div>
+<div class="pi-section-tab" data-ref="1"><div class="pi-section-label">Hard</div></div></div>
+<div class="pi-section-contents"><div class="pi-section-content" data-ref="0"><div class="pi-item pi-data" data-source="hp">
+<h3 class="pi-data-label">HP</h3><div class="pi-data-value">10</div></div></div><div class="pi-section-content" data-ref="1">
+<div class="pi-item pi-data" data-source="hp2"><h3 class="pi-data-label">HP</h3><div class="pi-data-value">20</div></div></div>
+</div></section></aside>"""
+PANEL_TEMPLATE = """<infobox><panel><section><label>Normal</label><data source="hp"><label>HP</label></data></section>
+<section><label>Hard</label><data source="hp2"><label>HP</label></data></section></panel></infobox>"""
+
+
+def test_the_facts_of_tabs_name_their_tab() -> None:
+    facts = [("HP (Normal)", ("10",)), ("HP (Hard)", ("20",))]
+    assert _facts(read_html(PANEL)) == facts
+    assert _facts(read_html(re.sub(' data-ref="."', "", PANEL))) == facts
+    assert _facts(read_wikitext("{{Foe|hp=10|hp2=20}}", "X", Templates({"Foe": PANEL_TEMPLATE}))) == facts
+
+
 FORMULAS = [  # wikitext, what a wiki's renderer states of it, what both readings give
     ("<math>E = mc^2</math>", r"{\displaystyle E=mc^{2}}", "$E=mc^2$"),
     (
