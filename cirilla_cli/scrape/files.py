@@ -67,7 +67,7 @@ class FilesSource:
 
     def _page(self, html: str, name: str, stem: str) -> Document | Reject:
         try:
-            page = read_webpage(html)
+            page = read_webpage(_lines(html))
         except RecursionError:
             return Reject(id=name, title=stem, reason="unreadable", detail="its elements are nested too deeply")
         title, reading = page.title or stem, page.reading
@@ -88,10 +88,15 @@ class FilesSource:
         return self._document(str(row.data.get("id") or number), title, text, **_known(row.data))
 
     def _document(self, name: str, title: str, text: str, **more: Any) -> Document | Reject:
-        text = text.replace("\r\n", "\n").replace("\r", "\n").strip()
+        text = _lines(text).strip()
         if len(text) < max(self.min_chars, 1):
             return Reject(id=name, title=title, reason="short", detail=f"{len(text)} characters")
         return Document(**{"license": self.site.license, **more, "id": name, "title": title, "text": text})
+
+
+def _lines(text: str) -> str:
+    """``text`` with the line ends of every system made one."""
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _known(data: dict[str, Any]) -> dict[str, Any]:

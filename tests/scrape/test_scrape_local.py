@@ -292,6 +292,26 @@ def test_saved_pages_give_title_address_text_facts_and_sections(tmp_path: Path) 
     assert report.rejected == {"not UTF-8": 1, "unreadable": 1}
 
 
+def _lead(row: dict[str, Any]) -> str:
+    """What stands before the first section, as docs/scrape.md says to find it."""
+    below = "\n\n".join(part for s in row.get("sections", ()) for part in (s["heading"], s["text"]) if part)
+    assert row["text"].endswith(below)
+    return row["text"][: len(row["text"]) - len(below)].strip()  # type: ignore[no-any-return]
+
+
+def test_the_lead_is_what_stands_before_the_sections(wiki: Any, tmp_path: Path) -> None:
+    (tmp_path / "d.xml").write_text(wiki.dump(), encoding="utf-8")
+    scrape(_config("dump", tmp_path / "d.xml"), tmp_path / "d.jsonl", Silent())
+    leads = {row["title"]: _lead(row) for row in _rows(tmp_path / "d.jsonl")}
+    assert leads["Geralt of Rivia"].endswith("R\u00e9gis & Ang\u00ealme know.")
+    assert leads["Ciri"].endswith("a word kept.")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.html").write_bytes(f"<p>{LONG}</p><h2>A</h2><h3>B</h3><pre>x\r\n y</pre>".encode())
+    (tmp_path / "in" / "b.html").write_text(f"<h2>A</h2><p>{LONG}</p>")
+    scrape(_config("files", tmp_path / "in"), tmp_path / "o.jsonl", Silent())
+    assert [_lead(row) for row in _rows(tmp_path / "o.jsonl")] == [LONG, ""]
+
+
 def test_a_half_written_line_is_named_and_nothing_is_left(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text(json.dumps({"text": LONG}) + '\n{"text": "ha')
     with pytest.raises(CirillaError, match=r"rows\.jsonl:2: half-written"):
