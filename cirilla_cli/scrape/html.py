@@ -80,8 +80,9 @@ def _is_noise(tag: Tag, classes: list[str]) -> bool:
 
 
 def _is_formula(tag: Tag, classes: list[str]) -> bool:
-    """A formula, or the element in which MediaWiki puts it several times: as MathML, and as a picture."""
-    return tag.name == "math" or "mwe-math-element" in classes or ("tex" in classes and tag.name in ("img", "span"))
+    """A formula, or the element in which MediaWiki or KaTeX puts it several times: as MathML, and as what is shown."""
+    several = "mwe-math-element" in classes or "katex" in classes
+    return several or tag.name == "math" or ("tex" in classes and tag.name in ("img", "span"))
 
 
 def _spell_out(tag: Tag) -> bool:

@@ -214,12 +214,14 @@ FRAMES = [
     '<span class="mwe-math-element"><span style="display: none;"><math alttext="TEX"><semantics><mi>x</mi>'
     '<annotation encoding="application/x-tex">TEX</annotation></semantics></math></span>'
     '<img class="mwe-math-fallback-image-inline" alt="TEX"></span>',
+    '<span class="katex"><span class="katex-mathml"><math><semantics><mi>x</mi><annotation encoding="application/x-tex">'
+    'TEX</annotation></semantics></math></span><span class="katex-html"><span>x</span></span></span>',
     '<math><semantics><mi>x</mi><annotation encoding="application/x-tex">TEX</annotation></semantics></math>',
     '<img class="tex" alt="TEX">', '<span class="mwe-math-fallback-source-inline tex">$ TEX $</span>',
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("frame", FRAMES, ids=["element", "annotation", "picture", "source"])
+@pytest.mark.parametrize("frame", FRAMES, ids=["element", "katex", "annotation", "picture", "source"])
 @pytest.mark.parametrize(("source", "stated", "shown"), FORMULAS)
 def test_formulas_stay_as_tex_in_both_readings(frame: str, source: str, stated: str, shown: str) -> None:
     rendered = frame.replace("TEX", html.escape(stated))
