@@ -11,7 +11,7 @@ class Source(Group):
 
     api: str | None = option("--api", metavar="URL", help="A MediaWiki's api.php, or the wiki's address.")
     dump: str | None = option("--dump", metavar="FILE|URL", help="A MediaWiki XML export: plain, .gz, .bz2, .7z.")
-    files: str | None = option("--files", metavar="DIR", help="A folder of text files.")
+    files: str | None = option("--files", metavar="DIR", help="A folder of texts, HTML pages or JSONL.")
     again: str | None = option(
         "--again", metavar="DIR", help="An earlier scrape: make its rows again from what it kept, offline."
     )

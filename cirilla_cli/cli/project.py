@@ -26,7 +26,7 @@ class Plan(Group):
 
     wiki: str | None = option("--wiki", metavar="URL", help="A MediaWiki's address or api.php.")
     dump: str | None = option("--dump", metavar="FILE|URL", help="A MediaWiki XML export.")
-    files: Path | None = option("--files", metavar="DIR", help="A folder of text files.")
+    files: Path | None = option("--files", metavar="DIR", help="A folder of texts, HTML pages or JSONL.")
     budget: str = option(
         "--budget", metavar="CARD[,TIME]", default="cpu", help="cpu, or memory and time such as 16GiB,8h."
     )

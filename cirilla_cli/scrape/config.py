@@ -96,7 +96,7 @@ class DumpConfig(Section):
 
 
 class FilesConfig(Section):
-    """Text files: each .txt or .md is a document with its name as title, each line of a .jsonl one with a `text`."""
+    """Files: .txt and .md with their names as titles, saved .html pages, each line of a .jsonl with a `text`."""
 
     kind: Literal["files"] = "files"
     path: FilePath

@@ -1,4 +1,4 @@
-"""Text files and JSON lines as a source."""
+"""Text files, saved HTML pages and JSON lines as a source."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,9 +8,11 @@ from cirilla_cli.data.jsonl import Complaints, Row, read_rows
 from cirilla_cli.data.rows import Document, License
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.fs import files_below
-from cirilla_cli.scrape.page import Reject, Site
+from cirilla_cli.scrape.page import Reject, Site, is_transcript, outline
+from cirilla_cli.scrape.webpage import decode_html, read_webpage
 
 _TEXT = (".txt", ".md")
+_PAGES = (".html", ".htm", ".xhtml")
 _LINES = (".jsonl", ".ndjson")
 _KNOWN = tuple(name for name in Document.model_fields if name not in ("id", "title", "text", "sha256"))
 """Fields that a document takes from a row as they are; its hash is that of the text as it is kept."""
@@ -31,9 +33,9 @@ class FilesSource:
         if not path.exists():
             raise CirillaError(f"{path}: no such file or folder")
         candidates = [path] if path.is_file() else files_below(path)
-        self.files = [file for file in candidates if file.suffix.lower() in _TEXT + _LINES]
+        self.files = [file for file in candidates if file.suffix.lower() in _TEXT + _PAGES + _LINES]
         if not self.files:
-            raise CirillaError(f"{path}: holds no .txt, .md or .jsonl file")
+            raise CirillaError(f"{path}: holds no .txt, .md, .html or .jsonl file")
 
     def rows(self) -> Iterator[Document | Reject]:
         """Every file or line as a document or a rejection, in the order of names.
@@ -44,20 +46,35 @@ class FilesSource:
         complaints = Complaints()
         for file in self.files:
             name = file.name if file == self.root else file.relative_to(self.root).as_posix()
-            if file.suffix.lower() in _TEXT:
-                yield self._file(file, name)
-            else:
+            if file.suffix.lower() in _LINES:
                 yield from (self._line(row, name) for row in read_rows(file, complaints))
+            else:
+                yield self._file(file, name)
         complaints.raise_if_any()
 
     def _file(self, file: Path, name: str) -> Document | Reject:
         try:
-            text = file.read_bytes().decode("utf-8-sig")
+            data = file.read_bytes()
+            if file.suffix.lower() in _PAGES:
+                return self._page(decode_html(data), name, file.stem)
+            text = data.decode("utf-8-sig")
         except UnicodeDecodeError as error:
             return Reject(id=name, title=file.stem, reason="not UTF-8", detail=f"byte {error.start}")
         except OSError as error:
             return Reject(id=name, title=file.stem, reason="unreadable", detail=error.strerror)
         return self._document(name, file.stem, text)
+
+    def _page(self, html: str, name: str, stem: str) -> Document | Reject:
+        try:
+            page = read_webpage(_lines(html))
+        except RecursionError:
+            return Reject(id=name, title=stem, reason="unreadable", detail="its elements are nested too deeply")
+        title, reading = page.title or stem, page.reading
+        if reading.disambiguation:
+            return Reject(id=name, title=title, reason="disambiguation")
+        text, sections = outline(reading.blocks)
+        kind = "transcript" if is_transcript(title, (), text) else None
+        return self._document(name, title, text, url=page.url, infobox=reading.infobox, sections=sections, kind=kind)
 
     def _line(self, row: Row, name: str) -> Document | Reject:
         number = f"{name}:{row.line}"
@@ -70,10 +87,15 @@ class FilesSource:
         return self._document(str(row.data.get("id") or number), title, text, **_known(row.data))
 
     def _document(self, name: str, title: str, text: str, **more: Any) -> Document | Reject:
-        text = text.replace("\r\n", "\n").replace("\r", "\n").strip()
+        text = _lines(text).strip()
         if len(text) < max(self.min_chars, 1):
             return Reject(id=name, title=title, reason="short", detail=f"{len(text)} characters")
         return Document(**{"license": self.site.license, **more, "id": name, "title": title, "text": text})
+
+
+def _lines(text: str) -> str:
+    """``text`` with the line ends of every system made one."""
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _known(data: dict[str, Any]) -> dict[str, Any]:

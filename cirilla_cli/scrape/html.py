@@ -8,6 +8,7 @@ from bs4.element import NavigableString, PageElement, PreformattedString, Tag
 
 from cirilla_cli.data.rows import Fact
 from cirilla_cli.scrape.page import Block, Reading
+from cirilla_cli.scrape.tex import shown_tex
 
 _NOISE_TAGS = frozenset({
     "script", "style", "noscript", "nav", "figure", "img", "audio", "video", "iframe", "form", "input", "button",
@@ -37,9 +38,15 @@ def read_html(html: str) -> Reading:
 
     Noise goes by element, never by pattern, so "[1 to 3]" in prose stays.
     """
-    soup = BeautifulSoup(html, "html.parser")
+    return read_tree(BeautifulSoup(html, "html.parser"))
+
+
+def read_tree(soup: Tag) -> Reading:
+    """The reading of what an element holds, which is taken apart."""
     tags = [(tag, _classes(tag)) for tag in _within(soup)]
     marked = any(not _DISAMBIGUATION.isdisjoint(classes) for _, classes in tags)
+    if any([_spell_out(tag) for tag, classes in tags if _is_formula(tag, classes)]):
+        tags = [(tag, classes) for tag, classes in tags if not tag.decomposed]
     boxes = [tag for tag, classes in tags if tag.name == "aside" and "portable-infobox" in classes]
     boxes += [tag for tag, classes in tags if tag.name == "table" and "infobox" in classes]
     # From the end: what lies within other noise goes before it.
@@ -72,6 +79,34 @@ def _is_noise(tag: Tag, classes: list[str]) -> bool:
     return not _NOISE_CLASSES.isdisjoint(classes) or bool(HIDDEN.search(str(tag.get("style", ""))))
 
 
+def _is_formula(tag: Tag, classes: list[str]) -> bool:
+    """A formula, or the element in which MediaWiki or KaTeX puts it several times: as MathML, and as what is shown."""
+    several = "mwe-math-element" in classes or "katex" in classes
+    return several or tag.name == "math" or ("tex" in classes and tag.name in ("img", "span"))
+
+
+def _spell_out(tag: Tag) -> bool:
+    """Put a formula's TeX in its place, if it has any and has not been replaced together with what it lies in."""
+    if tag.decomposed:
+        return False
+    tex = next(filter(None, map(_tex, (tag, *_within(tag)))), None)
+    if tex is None:
+        return False
+    tag.insert_before(shown_tex(tex))
+    tag.decompose()
+    return True
+
+
+def _tex(tag: Tag) -> str:
+    """The TeX that an element states: as the alternative to a formula or a picture, or as an annotation."""
+    if tag.name == "math":
+        return str(tag.get("alttext", "")).strip()
+    if tag.name == "img":
+        return str(tag.get("alt", "")).strip()
+    stated = tag.get("encoding") == "application/x-tex" or "tex" in _classes(tag)
+    return tag.get_text().strip().strip("$").strip() if stated else ""
+
+
 def _classes(tag: Tag) -> list[str]:
     value = tag.get("class")
     return value if isinstance(value, list) else []
@@ -89,18 +124,46 @@ def _infobox(box: Tag) -> Iterator[Fact]:
 
 
 def _portable(box: Tag) -> Iterator[Fact]:
-    """Facts of a portable infobox: plain rows, horizontal groups and smart groups."""
+    """Facts of a portable infobox: plain rows, horizontal groups and smart groups, in tabs or not."""
     for item in box.find_all(class_=["pi-data", "pi-horizontal-group", "pi-smart-group"]):
-        if "pi-data" in _classes(item):
-            value, label = _first(item, "pi-data-value"), _first(item, "pi-data-label")
-            if value is not None:
-                yield from _named(_flat(label) if label else str(item.get("data-source", "")), value)
-            continue
-        smart = "pi-smart-group" in _classes(item)
-        names = item.find_all(class_="pi-smart-data-label" if smart else "pi-data-label")
-        values = item.find_all(class_="pi-smart-data-value" if smart else "pi-data-value")
-        for name, value in zip(names, values, strict=False):
-            yield from _named(_flat(name), value)
+        tab = _tab(item)
+        for label, value in _cells(item):
+            yield from _named(f"{label} ({tab})" if label and tab else label, value)
+
+
+def _cells(item: Tag) -> Iterator[tuple[str, Tag]]:
+    """Label and value of a row, or those of a group, which belong together by source, or else by place."""
+    if "pi-data" in _classes(item):
+        value, label = _first(item, "pi-data-value"), _first(item, "pi-data-label")
+        if value is not None:
+            yield _flat(label) if label else str(item.get("data-source", "")), value
+        return
+    kind = "pi-smart-data" if "pi-smart-group" in _classes(item) else "pi-data"
+    names = item.find_all(class_=f"{kind}-label")
+    labels = {str(name.get("data-source", "")) or _place(name): _flat(name) for name in names}
+    for value in item.find_all(class_=f"{kind}-value"):
+        source = str(value.get("data-source", ""))
+        yield labels.get(source) or labels.get(_place(value)) or source, value
+
+
+def _place(cell: Tag) -> tuple[int, int]:
+    """(cells before it, cells behind it): rows of unequal length do not tell which label a value has."""
+    before, behind = cell.previous_siblings, cell.next_siblings
+    return sum(isinstance(node, Tag) for node in before), sum(isinstance(node, Tag) for node in behind)
+
+
+def _tab(item: Tag) -> str:
+    """The name of the tab of a panel in which an item stands; empty outside, and where the tabs are not named."""
+    content = next((tag for tag in item.parents if "pi-section-content" in _classes(tag)), None)
+    panel = next((tag for tag in item.parents if "pi-panel" in _classes(tag)), None)
+    if content is None or panel is None:
+        return ""
+    names, contents = panel.find_all(class_="pi-section-label"), panel.find_all(class_="pi-section-content")
+    for name, own in zip(names, contents, strict=True) if len(names) == len(contents) else ():
+        reference = name.get("data-ref") or (name.parent.get("data-ref") if name.parent else None)
+        if reference == content.get("data-ref") if reference else own is content:
+            return _flat(name)
+    return ""
 
 
 def _first(tag: Tag, name: str) -> Tag | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from cirilla_cli.data.jsonl import STDIO, JsonlWriter
+from cirilla_cli.data.jsonl import STDIO, JsonlWriter, read_records
 from cirilla_cli.data.rows import Document, License
 from cirilla_cli.fs import sync_folder
 from cirilla_cli.scrape.page import Reject, Site
@@ -48,7 +48,8 @@ class Tally:
 
     documents: int = 0
     aliases: int = 0
-    unlicensed: int = 0
+    licenses: Counter[License | None] = field(default_factory=Counter)
+    """Documents under each; None: those that state none."""
     rejected: Counter[str] = field(default_factory=Counter)
 
     def count(self, row: Document | Reject) -> None:
@@ -58,7 +59,7 @@ class Tally:
             return
         self.documents += 1
         self.aliases += len(row.aliases)
-        self.unlicensed += row.license is None
+        self.licenses[row.license] += 1
 
 
 class Pipe:
@@ -98,25 +99,31 @@ class Folder:
         self._side.mkdir(parents=True, exist_ok=True)
         self._sources_part = self._side / ".ATTRIBUTION.md.part"
         self._sources = self._sources_part.open("w", encoding="utf-8", newline="\n")
+        for row in read_records(place.part, Document) if append else ():
+            self._cite(row)
 
     def write(self, row: Document | Reject) -> None:
         """Take one row."""
         if isinstance(row, Document):
             self._documents.write(row)
-            if row.permalink:
-                self._sources.write(_source_line(row))
+            self._cite(row)
         else:
             self._rejects.write(row)
         self.tally.count(row)
+
+    def _cite(self, row: Document) -> None:
+        if row.permalink or row.url:
+            self._sources.write(_source_line(row))
 
     def commit(self, site: Site) -> None:
         """Put the finished files in their places, the documents last."""
         self.close()
         attribution = self._side / "ATTRIBUTION.md"
         with attribution.with_suffix(".md.part").open("w", encoding="utf-8", newline="\n") as file:
-            file.write(_attribution_head(site, self.tally.documents))
-            with self._sources_part.open(encoding="utf-8") as lines:
-                file.writelines(lines)
+            file.write(_attribution_head(site, self.tally))
+            with self._sources_part.open(encoding="utf-8", newline="\n") as lines:
+                several = len(self.tally.licenses) > 1
+                file.writelines(line.replace(_UNDER, "") if several else _ONE_LICENSE.sub("\n", line) for line in lines)
         self._sources_part.unlink()
         os.replace(attribution.with_suffix(".md.part"), attribution)
         os.replace(self._place.rejects_part, self._side / "rejects.jsonl")
@@ -133,24 +140,37 @@ class Folder:
             self._sources.close()
 
 
-def _attribution_head(site: Site, documents: int) -> str:
-    lines = ["# Attribution", "", f"{documents} documents{f' from {_plain(site.name)}' if site.name else ''}."]
-    lines += [_terms(site.license), "The text was changed: markup, images and navigation were removed.", ""]
+_UNDER = "\x1f"
+"""Stands before a document's licence, which is named where there are several."""
+_ONE_LICENSE = re.compile(f"{_UNDER}.*\n")
+
+
+def _attribution_head(site: Site, tally: Tally) -> str:
+    lines = ["# Attribution", "", f"{tally.documents} documents{f' from {_plain(site.name)}' if site.name else ''}."]
+    found = tally.licenses.most_common() or [(site.license, 0)]
+    several = len(found) > 1
+    lines += [_terms(license, f" of {documents} documents" if several else "") for license, documents in found]
+    lines += ["The text was changed: markup, images and navigation were removed.", ""]
     return "\n".join(lines) + "\n"
 
 
-def _terms(license: License | None) -> str:
+def _terms(license: License | None, of: str) -> str:
     if license is None:
-        return "Licence: not stated. Find out before you pass on the text or what is made from it."
-    return f"Licence: {_plain(license.name)}{f' ({license.url})' if license.url else ''}."
+        return f"Licence{of}: not stated. Find out before you pass on the text or what is made from it."
+    return f"Licence{of}: {_plain(license.name)}{f' ({_address(license.url)})' if license.url else ''}."
 
 
 def _source_line(row: Document) -> str:
-    """One page with the stable address of its revision and, on a wiki, of its list of authors."""
-    line = f"- {_plain(row.title)}: {row.permalink}"
-    if row.url:
-        line += f" (authors: {row.url}{'&' if '?' in row.url else '?'}action=history)"
-    return line + "\n"
+    """One page with its address: of its revision and its list of authors on a wiki, else the one that is known."""
+    line = f"- {_plain(row.title or row.id)}: {_address(row.permalink or row.url or '')}"
+    if row.permalink and row.url:
+        line += f" (authors: {_address(row.url)}{'&' if '?' in row.url else '?'}action=history)"
+    return f"{line}{_UNDER} ({_plain(row.license.name) if row.license else 'licence not stated'})\n"
+
+
+def _address(url: str) -> str:
+    """``url`` on one line, whatever a foreign row calls one."""
+    return "".join(char for char in url if char.isprintable() and not char.isspace())
 
 
 def _plain(text: str) -> str:

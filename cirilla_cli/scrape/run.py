@@ -6,6 +6,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict
 
@@ -23,7 +24,9 @@ from cirilla_cli.scrape.files import FilesSource
 from cirilla_cli.scrape.opening import Source, dump_file, open_source
 from cirilla_cli.scrape.outputs import Folder, Pipe, Place, Tally
 
-_RESTRICTED = re.compile(r"\b(NC|ND)\b|non-?commercial|no-?deriv", re.IGNORECASE)
+_RESTRICTED = re.compile(
+    r"(?<![a-z0-9])(nc|nd)(?![a-z0-9])|(?<![a-z])(non[\W_]*commercial|not for commercial|no[\W_]*deriv)", re.IGNORECASE
+)
 
 
 class ScrapeReport(BaseModel):
@@ -75,7 +78,7 @@ def scrape(config: ScrapeConfig, out: Path, progress: Progress, spread: Spread =
             raise CirillaError(f"no documents came of it ({lost}); {place.documents} stays as it was", hint=hint)
         sink.commit(source.site)
         report = _report(source, sink.tally, out, time.monotonic() - started)
-    _say_terms(source.site.license, sink.tally, progress)
+    _say_terms(sink.tally, progress)
     if place.side is not None:
         _log(config, place, place.side, report)
     return report
@@ -113,17 +116,25 @@ def _report(source: Source, tally: Tally, out: Path, seconds: float) -> ScrapeRe
     )  # fmt: skip
 
 
-def _say_terms(license: License | None, tally: Tally, progress: Progress) -> None:
+def _say_terms(tally: Tally, progress: Progress) -> None:
     """Warn where nothing is known of the terms, or where they restrict what the text may be used for."""
-    if tally.unlicensed:
+    if tally.licenses[None]:
         progress.say(
-            f"no licence is known for {tally.unlicensed} of {tally.documents} documents; "
+            f"no licence is known for {tally.licenses[None]} of {tally.documents} documents; "
             "state it with scrape.license.name='...' scrape.license.url='...'"
         )
-    if license is not None and _RESTRICTED.search(license.name):
-        progress.say(
-            f"the licence is {license.name}: it forbids commercial use or changed versions; so it may for a model"
-        )
+    for license, documents in tally.licenses.items():
+        if license is not None and _is_restricted(license):
+            progress.say(
+                f"the licence of {documents} of {tally.documents} documents is {license.name}: "
+                "it forbids commercial use or changed versions; so it may for a model"
+            )
+
+
+def _is_restricted(license: License) -> bool:
+    """Whether name or address say so: of the address the path, as a host may be called anything."""
+    stated = (license.name, urlsplit(license.url or "").path)
+    return any(_RESTRICTED.search(part) for part in stated)
 
 
 def _log(config: ScrapeConfig, place: Place, side: Path, report: ScrapeReport) -> None:

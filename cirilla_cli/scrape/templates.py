@@ -101,12 +101,14 @@ _AS_WRITTEN = HTMLFormatter(entity_substitution=None)
 
 
 def _field(data: Tag) -> Field:
-    def inner(name: str) -> str:
-        tag = data.find(name, recursive=False)
+    def inner(name: str, around: Tag = data) -> str:
+        tag = around.find(name, recursive=False)
         return tag.decode_contents(formatter=_AS_WRITTEN).strip() if isinstance(tag, Tag) else ""
 
     source = str(data.get("source", ""))
-    return Field(source, inner("label") or source, inner("default"), inner("format"))
+    section = data.find_parent("section")
+    tab = inner("label", section) if section is not None else ""
+    return Field(source, (inner("label") or source) + (f" ({tab})" if tab else ""), inner("default"), inner("format"))
 
 
 Frame = dict[str, str]

@@ -12,7 +12,7 @@ from cirilla_cli.scrape.page import Reading
 from cirilla_cli.scrape.templates import COMMENT, Expander, Templates, facts_html
 
 _REF = re.compile(r"<ref\b[^>]*?/>|<ref\b[^>]*?>.*?</ref\s*>|<references\b[^>]*?/>", re.DOTALL | re.IGNORECASE)
-_NOWIKI = re.compile(r"<(nowiki|pre)\b[^>]*>.*?</\1\s*>", re.DOTALL | re.IGNORECASE)
+_NOWIKI = re.compile(r"<(nowiki|pre|math|ce|chem)\b[^>]*>.*?</\1\s*>", re.DOTALL | re.IGNORECASE)
 _SWITCH = re.compile(r"__([A-Z]{3,})__")
 # A parser function that the parser takes for text, because a sign such as > stands in it.
 _UNREAD = re.compile(r"\{\{#[^{}]*\}\}")
@@ -20,13 +20,14 @@ _LIST = re.compile(r"[*#:;]+")
 _BLOCK_MARK = re.compile("\x7f(\\d+)\x7f")
 _LANGUAGE = re.compile(r"[a-z]{2,3}(-[a-z]+)*$")
 _DROPPED = frozenset({
-    "ref", "references", "gallery", "math", "noinclude", "imagemap", "templatestyles", "inputbox", "script", "style",
+    "ref", "references", "gallery", "noinclude", "imagemap", "templatestyles", "inputbox", "script", "style",
     "rss", "poll", "mainpage-leftcolumn-start", "youtube", "video", "categorytree", "dpl", "indicator", "timeline",
 })  # fmt: skip
 _BLOCKS = frozenset({
     "div", "blockquote", "center", "p", "ul", "ol", "dl", "li", "dt", "dd", "section", "article", "aside", "figure",
     "h1", "h2", "h3", "h4", "h5", "h6",
 })  # fmt: skip
+_FORMULAS = frozenset({"math", "ce", "chem"})
 _FILES, _CATEGORY, _MEDIA = 6, 14, -2
 STANDARD_NAMESPACES: Mapping[str, int] = {
     "media": -2, "special": -1, "talk": 1, "user": 2, "user talk": 3, "project": 4, "project talk": 5, "file": 6,
@@ -51,7 +52,7 @@ def read_wikitext(
 
 
 def _shield(text: str) -> tuple[str, list[str]]:
-    """``text`` with what stands between nowiki or pre tags put aside, so that nothing in it is taken for markup."""
+    """``text`` with what stands between nowiki or pre tags put aside, as formulas are: nothing in it is markup."""
     kept: list[str] = []
 
     def put_aside(match: re.Match[str]) -> str:
@@ -117,7 +118,10 @@ class _Renderer:
     def _unshield(self, match: re.Match[str]) -> str:
         source = self._kept[int(match[1])]
         inner = source[source.index(">") + 1 : source.rindex("<")]
-        if source[1:4].lower() != "pre":
+        name = source[1 : source.index(">")].split()[0].lower()
+        if name in _FORMULAS:
+            return _formula(name, html.unescape(inner))
+        if name != "pre":
             return html.escape(html.unescape(inner), quote=False)
         return self._aside(f"<pre>{html.escape(html.unescape(inner), quote=False)}</pre>")
 
@@ -146,6 +150,8 @@ class _Renderer:
             return "<br>" if name == "br" else self._aside("<hr>")
         if name == "table":
             return self._aside(f"<table{_marks(node)}>{self._rows(node.contents)}</table>")
+        if name in _FORMULAS:
+            return _formula(name, tree.source(node.contents))
         if name == "poem":
             return self._aside(f"<div>{self._text(node.contents).strip().replace(chr(10), '<br>')}</div>")
         if name in ("tabber", "syntaxhighlight", "source"):
@@ -183,6 +189,13 @@ class _Renderer:
 
     def _cell(self, node: tree.Tag, name: str) -> str:
         return f"<{name}{_marks(node)}>{self._flow(node.contents)}</{name}>"
+
+
+def _formula(name: str, tex: str) -> str:
+    """A formula as the reader knows it; those of chemistry are one command of TeX."""
+    shown = " ".join(tex.split())
+    shown = shown if name == "math" or not shown else f"\\ce{{{shown}}}"
+    return f'<math alttext="{html.escape(shown)}"></math>'
 
 
 def _tags(nodes: tree.Nodes) -> Iterator[tree.Tag]:

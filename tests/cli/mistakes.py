@@ -268,7 +268,9 @@ CASES = {
     "a project of a wiki that forbids it": case(
         "init new --wiki https://witcher.fandom.com --contact a@b.c", "its terms forbid automated access", "dump"
     ),
-    "a project of a folder without texts": case("init new --files d", "d: holds no .txt, .md or .jsonl file", d=None),
+    "a project of a folder without texts": case(
+        "init new --files d", "d: holds no .txt, .md, .html or .jsonl file", d=None
+    ),
     "a contact for a file": case("init new --files documents.jsonl --contact a@b.c", "goes with --wiki", code=2),
     "a folder for a project's dump": case("init new --dump tok", "tok: is a folder, and a dump is one file"),
     "an address without its flag": case("scrape https://example.org/w/api.php", "--api ADDRESS reads a wiki"),

@@ -101,7 +101,7 @@ def test_what_is_taken_fits(job: Any, tiny: ModuleType) -> None:
 
 
 def test_the_most_rows_that_fit_are_taken(job: Any, shape: Any, tried: dict[int, int]) -> None:
-    """By trying every number of rows, each with a tenth to spare."""
+    """By trying every number of rows, each with 15% to spare."""
     for memory in (int(1.15 * (tried[4] + tried[3]) / 2), int(1.15 * tried[12]) + 2):
         expected = max(rows for rows, size in tried.items() if 1.15 * size <= memory)
         assert auto.reckoned(job, shape, memory).tokens == expected * CONTEXT

@@ -242,6 +242,92 @@ def test_every_field_of_a_document_in_a_line_is_kept(tmp_path: Path) -> None:
     assert _rows(tmp_path / "out" / "documents.jsonl") == [row]
 
 
+TERMS = {
+    "CC BY-NC-ND 4.0": None, "Attribution Non Commercial": None, "Creative Commons No Derivatives": None,
+    "noncommercial": None, "House terms": "https://creativecommons.org/licenses/by-nd/4.0/",
+    "CC BY-SA 4.0": "https://nc.example.org/terms", "Canon Commercial": None,
+}  # fmt: skip
+
+
+def test_terms_of_single_rows_that_restrict_the_use_are_said(tmp_path: Path, heard: Any) -> None:
+    lines = [{"text": LONG, "license": {"name": name, "url": url}} for name, url in TERMS.items()]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, [*lines, lines[0]])))
+    scrape(_config("files", tmp_path / "rows.jsonl"), tmp_path / "o.jsonl", heard)
+    said = [text.partition(":")[0] for text in heard.said if "it forbids commercial use or changed versions" in text]
+    numbers = [2, 1, 1, 1, 1]
+    assert said == [f"the licence of {n} of 8 documents is {name}" for n, name in zip(numbers, TERMS, strict=False)]
+
+
+def test_rows_that_state_licence_and_address_stand_in_the_attribution(tmp_path: Path) -> None:
+    lines: list[dict[str, Any]] = [
+        {
+            "title": "A",
+            "text": LONG,
+            "url": "https://a.org/1",
+            "license": {"name": "CC BY 4.0", "url": "https://c.org/by"},
+        },
+        {"title": "B", "text": LONG, "url": "https://b.org/\n- 2"},
+        {"title": "C", "text": LONG, "license": {"name": "CC BY 4.0", "url": "https://c.org/by"}},
+    ]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    scrape(_config("files", tmp_path / "rows.jsonl"), tmp_path / "two", Silent())
+    text = (tmp_path / "two" / "ATTRIBUTION.md").read_text()
+    assert "Licence of 2 documents: CC BY 4.0 (https://c.org/by).\nLicence of 1 documents: not stated." in text
+    assert text.endswith("\n\n- A: https://a.org/1 (CC BY 4.0)\n- B: https://b.org/-2 (licence not stated)\n")
+    (tmp_path / "rows.jsonl").write_text(json.dumps(lines[0]))
+    scrape(_config("files", tmp_path / "rows.jsonl"), tmp_path / "one", Silent())
+    text = (tmp_path / "one" / "ATTRIBUTION.md").read_text()
+    assert "\nLicence: CC BY 4.0 (https://c.org/by).\n" in text
+    assert text.endswith("\n\n- A: https://a.org/1\n")
+
+
+SAVED = f"""<!DOCTYPE html><html><head><meta charset="CHARSET"><title>Yennefer - A Wiki</title><style>p {{}}</style>
+<link rel="canonical" href="https://example.org/wiki/Yennefer"></head><body><header>Site</header>
+<nav><a>Home</a></nav><div role="search">Find</div><main><header><h1>Yennefer <i>of</i> Vengerberg</h1></header>
+<aside class="portable-infobox"><div class="pi-data"><h3 class="pi-data-label">Eyes</h3>
+<div class="pi-data-value">violet</div></div></aside><p>{LONG} Na\u00efve?</p><script>track()</script>
+<h2>Magic</h2><ul><li>Chaos</li></ul></main><aside>More</aside>
+<footer>Imprint</footer></body></html>"""
+
+
+def test_saved_pages_give_title_address_text_facts_and_sections(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.html").write_bytes(SAVED.replace("CHARSET", "utf-8").encode())
+    (tmp_path / "in" / "b.HTM").write_bytes(SAVED.replace("CHARSET", "ISO-8859-1").encode("cp1252"))
+    (tmp_path / "in" / "c.xhtml").write_text(f"<title>Pair</title><h1>One</h1><p>{LONG}</p><h1>Two</h1><p>End.</p>")
+    (tmp_path / "in" / "d.html").write_bytes(SAVED.replace("CHARSET", "no such").encode("cp1252"))
+    (tmp_path / "in" / "e.html").write_text("<div>" * 5000 + LONG)
+    report = scrape(_config("files", tmp_path / "in"), tmp_path / "o.jsonl", Silent())
+    first, second, third = _rows(tmp_path / "o.jsonl")
+    assert (first["title"], first["url"]) == ("Yennefer of Vengerberg", "https://example.org/wiki/Yennefer")
+    assert first["text"] == f"{LONG} Na\u00efve?\n\nMagic\n\n- Chaos"
+    assert first["infobox"] == [{"label": "Eyes", "values": ["violet"]}]
+    assert first["sections"] == [{"level": 2, "heading": "Magic", "text": "- Chaos"}]
+    assert second == {**first, "id": "b.HTM"}, "the charset it declares is the one it is read in"
+    assert (third["title"], third["text"]) == ("Pair", f"One\n\n{LONG}\n\nTwo\n\nEnd.")
+    assert report.rejected == {"not UTF-8": 1, "unreadable": 1}
+
+
+def _lead(row: dict[str, Any]) -> str:
+    """What stands before the first section, as docs/scrape.md says to find it."""
+    below = "\n\n".join(part for s in row.get("sections", ()) for part in (s["heading"], s["text"]) if part)
+    assert row["text"].endswith(below)
+    return row["text"][: len(row["text"]) - len(below)].strip()  # type: ignore[no-any-return]
+
+
+def test_the_lead_is_what_stands_before_the_sections(wiki: Any, tmp_path: Path) -> None:
+    (tmp_path / "d.xml").write_text(wiki.dump(), encoding="utf-8")
+    scrape(_config("dump", tmp_path / "d.xml"), tmp_path / "d.jsonl", Silent())
+    leads = {row["title"]: _lead(row) for row in _rows(tmp_path / "d.jsonl")}
+    assert leads["Geralt of Rivia"].endswith("R\u00e9gis & Ang\u00ealme know.")
+    assert leads["Ciri"].endswith("a word kept.")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.html").write_bytes(f"<p>{LONG}</p><h2>A</h2><h3>B</h3><pre>x\r\n y</pre>".encode())
+    (tmp_path / "in" / "b.html").write_text(f"<h2>A</h2><p>{LONG}</p>")
+    scrape(_config("files", tmp_path / "in"), tmp_path / "o.jsonl", Silent())
+    assert [_lead(row) for row in _rows(tmp_path / "o.jsonl")] == [LONG, ""]
+
+
 def test_a_half_written_line_is_named_and_nothing_is_left(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text(json.dumps({"text": LONG}) + '\n{"text": "ha')
     with pytest.raises(CirillaError, match=r"rows\.jsonl:2: half-written"):
@@ -256,7 +342,8 @@ def test_an_empty_folder_is_a_mistake(tmp_path: Path) -> None:
 
 def _corpus(folder: Path, rows: int) -> None:
     folder.mkdir()
-    lines = ({"text": f"{LONG} Number {index}." if index % 7 else "x"} for index in range(rows))
+    texts = (f"{LONG} Number {index}." if index % 7 else "x" for index in range(rows))
+    lines = ({"text": text, "url": f"https://example.org/{index}"} for index, text in enumerate(texts))
     (folder / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
@@ -309,7 +396,7 @@ def test_a_stream_killed_midway_goes_on_to_the_same_rows(tmp_path: Path, monkeyp
     report = scrape(config, out, Says())
     assert int(said[0]) >= 30, "it went on, it did not begin anew"
     assert (report.documents, report.rejected) == (whole.documents, whole.rejected)
-    for name in ("documents.jsonl", "rejects.jsonl"):
+    for name in ("documents.jsonl", "rejects.jsonl", "ATTRIBUTION.md"):
         assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 

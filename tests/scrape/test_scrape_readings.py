@@ -3,8 +3,11 @@
 # Pages are written as a wiki sends them, in long lines.
 # ruff: noqa: E501
 
+import html
 import re
 from typing import Any
+
+import pytest
 
 from cirilla_cli.scrape.html import read_html
 from cirilla_cli.scrape.page import outline
@@ -154,6 +157,83 @@ def test_horizontal_and_old_infoboxes_give_facts() -> None:
 def test_nothing_but_elements_removes_references() -> None:
     text = "<p>From [1 to 3] and [note]<sup class='reference'>[1]</sup>, x[2] stays.</p>"
     assert outline(read_html(text).blocks)[0] == "From [1 to 3] and [note], x[2] stays."
+
+
+UNNAMED = """<aside class="portable-infobox"><table class="pi-horizontal-group"><thead><tr>NAMES</tr></thead><tbody><tr>VALUES</tr>
+</tbody></table><section class="pi-smart-group"><section><h3 class="pi-smart-data-label" data-source="c">Cost</h3></section>
+<section><div class="pi-smart-data-value" data-source="d">dear</div><div class="pi-smart-data-value" data-source="c">5</div>
+</section></section></aside>"""
+
+
+@pytest.mark.parametrize(
+    ("names", "first"),
+    [
+        ('<th class="pi-data-label" data-source="b">Weight</th>', [("a", ("10",)), ("Weight", ("2",))]),
+        ('<th></th><th class="pi-data-label">Weight</th>', [("a", ("10",)), ("Weight", ("2",))]),
+        ('<th class="pi-data-label">Weight</th>', [("a", ("10",)), ("b", ("2",))]),
+    ],
+    ids=["by source", "by place", "unknown"],
+)
+def test_a_cell_without_a_label_takes_no_other_cells(names: str, first: list[tuple[str, tuple[str, ...]]]) -> None:
+    cells = '<td class="pi-data-value" data-source="a">10</td><td class="pi-data-value" data-source="b">2</td>'
+    box = UNNAMED.replace("NAMES", names).replace("VALUES", cells)
+    assert _facts(read_html(box)) == [*first, ("d", ("dear",)), ("Cost", ("5",))]
+
+
+PANEL = """<aside class="portable-infobox"><section class="pi-item pi-panel"><div class="pi-section-navigation">
+<div class="pi-section-tab" data-ref="0"><div class="pi-section-label">Normal</div></div>
+<div class="pi-section-tab" data-ref="1"><div class="pi-section-label">Hard</div></div></div>
+<div class="pi-section-contents"><div class="pi-section-content" data-ref="0"><div class="pi-item pi-data" data-source="hp">
+<h3 class="pi-data-label">HP</h3><div class="pi-data-value">10</div></div></div><div class="pi-section-content" data-ref="1">
+<div class="pi-item pi-data" data-source="hp2"><h3 class="pi-data-label">HP</h3><div class="pi-data-value">20</div></div></div>
+</div></section></aside>"""
+PANEL_TEMPLATE = """<infobox><panel><section><label>Normal</label><data source="hp"><label>HP</label></data></section>
+<section><label>Hard</label><data source="hp2"><label>HP</label></data></section></panel></infobox>"""
+
+
+def test_the_facts_of_tabs_name_their_tab() -> None:
+    facts = [("HP (Normal)", ("10",)), ("HP (Hard)", ("20",))]
+    assert _facts(read_html(PANEL)) == facts
+    assert _facts(read_html(re.sub(' data-ref="."', "", PANEL))) == facts
+    assert _facts(read_wikitext("{{Foe|hp=10|hp2=20}}", "X", Templates({"Foe": PANEL_TEMPLATE}))) == facts
+
+
+FORMULAS = [  # wikitext, what a wiki's renderer states of it, what both readings give
+    ("<math>E = mc^2</math>", r"{\displaystyle E=mc^{2}}", "$E=mc^2$"),
+    (
+        r"<math>\int_0^\infty e^{-x^2}\,dx</math>",
+        r"{\displaystyle \int _{0}^{\infty }e^{-x^{2}}\,dx}",
+        r"$\int_0^\infty e^{-x^2}\,dx$",
+    ),
+    (r"<math display=block>\frac{{a}}{b}</math>", r"{\displaystyle {\frac {{a}}{b}}}", r"$\frac{{a}}{b}$"),
+    ("<math>a &lt; b < c</math>", r"{\displaystyle a<b<c}", "$a<b<c$"),
+    (r"<math>\{a\} + \alpha b</math>", r"{\displaystyle \{a\}+\alpha b}", r"$\{a\}+\alpha b$"),
+    ("<ce>H2O</ce>", r"{\displaystyle {\ce {H2O}}}", r"$\ce{H2O}$"),
+]
+FRAMES = [
+    '<span class="mwe-math-element"><span style="display: none;"><math alttext="TEX"><semantics><mi>x</mi>'
+    '<annotation encoding="application/x-tex">TEX</annotation></semantics></math></span>'
+    '<img class="mwe-math-fallback-image-inline" alt="TEX"></span>',
+    '<span class="katex"><span class="katex-mathml"><math><semantics><mi>x</mi><annotation encoding="application/x-tex">'
+    'TEX</annotation></semantics></math></span><span class="katex-html"><span>x</span></span></span>',
+    '<math><semantics><mi>x</mi><annotation encoding="application/x-tex">TEX</annotation></semantics></math>',
+    '<img class="tex" alt="TEX">', '<span class="mwe-math-fallback-source-inline tex">$ TEX $</span>',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("frame", FRAMES, ids=["element", "katex", "annotation", "picture", "source"])
+@pytest.mark.parametrize(("source", "stated", "shown"), FORMULAS)
+def test_formulas_stay_as_tex_in_both_readings(frame: str, source: str, stated: str, shown: str) -> None:
+    rendered = frame.replace("TEX", html.escape(stated))
+    assert outline(read_html(f"<p>with {rendered} and</p>").blocks)[0] == f"with {shown} and"
+    assert outline(read_wikitext(f"with {source} and", "X", Templates()).blocks)[0] == f"with {shown} and"
+
+
+def test_formulas_from_templates_and_in_infoboxes_stay() -> None:
+    pages = Templates({"Law": "by <math>F = ma</math>"})
+    assert outline(read_wikitext("It goes {{Law}}.", "X", pages).blocks)[0] == "It goes by $F=ma$."
+    box = read_wikitext("{{Infobox law|formula=<math>F = {{m}}a</math>}} text", "X", pages)
+    assert _facts(box) == [("formula", ("$F={{m}}a$",))]
 
 
 def test_no_markup_is_left_in_the_bundled_style_of_page(wiki: Any) -> None:
