@@ -15,6 +15,8 @@ _TRANSPORT = (ConnectionError, httpx.TransportError, ValueError, TypeError)
 """What the client lets through besides its ResponseError (read in its code, 0.6.3): no connection; torn or odd JSON,
 which json and pydantic refuse with ValueErrors; JSON that is no object."""
 _CHECK_S = 10.0
+_MOST_CHARS_PER_TOKEN = 8
+"""More than prose has in any tokenizer and language: 4 to 5 in English and German, fewer in Chinese."""
 
 
 class OllamaTeacher:
@@ -61,6 +63,10 @@ class OllamaTeacher:
         if used >= self.config.num_ctx:
             # Ollama then has dropped the beginning, which is the page, and gone on.
             return Failure("context", f"prompt and answer took {used} tokens of a context of {self.config.num_ctx}")
+        chars, read = sum(len(message.content) for message in request.messages), answer.prompt_eval_count
+        if read and read * _MOST_CHARS_PER_TOKEN < chars:
+            # It holds less than `num_ctx`, and has dropped the beginning all the same.
+            return Failure("context", f"the server read {read} tokens of a prompt of {chars} characters: it was cut")
         cut = answer.done_reason == "length"
         return Completion(text, cut, answer.prompt_eval_count, answer.eval_count)
 

@@ -220,6 +220,8 @@ def handler(server: Server) -> type[BaseHTTPRequestHandler]:
                 return self.chat(f"{opened}A mill {{of pairs}}...</think>\n```json\n{good(body)}\n```", "stop")
             if fault == "full":
                 return self.chat(good(body), "stop", read=body["options"]["num_ctx"] - 9)
+            if fault == "holds less":
+                return self.chat(good(body), "stop", read=50)
             if fault == "length":
                 return self.chat(good(body)[:-9], "length")
             return self.chat(
@@ -230,7 +232,7 @@ def handler(server: Server) -> type[BaseHTTPRequestHandler]:
             self.close_connection = True
             self.connection.shutdown(socket.SHUT_RDWR)
 
-        def chat(self, text: str, reason: str, *, cut: bool = False, read: int = 100) -> None:
+        def chat(self, text: str, reason: str, *, cut: bool = False, read: int = 1000) -> None:
             message: dict[str, Any] = {"role": "assistant", "content": text}
             if self.path == "/api/chat":
                 counts = {"prompt_eval_count": read, "eval_count": 10}

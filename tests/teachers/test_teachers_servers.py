@@ -217,6 +217,17 @@ def test_a_prompt_that_does_not_fit_the_context_is_not_sent(tmp_path: Path, serv
     assert not server.asked
 
 
+def test_a_prompt_of_which_the_server_read_a_part_alone_is_rejected_as_over_long(
+    tmp_path: Path, serve: Callable[..., Server]
+) -> None:
+    server = serve(lambda prompt, n: "holds less" if "Mill 1" in prompt else None)
+    report = run(tmp_path, server.teacher("ollama"), 3)
+    assert (report.samples, report.rejected) == (2, {"the prompt does not fit the context": 1})
+    (row,) = rows(tmp_path / "out" / "rejects.jsonl")
+    assert re.search(r"the server read 50 tokens of a prompt of \d+ characters", row["why"])
+    assert len(server.bodies) == 3, "once is enough"
+
+
 @KINDS
 def test_a_server_that_is_down_is_named_with_its_address_and_how_to_start_it(tmp_path: Path, kind: str) -> None:
     url = f"http://127.0.0.1:{free_port()}"
