@@ -30,14 +30,16 @@ class OllamaTeacher:
         self.address = config.url
         self._client = ollama.Client(host=config.url, timeout=config.timeout)
 
-    def check(self) -> None:
+    def check(self) -> str | None:
         """See `Teacher.check`; a missing model is found by the first request."""
+        names = self.config.model, f"{self.config.model}:latest"
         try:
-            ollama.Client(host=self.config.url, timeout=_CHECK_S).list()
+            there = ollama.Client(host=self.config.url, timeout=_CHECK_S).list().models
         except (ConnectionError, httpx.TransportError) as error:
             raise self._away(f"no Ollama server answers at {self.address} ({type(error).__name__})") from None
         except (ollama.ResponseError, ValueError):
-            return  # something answers; whether it can chat, the first request tells
+            return None  # something answers; whether it can chat, the first request tells
+        return next((one.digest for one in there if one.model in names), None)
 
     def ask(self, request: Request) -> Completion | Failure:
         """See `Teacher.ask`.

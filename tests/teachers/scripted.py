@@ -159,6 +159,7 @@ class Server:
         self.bodies: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.fault, self.before = fault, before
+        self.models: list[dict[str, str]] = []
         self.lock, self.over = threading.Lock(), threading.Event()
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), handler(self))
         self.http.daemon_threads = True
@@ -195,7 +196,7 @@ def handler(server: Server) -> type[BaseHTTPRequestHandler]:
         def log_message(self, *args: Any) -> None: ...
 
         def do_GET(self) -> None:
-            self.reply(200, json.dumps({"data": [], "models": []}).encode())
+            self.reply(200, json.dumps({"data": [], "models": server.models}).encode())
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
