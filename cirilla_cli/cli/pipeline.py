@@ -146,12 +146,15 @@ def _needs(name: str, stage: Any) -> tuple[str, ...]:
 
 def run_pipeline(pipeline: Resolved, progress: Progress, *, fresh: bool) -> PipelineReport:
     """Run what is not up to date; interrupted stages continue."""
+    from cirilla_cli.cli.contamination import Comparison
     from cirilla_cli.cli.execute import RUNNERS, Control, forget, plan
 
     started = time.perf_counter()
     stages = resolve_stages(pipeline)
     report = PipelineReport(out=pipeline.out)
     hashes: dict[str, str] = {}
+    recipe: Any = pipeline.recipe
+    comparison = Comparison(stages, Path(pipeline.out), refuse=recipe.contamination == "refuse")
     for number, stage in enumerate(stages, 1):
         hashes[stage.name] = key = _stage_hash(stage, hashes)
         out = Path(stage.resolved.out)
@@ -161,6 +164,7 @@ def run_pipeline(pipeline: Resolved, progress: Progress, *, fresh: bool) -> Pipe
             report.stages[stage.name] = {"seconds": 0.0, "skipped": True, "out": str(out)}
             continue
         progress.say(f"[{number}/{len(stages)}] {stage.name}")
+        comparison.before(stage, progress)
         begun = time.perf_counter()
         if fresh or before.get("hash", key) != key:
             if stage.verb in TRAIN_VERBS and out.is_dir():

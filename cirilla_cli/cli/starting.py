@@ -242,6 +242,7 @@ _PLAIN = """  # Plain text has no labelled facts, so there are no pairs to align
     verb: push
     recipe: push.yaml
     with: {push.model: "{sft}", push.scores: "{eval}/scores.json", push.to: "dir:{push}/model"}
+contamination: report  # the eval stage measures how well the model fits the very corpus it was trained on
 """
 
 

@@ -368,6 +368,17 @@ class TeacherSourceConfig(Section):
     cache: FilePath | None = None
     """A folder of answers that runs share, whatever they make; null: a run has its own alone."""
 
+    @model_validator(mode="after")
+    def _can_be_asked(self) -> Self:
+        wrong, judge = {}, self.judge and self.judge.teacher
+        if self.teacher.kind == "own" and self.strategy.kind == "magpie" and self.strategy.template is not None:
+            said = "but a model of one's own takes no raw prompts: leave it out"
+            wrong["strategy.template"] = f"is {self.strategy.template}, {said}"
+        if judge and judge.kind == "openai" and judge.price is not None:
+            wrong["judge.teacher.price"] = "is given, but a judge's tokens are counted with the teacher's: leave it out"
+        Misfits.refuse(wrong)
+        return self
+
     def build(self, workspace: Path | None) -> "Synthesizer":
         """The source of samples; ``workspace`` is the folder for what it remembers, if any."""
         from cirilla_cli.synth.teacher import TeacherSource

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from cirilla_cli.data.jsonl import Complaints, JsonlWriter, read_rows, repair_tail
+from cirilla_cli.errors import CirillaError
 from cirilla_cli.synth.base import Spent
 from cirilla_cli.synth.cache import Cache
 from cirilla_cli.teachers.base import Completion, Failure, Request, Teacher
@@ -31,6 +32,9 @@ class Journal:
         self.found = 0
         self.spent = Spent()
         self._known: dict[str, Completion] = {}
+        self._digest: str | None = None
+        self._digests: set[str] = set()
+        """Of the models behind the answers that were found."""
         self._lock, self._check_lock, self._checked = threading.Lock(), threading.Lock(), False
         self._writer: JsonlWriter | None = None
         if path is not None:
@@ -52,6 +56,7 @@ class Journal:
 
         Raises:
             ServiceError: no server answers (found out before the first request that is sent).
+            CirillaError: the name means another model than when the answers on record were given (likewise).
         """
         id_ = request.id
         if id_ in self._known:
@@ -66,7 +71,7 @@ class Journal:
             return shared
         with self._check_lock:
             if not self._checked:
-                self.teacher.check()
+                self._digest = self._same(self.teacher.check())
                 self._checked = True
         start = time.monotonic()
         answer = self.teacher.ask(request)
@@ -77,6 +82,16 @@ class Journal:
             if isinstance(answer, Completion):
                 self._keep(id_, answer)
         return answer
+
+    def _same(self, digest: str | None) -> str | None:
+        """The model's hash, where the answers on record are not another's."""
+        if digest is None or self._digests <= {digest}:
+            return digest
+        others = ", ".join(sorted(one[:12] for one in self._digests))
+        raise CirillaError(
+            f"{self.told} is {digest[:12]} now, the answers on record are from {others}: another model by that name",
+            hint="--fresh starts over; to go on, give the server the earlier model",
+        )
 
     def _count(self, answer: Completion | Failure, seconds: float) -> None:
         self.spent.asked += 1
@@ -92,6 +107,7 @@ class Journal:
         if self._writer is not None:
             row = {"id": id_, "teacher": self.name, "text": answer.text, "cut": answer.cut}
             row |= {"settings": dict(self.teacher.settings)} if self.teacher.settings else {}
+            row |= {"digest": self._digest} if self._digest else {}
             self._writer.write({**row, "prompt_tokens": answer.prompt_tokens, "tokens": answer.tokens})
             self._writer.sync()
 
@@ -103,6 +119,7 @@ class Journal:
         for row in read_rows(path, complaints):
             if self._is_own(row.data):
                 used = row.data.get("prompt_tokens"), row.data.get("tokens")
+                self._digests |= {str(row.data["digest"])} if row.data.get("digest") else set()
                 self._known[str(row.data["id"])] = Completion(row.data["text"], bool(row.data.get("cut")), *used)
         complaints.raise_if_any()
         self.found = len(self._known)

@@ -10,6 +10,7 @@ from cirilla_cli.progress import Progress
 from cirilla_cli.synth.base import Rejected, Spent, Synthesizer
 from cirilla_cli.synth.config import SynthConfig, TeacherSourceConfig
 from cirilla_cli.synth.teacher import TeacherSource
+from cirilla_cli.teachers.config import TeacherSection
 from cirilla_cli.units import show_seconds
 
 
@@ -25,6 +26,8 @@ class Estimate:
     """Written by the teacher."""
     seconds: float
     """With as many requests under way as the section says."""
+    cost: float | None = None
+    """At the section's prices; None where it has none."""
 
 
 @dataclass(slots=True)
@@ -95,7 +98,14 @@ def _estimate(section: TeacherSourceConfig, spent: Spent, seen: int, parts: int)
     requests = (spent.asked + spent.on_record) * parts / min(seen, parts)
     each = requests / answered
     seconds = requests * spent.seconds / spent.asked / section.workers
-    return Estimate(parts, round(requests), round(spent.prompt_tokens * each), round(spent.tokens * each), seconds)
+    read, written = round(spent.prompt_tokens * each), round(spent.tokens * each)
+    return Estimate(parts, round(requests), read, written, seconds, _cost(section.teacher, read, written))
+
+
+def _cost(teacher: TeacherSection, read: int, written: int) -> float | None:
+    if teacher.kind != "openai" or teacher.price is None:
+        return None
+    return (read * teacher.price.input + written * teacher.price.output) / 1e6
 
 
 def _shown(sample: dict[str, Any]) -> str:
@@ -115,4 +125,5 @@ def _told(estimate: Estimate) -> str:
         f"all of it: {estimate.parts:,} parts of pages, about {estimate.requests:,} requests, "
         f"{estimate.prompt_tokens:,} tokens read and {estimate.tokens:,} written by the teacher, "
         f"{show_seconds(estimate.seconds)}"
+        + ("" if estimate.cost is None else f", at a cost of about {estimate.cost:,.2f}")
     )

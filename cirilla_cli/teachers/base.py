@@ -71,8 +71,11 @@ class Teacher(Protocol):
     address: str
     """Where it was looked for."""
 
-    def check(self) -> None:
+    def check(self) -> str | None:
         """Make sure that it answers at all.
+
+        Returns:
+            The hash of the model behind the name, where the server tells.
 
         Raises:
             ServiceError: with the address tried and how to start a server.

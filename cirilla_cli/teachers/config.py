@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import PositiveInt, SecretStr
+from pydantic import NonNegativeFloat, PositiveInt, SecretStr
 
 from cirilla_cli.config import ByKind, FilePath, Section
 from cirilla_cli.units import Seconds
@@ -36,6 +36,15 @@ class OllamaConfig(Section):
         return OllamaTeacher(self)
 
 
+class PriceConfig(Section):
+    """What a million tokens cost, in any currency; a judge's tokens are counted at the same price."""
+
+    input: NonNegativeFloat
+    """Of those that the model reads."""
+    output: NonNegativeFloat
+    """Of those that it writes."""
+
+
 class OpenAIConfig(Section):
     """A model behind any server that speaks OpenAI's chat completions, such as vLLM or llama.cpp."""
 
@@ -48,6 +57,8 @@ class OpenAIConfig(Section):
     """Key sent as a bearer token; filled in by the command line, never written down."""
     context: PositiveInt = 8192
     """Context length of the served model; longer prompts are refused before sending."""
+    price: PriceConfig | None = None
+    """What it costs, for the estimate of `--preview`; null: no cost is estimated."""
     timeout: Seconds = 300.0
     """Longest wait for one answer."""
     patience: Seconds = 120.0

@@ -15,6 +15,8 @@ _TRANSPORT = (ConnectionError, httpx.TransportError, ValueError, TypeError)
 """What the client lets through besides its ResponseError (read in its code, 0.6.3): no connection; torn or odd JSON,
 which json and pydantic refuse with ValueErrors; JSON that is no object."""
 _CHECK_S = 10.0
+_MOST_CHARS_PER_TOKEN = 8
+"""More than prose has in any tokenizer and language: 4 to 5 in English and German, fewer in Chinese."""
 
 
 class OllamaTeacher:
@@ -28,14 +30,16 @@ class OllamaTeacher:
         self.address = config.url
         self._client = ollama.Client(host=config.url, timeout=config.timeout)
 
-    def check(self) -> None:
+    def check(self) -> str | None:
         """See `Teacher.check`; a missing model is found by the first request."""
+        names = self.config.model, f"{self.config.model}:latest"
         try:
-            ollama.Client(host=self.config.url, timeout=_CHECK_S).list()
+            there = ollama.Client(host=self.config.url, timeout=_CHECK_S).list().models
         except (ConnectionError, httpx.TransportError) as error:
             raise self._away(f"no Ollama server answers at {self.address} ({type(error).__name__})") from None
         except (ollama.ResponseError, ValueError):
-            return  # something answers; whether it can chat, the first request tells
+            return None  # something answers; whether it can chat, the first request tells
+        return next((one.digest for one in there if one.model in names), None)
 
     def ask(self, request: Request) -> Completion | Failure:
         """See `Teacher.ask`.
@@ -61,6 +65,10 @@ class OllamaTeacher:
         if used >= self.config.num_ctx:
             # Ollama then has dropped the beginning, which is the page, and gone on.
             return Failure("context", f"prompt and answer took {used} tokens of a context of {self.config.num_ctx}")
+        chars, read = sum(len(message.content) for message in request.messages), answer.prompt_eval_count
+        if read and read * _MOST_CHARS_PER_TOKEN < chars:
+            # It holds less than `num_ctx`, and has dropped the beginning all the same.
+            return Failure("context", f"the server read {read} tokens of a prompt of {chars} characters: it was cut")
         cut = answer.done_reason == "length"
         return Completion(text, cut, answer.prompt_eval_count, answer.eval_count)
 

@@ -10,6 +10,8 @@ from cirilla_cli.fs import hash_path
 from cirilla_cli.teachers.base import Completion, Failure, Request
 from cirilla_cli.teachers.config import OwnConfig
 
+_NOT_RAW = "a model of one's own takes no raw prompts: leave out strategy.template"
+
 
 class OwnTeacher:
     """`ask` lets the model take the next turn, one request at a time; nothing holds it to the schema.
@@ -45,6 +47,8 @@ class OwnTeacher:
 
     def ask(self, request: Request) -> Completion | Failure:
         """See `Teacher.ask`; a model is never busy, slow or away."""
+        if request.until:
+            return Failure("refused", _NOT_RAW)
         from cirilla_cli.infer.config import GenerateConfig
         from cirilla_cli.infer.prompt import Prompt
         from cirilla_cli.infer.run import generate

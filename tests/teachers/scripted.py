@@ -159,6 +159,7 @@ class Server:
         self.bodies: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.fault, self.before = fault, before
+        self.models: list[dict[str, str]] = []
         self.lock, self.over = threading.Lock(), threading.Event()
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), handler(self))
         self.http.daemon_threads = True
@@ -195,7 +196,7 @@ def handler(server: Server) -> type[BaseHTTPRequestHandler]:
         def log_message(self, *args: Any) -> None: ...
 
         def do_GET(self) -> None:
-            self.reply(200, json.dumps({"data": [], "models": []}).encode())
+            self.reply(200, json.dumps({"data": [], "models": server.models}).encode())
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -220,6 +221,8 @@ def handler(server: Server) -> type[BaseHTTPRequestHandler]:
                 return self.chat(f"{opened}A mill {{of pairs}}...</think>\n```json\n{good(body)}\n```", "stop")
             if fault == "full":
                 return self.chat(good(body), "stop", read=body["options"]["num_ctx"] - 9)
+            if fault == "holds less":
+                return self.chat(good(body), "stop", read=50)
             if fault == "length":
                 return self.chat(good(body)[:-9], "length")
             return self.chat(
@@ -230,7 +233,7 @@ def handler(server: Server) -> type[BaseHTTPRequestHandler]:
             self.close_connection = True
             self.connection.shutdown(socket.SHUT_RDWR)
 
-        def chat(self, text: str, reason: str, *, cut: bool = False, read: int = 100) -> None:
+        def chat(self, text: str, reason: str, *, cut: bool = False, read: int = 1000) -> None:
             message: dict[str, Any] = {"role": "assistant", "content": text}
             if self.path == "/api/chat":
                 counts = {"prompt_eval_count": read, "eval_count": 10}

@@ -241,3 +241,15 @@ def test_the_seed_and_nothing_else_decides_an_answer(trained: Path) -> None:
     first = [one.ask(request) for request in hot]
     assert first[0] == first[2] != first[1]
     assert [other.ask(request) for request in reversed(hot)] == first[::-1]
+
+
+def test_a_raw_prompt_is_refused_before_anything_is_made(trained: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is chatml, but a model of one's own takes no raw prompts: leave it out"):
+        config(tmp_path, own(trained), strategy={"kind": "magpie", "template": "chatml"})
+    config(tmp_path, own(trained), strategy={"kind": "magpie"})
+    teacher = OwnConfig(path=trained, device="cpu").build()
+    answer = teacher.ask(Request(ASKED[1:], None, 5, until="<|im_end|>"))
+    assert isinstance(answer, Failure)
+    assert (answer.kind, answer.detail) == (
+        "refused", "a model of one's own takes no raw prompts: leave out strategy.template",
+    )  # fmt: skip

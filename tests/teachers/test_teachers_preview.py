@@ -43,6 +43,23 @@ def test_the_estimate_is_the_first_parts_cost_times_the_number_of_parts(
     assert look(section, tmp_path / "out", 4, Silent()).estimate is None, "all on record: nothing was measured"
 
 
+def test_the_estimate_has_a_cost_where_prices_are_known(tmp_path: Path, serve: Callable[..., Server]) -> None:
+    teacher = serve().teacher("openai", price={"input": 2000.0, "output": 50_000.0})
+    found = look(config(tmp_path, teacher, 12), tmp_path / "out", 4, Silent())
+    assert found.estimate is not None
+    # 12 requests: 1,200 tokens read at 0.002, 120 written at 0.05.
+    assert found.estimate.cost == pytest.approx(2.4 + 6.0)
+    assert found.text().endswith(", at a cost of about 8.40")
+    free = look(config(tmp_path, serve().teacher("openai"), 3), tmp_path / "free", 3, Silent())
+    assert "cost" not in free.text()
+
+
+def test_a_price_of_the_judge_s_own_is_refused(tmp_path: Path) -> None:
+    judge = {"teacher": {"kind": "openai", "price": {"input": 1.0, "output": 1.0}}}
+    with pytest.raises(ValueError, match="counted with the teacher's: leave it out"):
+        config(tmp_path, {"kind": "openai"}, judge=judge)
+
+
 def test_a_limit_bounds_the_look_and_its_estimate(tmp_path: Path, serve: Callable[..., Server]) -> None:
     section = config(tmp_path, serve().teacher("openai"), 12, limit=5)
     found = look(section, tmp_path / "out", 9, Silent())
@@ -97,7 +114,7 @@ def test_the_command_prints_the_look_or_one_object(tmp_path: Path, serve: Callab
             assert json.loads(done.stdout)["estimate"]["parts"] == 6
         else:
             assert "user: What is told of Mill 1?" in done.stdout
-            assert "all of it: 6 parts of pages, about 6 requests, 600 tokens read" in done.stdout
+            assert "all of it: 6 parts of pages, about 6 requests, 6,000 tokens read" in done.stdout
     assert len(rows(tmp_path / "out0" / "journal.jsonl")) == 2
     done = subprocess.run([*command, "--preview", "0"], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 1

@@ -210,11 +210,38 @@ def test_answers_given_under_other_settings_are_not_taken_for_one_s_own(
         assert len(server.bodies) == sent
 
 
+def test_answers_of_two_models_by_one_name_are_not_mixed(tmp_path: Path, serve: Callable[..., Server]) -> None:
+    server = serve(lambda prompt, n: "busy" if "Mill 2" in prompt and n == 0 else None)
+    server.models = [{"model": "other", "digest": "f" * 64}, {"model": "tiny:latest", "digest": "a" * 64}]
+    with pytest.raises(ServiceError, match="run the same command|unanswered"):
+        run(tmp_path, server.teacher("ollama", patience=0.1), 3)
+    assert [row["digest"] for row in rows(tmp_path / "out" / "journal.jsonl")] == ["a" * 64] * 2
+    server.models[1]["digest"] = "b" * 64
+    with pytest.raises(CirillaError, match="is bbbbbbbbbbbb now, the answers on record are from aaaaaaaaaaaa"):
+        run(tmp_path, server.teacher("ollama"), 3)
+    assert len(server.bodies) == 3, "nothing was asked"
+    server.models[1]["digest"] = "a" * 64
+    assert run(tmp_path, server.teacher("ollama"), 3).samples == 3
+    server.models[1]["digest"] = "b" * 64
+    assert run(tmp_path, server.teacher("ollama"), 3).samples == 3, "all is on record, so nobody is asked"
+
+
 def test_a_prompt_that_does_not_fit_the_context_is_not_sent(tmp_path: Path, serve: Callable[..., Server]) -> None:
     server = serve()
     with pytest.raises(CirillaError, match="the prompt does not fit the context"):
         run(tmp_path, {**server.teacher("ollama"), "num_ctx": 100}, 1)
     assert not server.asked
+
+
+def test_a_prompt_of_which_the_server_read_a_part_alone_is_rejected_as_over_long(
+    tmp_path: Path, serve: Callable[..., Server]
+) -> None:
+    server = serve(lambda prompt, n: "holds less" if "Mill 1" in prompt else None)
+    report = run(tmp_path, server.teacher("ollama"), 3)
+    assert (report.samples, report.rejected) == (2, {"the prompt does not fit the context": 1})
+    (row,) = rows(tmp_path / "out" / "rejects.jsonl")
+    assert re.search(r"the server read 50 tokens of a prompt of \d+ characters", row["why"])
+    assert len(server.bodies) == 3, "once is enough"
 
 
 @KINDS

@@ -41,5 +41,8 @@ class PipelineRecipe(Recipe):
     """What the pipeline does, shown when it starts."""
     reference: ReferenceConfig | None = None
     """A measured time to scale to this machine; null prints no estimate."""
+    contamination: Literal["refuse", "report"] = "refuse"
+    """When rows that a stage trains on hold what an eval stage measures and does not mark as seen: refuse stops before
+    that stage, report says so and goes on."""
     stages: dict[str, StageConfig]
     """The stages by name, in the order they run."""
