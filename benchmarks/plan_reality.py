@@ -25,6 +25,8 @@ LEAST = 600_000_000
 SMALLEST, LARGEST = 25_000_000, 90_000_000
 STEPS = 3
 WITHIN = 0.1
+SPARE = 0.15
+"""What a plan leaves free where it says that a step fits (engine/footprint.py)."""
 
 GRID: dict[str, list[Any]] = {
     "family": ["llama3", "gpt2", "mixtral", "granite-hybrid", "modernbert"],
@@ -140,9 +142,12 @@ def measured(family: str, words: list[str]) -> dict[str, Any]:
 
 
 def apart(what: str, family: str, words: list[str]) -> dict[str, Any]:
-    """One of the two, in a process of its own."""
+    """One of the two, in a process of its own, which begins as the command line's do."""
+    from cirilla_cli.cli.allocator import without_cache
+
     command = [sys.executable, "-m", "benchmarks.plan_reality", "--child", what, family, *words]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    environment = without_cache(os.environ)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         raise RuntimeError(f"{what} {family} {' '.join(words)}\n{done.stderr[-2000:]}")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -164,7 +169,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         times = f"{said['step_seconds']:.2f} | {truth['step_seconds']:.2f}"
         lines.append(f"| {row['draw']} | {named(row['drawn'])} | {sizes} | {times} |")
     close = sum(abs(ratio(row) - 1) <= WITHIN for row in rows)
-    wrong = sum(ratio(row) * (1 + WITHIN) < 1 for row in rows)
+    wrong = sum(ratio(row) * (1 + SPARE) < 1 for row in rows)
     same = sum(row["predicted"]["parameters"] == row["measured"]["parameters"] for row in rows)
     disk = [row["predicted"]["checkpoint_bytes"] / row["measured"]["checkpoint_bytes"] for row in rows]
     lines.append(f"within {WITHIN:.0%}: {close} of {len(rows)}; said to fit and does not: {wrong}; parameters: {same}")

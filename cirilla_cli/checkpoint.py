@@ -132,10 +132,10 @@ class Checkpoint:
                 for key, value in own.items()
             }
 
-    def verify(self) -> list[str]:
-        """Names of files whose bytes are not those the manifest recorded."""
+    def verify(self, but: Collection[str] = ()) -> list[str]:
+        """Names of files whose bytes are not those the manifest recorded; those in ``but`` are not read."""
         files = read_json(self.path / "MANIFEST.json")["files"]
-        return [name for name, info in files.items() if hash_file(self.path / name) != info["sha256"]]
+        return [n for n, info in files.items() if n not in but and hash_file(self.path / n) != info["sha256"]]
 
 
 def on_its_device(value: Tensor, parameter: Tensor) -> Tensor:
@@ -409,10 +409,14 @@ def set_aside_after(run: Path, step: int) -> None:
 def load_checkpoint(
     checkpoint: Checkpoint, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
 ) -> Found[Model, Config]:
-    """A checkpoint's tokenizer and model, with the moving average of its weights where there is one."""
+    """A checkpoint's tokenizer and model, with the moving average of its weights where there is one.
+
+    Raises:
+        CirillaError: a file that is read is not as it was written: its size may be right and one of its bits wrong.
+    """
     path = checkpoint.path
     has_tokenizer = any((path / name).is_file() for name in ("tokenizer.model", "tokenizer.json"))
-    return Found(
+    found = Found(
         model=load_weights(checkpoint.model_config(), [checkpoint.best_weights], device=device, dtype=dtype),
         config=checkpoint.model_config(),
         tokenizer=load_tokenizer(path) if has_tokenizer else None,
@@ -421,3 +425,15 @@ def load_checkpoint(
         step=checkpoint.step,
         verb=checkpoint.state().get("verb"),
     )
+    # Last: what cannot be read at all has said more of it.
+    _refuse_damaged(checkpoint)
+    return found
+
+
+def _refuse_damaged(checkpoint: Checkpoint) -> None:
+    unread = {WEIGHTS, AVERAGE, "optimizer.safetensors"} - {checkpoint.best_weights.name}
+    if damaged := checkpoint.verify(but=unread):
+        raise CirillaError(
+            f"{checkpoint.path}: {', '.join(damaged)}: damaged, the bytes are not those that were written",
+            hint="name another checkpoint of the run; continuing the run passes over damaged ones",
+        )

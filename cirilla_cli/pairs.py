@@ -19,7 +19,7 @@ class Vocabulary:
     taken: Collection[str]
     """Texts that no new piece may have."""
     halves: Mapping[str, set[str]]
-    """By what is half of an old piece and none itself, the other halves: with one of them it would make that piece."""
+    """By a half of an old piece that no text made so far, the other halves: the two would make it from then on."""
 
 
 def ways(text: str, ids: Mapping[str, int]) -> list[tuple[str, str]]:

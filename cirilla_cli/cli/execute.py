@@ -143,19 +143,20 @@ def tokenize(resolved: Resolved, progress: Progress, control: Control) -> Any:
 
 def train(resolved: Resolved, progress: Progress, control: Control) -> Any:
     """A run directory at the recipe's `out`."""
-    from cirilla_cli.cli.allocator import keep_freed_memory
+    from cirilla_cli.cli.allocator import keep_freed_memory, map_large_blocks
     from cirilla_cli.engine.run import train as area
     from cirilla_cli.engine.run import verify_resume
 
     if resolved.data["deterministic"]:
         # Read once, when cuBLAS is first used.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    keep_freed_memory()
     with enough_memory():
         job = job_of(resolved, control.place)
         if control.verify_resume:
+            keep_freed_memory()
             return verify_resume(job, progress)
-        return area(job, progress, restart=control.fresh, insist=control.resume)
+        map_large_blocks()
+        return area(job, progress, restart=control.fresh, insist=control.resume, settled=keep_freed_memory)
 
 
 def plan(resolved: Resolved, progress: Progress, control: Control) -> Any:

@@ -19,8 +19,9 @@ def main() -> None:
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     sys.unraisablehook = _once_more
     try:
-        from cirilla_cli.cli import app
+        from cirilla_cli.cli import allocator, app
 
+        allocator.begin_again(sys.argv[1:], os.environ)
         app.main()
     except KeyboardInterrupt:
         print(INTERRUPTED, file=sys.stderr)

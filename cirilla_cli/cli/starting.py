@@ -3,16 +3,12 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cirilla_cli.cli.places import check_place
 from cirilla_cli.errors import CirillaError, UsageError
 from cirilla_cli.fs import write_text
 from cirilla_cli.units import parse_bytes, parse_seconds, show_count, show_seconds
-
-if TYPE_CHECKING:
-    from cirilla_cli.scrape.config import ScrapeConfig
-
 
 _LEAST_STEPS = 50
 """Fewer would teach nothing, so a shorter budget is exceeded, which is said."""
@@ -81,6 +77,7 @@ def _source(wiki: str | None, dump: str | None, files: Path | None, contact: str
     from pydantic import ValidationError
 
     from cirilla_cli.scrape.config import ScrapeConfig
+    from cirilla_cli.scrape.run import check_source
 
     if sum(given is not None for given in (wiki, dump, files)) != 1:
         raise UsageError("name one source: --wiki URL, --dump FILE|URL or --files DIR")
@@ -89,26 +86,13 @@ def _source(wiki: str | None, dump: str | None, files: Path | None, contact: str
         raise UsageError("--contact is said to a host: it goes with --wiki, or with --dump URL")
     given = {"source": {"kind": kind, key: value}, "contact": contact}
     try:
-        _check_source(ScrapeConfig.model_validate(given))
+        check_source(ScrapeConfig.model_validate(given))
     except ValidationError as error:
         flag = "--contact" if "contact" in error.errors()[0]["loc"] else "--wiki" if wiki is not None else "--dump"
         shown = contact if flag == "--contact" else value
         raise CirillaError(f"`{flag}` is {shown!r}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
     lines = f"{{kind: {kind}, {key}: {json.dumps(value)}}}"
     return lines if contact is None else f"{lines}\n  contact: {json.dumps(contact)}"
-
-
-def _check_source(config: "ScrapeConfig") -> None:
-    """Raises: CirillaError: a wiki that would not be asked, or a folder without texts."""
-    from cirilla_cli.scrape.access import check_access
-    from cirilla_cli.scrape.config import FilesConfig, MediaWikiConfig
-    from cirilla_cli.scrape.files import FilesSource
-
-    match config.source:
-        case MediaWikiConfig():
-            check_access(config.contact, config.source)
-        case FilesConfig():
-            FilesSource(config.source.path, 0, None)
 
 
 def _readable(dump: str | None, files: Path | None) -> tuple[str, str, str]:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import NonNegativeFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
 from cirilla_cli.config import ByKind, FilePath, Misfits, Paths, Section, Texts
 from cirilla_cli.units import Count, Fraction, InnerShare, PositiveCount
@@ -52,7 +52,7 @@ class ExtendedTokenizerConfig(Section):
     kind: Literal["extended"] = "extended"
     base: FilePath
     """Folder of the tokenizer that is extended: of ours, a checkpoint, or an imported model with its tokenizer.json."""
-    pieces: Count = 1024
+    pieces: Annotated[Count, Field(ge=0)] = 1024
     """Pieces to be found: those that save most tokens, a tenth of the texts aside, on which that is measured."""
     tokens: Texts = ()
     """Words that shall be one token each, also behind a space; what they are joined from takes further pieces."""

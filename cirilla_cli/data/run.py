@@ -13,9 +13,11 @@ from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 
+from cirilla_cli.data.aside import forget_aside, set_aside, taken_back
 from cirilla_cli.data.config import TokenizeConfig, folders_of
 from cirilla_cli.data.encode import encode_all, kind_of, training_text
 from cirilla_cli.data.inputs import check_inputs, read_inputs
@@ -29,6 +31,8 @@ from cirilla_cli.errors import CirillaError
 from cirilla_cli.fs import atomic_write, hash_path, read_json, write_json
 from cirilla_cli.progress import Progress
 
+_DRAWN_CHARS = 256
+"""Of a record's text, what decides whether a shard ends before it."""
 _DOCUMENT_EXTRA = 8
 """Most control tokens around one plain document."""
 _MAKING = {"sentencepiece": "training", "load": "loading", "extended": "extending"}
@@ -168,6 +172,7 @@ class Sharder:
         self._pool: ProcessPoolExecutor | None = None
 
     def __enter__(self) -> "Sharder":
+        set_aside(self.folder)
         if self.config.workers > 1:
             self._pool = ProcessPoolExecutor(self.config.workers, mp_context=get_context("spawn"))
         return self
@@ -177,6 +182,7 @@ class Sharder:
             for place in list(self._open):
                 self._close_shard(place)
             self._collect(0)
+            forget_aside(self.folder)
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
 
@@ -189,10 +195,20 @@ class Sharder:
             self.licenses[record.license.name] = self.licenses.get(record.license.name, 0) + 1
         place = kind, split
         size = _most_tokens(record)
-        if self._open.get(place) and self._size[place] + size > self.config.shard_tokens:
+        if self._open.get(place) and self._is_cut(record, self._size[place], size):
             self._close_shard(place)
         self._open.setdefault(place, []).append(record)
         self._size[place] = self._size.get(place, 0) + size
+
+    def _is_cut(self, record: Record, held: int, size: int) -> bool:
+        """Whether a shard that holds so much ends before a record: by what the record says, and where it is full.
+
+        By the record alone, once a quarter is there: rows that come or go move the ends near them, and no others.
+        """
+        most = self.config.shard_tokens
+        said = record.text if isinstance(record, Document) else record.conversation()[-1].content
+        draw = crc32(said[:_DRAWN_CHARS].encode()) / 2**32
+        return held + size > most or (held >= most // 4 and draw < size / (most / 4))
 
     def _close_shard(self, place: tuple[Kind, str]) -> None:
         kind, split = place
@@ -231,16 +247,12 @@ class Sharder:
 def encode_shard(folder: Path, name: str, records: list[Record], tokenizer_at: Path, tokenizer_hash: str) -> ShardInfo:
     """Encode one shard, or find that an earlier run already did, from the same records with the same tokenizer."""
     made_from = _fingerprint(tokenizer_hash, records)
-    marker = folder / f"{name}.json"
-    if marker.is_file():
-        done = read_json(marker)
-        info = ShardInfo(**done["info"])
-        if done["made_from"] == made_from and all((folder / file).is_file() for file in (info.file, info.rows)):
-            return info
+    if (found := taken_back(folder, name, made_from)) is not None:
+        return found
     tokenizer = _kept_tokenizer(tokenizer_at, tokenizer_hash)
     info = write_shard(folder, name, encode_all(records, tokenizer), tokenizer.vocab_size)
     info = replace(info, rows_sha256=write_origins(folder / info.rows, records))
-    write_json(marker, {"made_from": made_from, "info": asdict(info)})
+    write_json(folder / f"{name}.json", {"made_from": made_from, "info": asdict(info)})
     return info
 
 

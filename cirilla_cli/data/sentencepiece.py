@@ -193,14 +193,14 @@ class SentencePieceTokenizer:
             write_text(folder / FILE, self.extension.text())
 
     def vocabulary(self) -> Vocabulary:
-        """Its pieces; sentencepiece joins any two neighbours that make one, so halves of pieces are to be avoided."""
+        """Its pieces; sentencepiece joins any two neighbours that make one, even one that was made of no text."""
         pieces = [self._processor.id_to_piece(i) if self._is_merged(i) else "" for i in range(self.vocab_size)]
-        known = {piece for piece in pieces if piece}
-        halves = defaultdict[str, set[str]](set)
-        for left, right in ((piece[:cut], piece[cut:]) for piece in known for cut in range(1, len(piece))):
-            for part, rest in ((left, right), (right, left)):
-                if part not in known:
-                    halves[part].add(rest)
+        known, halves = [piece for piece in pieces if piece], defaultdict[str, set[str]](set)
+        found = self._processor.encode([piece.replace(MARK, " ") for piece in known])
+        for piece in (piece for piece, ids in zip(known, found, strict=True) if len(ids) > 1):
+            for cut in range(1, len(piece)):
+                halves[piece[:cut]].add(piece[cut:])
+                halves[piece[cut:]].add(piece[:cut])
         return Vocabulary(pieces, [self._processor.id_to_piece(i) for i in range(17 + 256)], halves)
 
     def runs(self, texts: Sequence[str]) -> list[list[Run]]:

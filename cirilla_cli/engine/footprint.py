@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from itertools import pairwise
+from statistics import NormalDist
 from typing import Any, Literal
 
 import torch
@@ -42,7 +43,7 @@ Checkpointing = FullCheckpointingConfig | SelectiveCheckpointingConfig
 
 _PARTS = ("parameters", "gradients", "optimizer", "average", "casts", "activations", "logits", "temporary")
 
-_SPARE = 0.1
+_SPARE = 0.15
 """Of a predicted peak, what must be free besides for a step to be said to fit (docs/plan.md)."""
 
 _BATCH_BYTES = 3 * 8
@@ -54,14 +55,26 @@ _LIBRARIES = {"cpu": 40 << 20, "cuda": 600 << 20}
 _FRAGMENTED = 0.05
 """Share of a step's tensors that comes on top on CUDA, in pieces that do not fit (docs/plan.md)."""
 
+_APART = 0.12
+"""Share of a heap on a CPU that comes on top: small pieces, which no walk sees, keep some of its holes apart."""
+
 _PRODUCT = 553_000
 """Bytes that oneDNN keeps of a kind of product in bfloat16 (`python -m benchmarks.plan_reality --products`)."""
 
 _KEPT_PRODUCTS = 1024
 """Kinds that it keeps, those it met last (ONEDNN_PRIMITIVE_CACHE_CAPACITY)."""
 
+_STEADY_PASSES = 100
+"""Up to so many, routers have hardly learned, and experts are given about as much as at the beginning."""
+
+_SPREAD = 1.1
+"""Standard deviation of an expert's number of tokens, over that of tokens which choose alone (docs/plan.md)."""
+
 _WINDOWS = 3
 """Parts of each pass, forward or backward, whose highest moments are followed apart."""
+
+_LARGE = 1 << 20
+"""Bytes from which on a block is a mapping of its own in the first step on a CPU (`cli/allocator.py`)."""
 
 _STEPS = 4
 """Steps after which a heap on a CPU grows no more to speak of."""
@@ -161,24 +174,25 @@ def footprint(job: Job, shape: Shape, batches: Sequence[TokenBatch], cut: Cut, k
     """
     # How a heap of the C library grows does not follow from shallow models; what tensors hold does.
     found = outlined(job, _unwindowed(shape), batches, kind) if kind == "cuda" else whole(job, shape, batches, kind)
-    return _summed(job, found, cut, kind)
+    return _summed(job, shape, found, cut, kind)
 
 
 def rough(job: Job, shape: Shape, batches: Sequence[TokenBatch], cut: Cut, kind: DeviceClass) -> Footprint:
     """As `footprint`, from shallow models on CPUs too, where the part called allocator is then an estimate of it."""
-    return _summed(job, outlined(job, shape if kind == "cpu" else _unwindowed(shape), batches, kind), cut, kind)
+    found = outlined(job, shape if kind == "cpu" else _unwindowed(shape), batches, kind)
+    return _summed(job, shape, found, cut, kind)
 
 
-def _summed(job: Job, found: Outline, cut: Cut, kind: DeviceClass) -> Footprint:
+def _summed(job: Job, shape: Shape, found: Outline, cut: Cut, kind: DeviceClass) -> Footprint:
     held = max(found.windows, key=lambda sums: sum(sums.values()))
     parts = {part: held.get(part, 0) for part in _PARTS}
     parts["batch"] = _BATCH_BYTES * cut.rows_per_step * cut.context_length if kind == "cpu" else 0
     # The copy that is written beside the training.
     parts["checkpoint"] = found.saved if job.checkpoint.asynchronous else 0
     most = sum(held.values())
-    lost = round(_FRAGMENTED * most) if kind == "cuda" else max(0, found.height - most)
+    lost = round(_FRAGMENTED * most) if kind == "cuda" else max(0, round((1 + _APART) * found.height) - most)
     parts["allocator"] = _LIBRARIES[kind] + lost
-    parts["kernels"] = _PRODUCT * _most_kinds(job, found, cut)
+    parts["kernels"] = _PRODUCT * _most_kinds(job, shape, found, cut)
     return Footprint(parts, found.saved)
 
 
@@ -214,12 +228,26 @@ def whole(job: Job, shape: Shape, batches: Sequence[TokenBatch], kind: DeviceCla
     return Outline(_windows(walked), saved, _height(walked), kinds, routed)
 
 
-def _most_kinds(job: Job, found: Outline, cut: Cut) -> int:
+def _most_kinds(job: Job, shape: Shape, found: Outline, cut: Cut) -> int:
     """Kinds of products whose code is kept at the end; what experts are given is another kind each time, at worst."""
-    if not found.routed:
+    base = shape.base if isinstance(shape, ClassifierConfig) else shape
+    if not found.routed or not isinstance(base.mlp, MoEConfig):
         return min(found.products, _KEPT_PRODUCTS)
     passes = _passes(job, cut)
-    return _KEPT_PRODUCTS if passes is None else min(found.products + found.routed * passes, _KEPT_PRODUCTS)
+    if passes is None or passes > _STEADY_PASSES:
+        return _KEPT_PRODUCTS if passes is None else min(found.products + found.routed * passes, _KEPT_PRODUCTS)
+    experts = base.mlp.n_experts * (base.n_layers - base.mlp.dense_layers)
+    tokens = min(cut.rows_per_step, cut.rows_per_micro_batch) * cut.context_length
+    unlike = distinct(experts * passes, tokens * base.mlp.top_k / base.mlp.n_experts)
+    return min(found.products + math.ceil(found.routed / experts * unlike), _KEPT_PRODUCTS)
+
+
+def distinct(draws: int, mean: float) -> float:
+    """Unlike numbers of tokens that experts are given, to be expected in so many draws; equal ones share their code."""
+    normal = NormalDist(mean, _SPREAD * math.sqrt(mean))
+    reach = math.ceil(6 * normal.stdev)
+    shares = [normal.cdf(n + 0.5) - normal.cdf(n - 0.5) for n in range(round(mean) - reach, round(mean) + reach + 1)]
+    return sum(1 - (1 - share) ** draws for share in shares)
 
 
 def _passes(job: Job, cut: Cut) -> int | None:
@@ -293,8 +321,8 @@ def _unwindowed(shape: Shape) -> Shape:
 
 
 def _height(walked: Walked) -> int:
-    """What a heap on a CPU grows to, with holes that nothing fits."""
-    return height([piece.nbytes for piece in walked.pieces], walked.events, walked.again, _STEPS - 1)
+    """What blocks of their own and a heap on a CPU grow to, with holes that nothing fits."""
+    return height([piece.nbytes for piece in walked.pieces], walked.events, walked.again, _STEPS - 1, _LARGE)
 
 
 def _windows(walked: Walked) -> list[dict[str, int]]:

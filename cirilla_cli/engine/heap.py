@@ -1,10 +1,9 @@
-"""The C library's heap while a process trains: how far it grows over pieces that come and go (`footprint.py`).
+"""What a process holds while it trains: blocks of their own, and the C library's heap (`footprint.py`).
 
-The command line has glibc keep what is freed (`cli/allocator.py`), so a process holds its heap up to the highest piece
-that ever lay there. A request is given the smallest hole that takes it, or the end of the heap. Two freed neighbours
-never become one hole, which says a little too much: a tensor's memory is aligned to 64 bytes, and in what that leaves
-between two of them small objects come to lie, autograd's and torch's own. So tensors of one size live in each other's
-place, and larger ones, such as an optimizer's temporaries after a backward pass, lie beyond.
+The command line has glibc map large blocks one by one until the first step is done (`cli/allocator.py`), so weights and
+whatever an optimizer remembers take what they are. From then on all lies on the heap, which keeps what is freed: the
+process holds it up to the highest piece that ever lay there. A request is given the smallest hole that takes it, or the
+end of the heap, and neighbours that are free become one hole.
 """
 
 import bisect
@@ -24,6 +23,10 @@ class Heap:
     """The highest that ``top`` has been."""
     _holes: list[tuple[int, int]] = field(default_factory=list)
     """Size and address of each, smallest first."""
+    _sizes: dict[int, int] = field(default_factory=dict)
+    """Of each hole, by where it begins."""
+    _starts: dict[int, int] = field(default_factory=dict)
+    """Where each hole begins, by where it ends."""
 
     def take(self, nbytes: int) -> int:
         """The address of a new piece."""
@@ -32,32 +35,54 @@ class Heap:
             self.top += nbytes
             self.high = max(self.high, self.top)
             return self.top - nbytes
-        size, at = self._holes.pop(place)
+        size, at = self._holes[place]
+        self._fill(at)
         if size > nbytes:
-            bisect.insort(self._holes, (size - nbytes, at + nbytes))
+            self._open(at + nbytes, size - nbytes)
         return at
 
     def give(self, at: int, nbytes: int) -> None:
         """Free a piece."""
+        if at in self._starts:
+            before = self._starts[at]
+            nbytes += self._fill(before)
+            at = before
+        if at + nbytes in self._sizes:
+            nbytes += self._fill(at + nbytes)
         if at + nbytes == self.top:
             self.top = at
         else:
-            bisect.insort(self._holes, (nbytes, at))
+            self._open(at, nbytes)
+
+    def _open(self, at: int, nbytes: int) -> None:
+        bisect.insort(self._holes, (nbytes, at))
+        self._sizes[at], self._starts[at + nbytes] = nbytes, at
+
+    def _fill(self, at: int) -> int:
+        """Bytes of a hole that is none any more."""
+        nbytes = self._sizes.pop(at)
+        del self._starts[at + nbytes]
+        self._holes.pop(bisect.bisect_left(self._holes, (nbytes, at)))
+        return nbytes
 
 
-def height(sizes: Sequence[int], events: Sequence[int], again: int, times: int) -> int:
-    """Bytes that a heap grows to while pieces come and go.
+def height(sizes: Sequence[int], events: Sequence[int], again: int, times: int, large: int) -> int:
+    """Bytes that a process holds at most while pieces come and go.
 
     Args:
         sizes: of the pieces.
         events: the number of the piece that comes (from 1 on), or its negative where it goes, in order.
         again: the event from which on all of them happen ``times`` times, as the steps of a run do.
+        large: bytes from which on a piece lies beside the heap, where it came before ``again``.
     """
     heap, held = Heap(), dict[int, int]()
-    for event in [*events[:again], *(list(events[again:]) * times)]:
+    before = events[:again]
+    beside = {event for event in before if event > 0 and sizes[event - 1] >= large}
+    most = sum(sizes[event - 1] for event in beside - {-event for event in before})
+    for event in [*(e for e in before if abs(e) not in beside), *(list(events[again:]) * times)]:
         nbytes = sizes[abs(event) - 1] + _HEADER
         if event > 0:
             held[event] = heap.take(nbytes)
         elif -event in held:
             heap.give(held.pop(-event), nbytes)
-    return heap.high
+    return most + heap.high

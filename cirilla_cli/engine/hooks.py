@@ -1,7 +1,7 @@
 """What happens between steps: evaluation, samples, early stopping, the log, progress; checkpoints: `saving.py`."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,17 @@ class Quiet:
 
     def on_end(self, trainer: Trainer, metrics: Metrics) -> None:
         """After the last step of this sitting."""
+
+
+class AfterSteps(Quiet):
+    """Calls a function after each step."""
+
+    def __init__(self, call: Callable[[], object]) -> None:
+        self._call = call
+
+    def on_step(self, trainer: Trainer, metrics: Metrics) -> None:
+        """Call it."""
+        self._call()
 
 
 def due(step: int, every: int, last: int) -> bool:

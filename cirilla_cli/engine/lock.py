@@ -128,7 +128,7 @@ def check_data(out: Path, lock: Mapping[str, Any], data: Mapping[str, str], alte
     if other:
         raise CirillaError(
             f"{out}: the data of {', '.join(other)} has changed since this run began",
-            hint="--fresh starts it over with the new data",
+            hint="put back what it began with and it goes on; --fresh starts it over with the new data",
         )
     if altered:
         raise CirillaError(

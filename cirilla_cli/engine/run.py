@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from cirilla_cli.engine.config import FSDPConfig
 from cirilla_cli.engine.divergence import Diverged, NoWayBack, way_back
 from cirilla_cli.engine.forecast import Target, forecast, shape_of
 from cirilla_cli.engine.fresh import forget, start_over
+from cirilla_cli.engine.hooks import AfterSteps
 from cirilla_cli.engine.job import Job, check_job
 from cirilla_cli.engine.mirroring import Mirroring, admit, check_mirrored
 from cirilla_cli.engine.parallel import Ranks, joined
@@ -37,12 +39,20 @@ __all__ = [
 _GRACE_S = 20.0
 
 
-def train(job: Job, progress: Progress, *, restart: bool = False, insist: bool = False) -> TrainReport:
+def train(
+    job: Job,
+    progress: Progress,
+    *,
+    restart: bool = False,
+    insist: bool = False,
+    settled: Callable[[], object] | None = None,
+) -> TrainReport:
     """Run ``job``, or continue it where an earlier sitting ended.
 
     Args:
         restart: forget what the run directory holds (`--fresh`), once the new run is known to begin.
         insist: refuse to begin anew (`--resume`).
+        settled: called after each step: whatever stays in memory is there once the first one is done.
 
     Raises:
         CirillaError: the recipe does not fit its data or the run that stands there, another process trains there, or
@@ -56,7 +66,7 @@ def train(job: Job, progress: Progress, *, restart: bool = False, insist: bool =
         with strict[0], strict[1], joined(job.place, pick_device(job.device), sharded=sharded) as ranks:
             # One process alone changes files.
             with held(job.out) if ranks.leads else nullcontext():
-                return _train(job, ranks, progress, restart=restart, insist=insist)
+                return _train(job, ranks, progress, settled, restart=restart, insist=insist)
     except OSError as error:
         if error.errno not in NO_ROOM:
             raise
@@ -72,7 +82,9 @@ def train(job: Job, progress: Progress, *, restart: bool = False, insist: bool =
         ) from None
 
 
-def _train(job: Job, ranks: Ranks, progress: Progress, *, restart: bool, insist: bool) -> TrainReport:
+def _train(
+    job: Job, ranks: Ranks, progress: Progress, settled: Callable[[], object] | None, *, restart: bool, insist: bool
+) -> TrainReport:
     store = open_store(job.checkpoint.mirror) if job.checkpoint.mirror and ranks.leads else None
     if store is not None:
         admit(store, job, restart=restart)
@@ -95,6 +107,7 @@ def _train(job: Job, ranks: Ranks, progress: Progress, *, restart: bool, insist:
         sitting = Sitting(mirror=None if store is None else Mirroring(store, job.out, progress))
         trainer = build(job, lock, newest, inputs, sitting, ranks, progress)
         trainer.state.watched.skips = skips or trainer.state.watched.skips
+        trainer.hooks = trainer.hooks if settled is None else [*trainer.hooks, AfterSteps(settled)]
         try:
             return _fit(job, trainer, sitting, started, progress)
         except Diverged as trouble:

@@ -198,6 +198,8 @@ class _Tracer:
         infos = [info for split in index.splits.values() for info in split]
         splits = {name: sum(info.documents for info in split) for name, split in index.splits.items()}
         node.facts = {"kind": index.kind, "documents": splits, "tokens": sum(info.tokens for info in infos)}
+        if extended := read_note(folder.parent.parent / "tokenizer" / "extends.json"):
+            node.facts |= {"tokenizer_sha256": index.tokenizer_hash, "extends_sha256": extended.get("parent")}
         for name, digest in ((info.rows, info.rows_sha256) for info in infos if info.rows_sha256):
             if not (folder / name).is_file() or hash_file(folder / name) != digest:
                 node.notes.append(f"{name} is missing or not as it was written")

@@ -16,8 +16,10 @@ from cirilla_cli.errors import CirillaError, InterruptedRun
 from cirilla_cli.fs import hash_path
 from cirilla_cli.held import held
 from cirilla_cli.progress import Progress
-from cirilla_cli.scrape.config import DumpConfig, FilesConfig, ScrapeConfig, ScrapedConfig
+from cirilla_cli.scrape.access import check_access
+from cirilla_cli.scrape.config import DumpConfig, FilesConfig, MediaWikiConfig, ScrapeConfig, ScrapedConfig
 from cirilla_cli.scrape.earlier import earlier
+from cirilla_cli.scrape.files import FilesSource
 from cirilla_cli.scrape.opening import Source, dump_file, open_source
 from cirilla_cli.scrape.outputs import Folder, Pipe, Place, Tally
 
@@ -77,6 +79,19 @@ def scrape(config: ScrapeConfig, out: Path, progress: Progress, spread: Spread =
     if place.side is not None:
         _log(config, place, place.side, report)
     return report
+
+
+def check_source(config: ScrapeConfig) -> None:
+    """Refuse what a scrape would refuse before it asks a wiki or reads a text.
+
+    Raises:
+        CirillaError: a wiki that may not be asked, or no texts in a folder.
+    """
+    match config.source:
+        case MediaWikiConfig():
+            check_access(config.contact, config.source)
+        case FilesConfig():
+            FilesSource(config.source.path, config.min_chars, None)
 
 
 def _pump(source: Source, sink: Pipe | Folder, limit: int | None, progress: Progress) -> None:

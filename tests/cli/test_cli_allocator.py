@@ -1,10 +1,13 @@
 """What is freed stays with the process, told by the system's own count of pages that it had to hand out."""
 
+import os
 import platform
 import subprocess
 import sys
 
 import pytest
+
+from cirilla_cli.cli.allocator import UNCACHED, without_cache
 
 FAULTS = """
 import ctypes, resource, sys
@@ -34,3 +37,62 @@ def test_a_block_that_was_freed_costs_no_new_pages() -> None:
     }
     assert found["leave"] > 500, "glibc gave nothing back, so there was nothing to keep"
     assert found["keep"] < 100
+
+
+MAPPED = """
+import ctypes
+from pathlib import Path
+from cirilla_cli.cli.allocator import LARGE, keep_freed_memory, map_large_blocks
+
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
+
+
+def on_heap(address):
+    heap = next(line for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith("[heap]"))
+    start, stop = (int(side, 16) for side in heap.split()[0].split("-"))
+    return start <= address < stop
+
+
+map_large_blocks()
+first, small = libc.malloc(64 * LARGE), libc.malloc(LARGE // 2)
+keep_freed_memory()
+print(on_heap(first), on_heap(small), on_heap(libc.malloc(64 * LARGE)))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators are left alone")
+def test_large_blocks_of_the_first_step_lie_beside_the_heap_and_later_ones_on_it() -> None:
+    done = subprocess.run([sys.executable, "-c", MAPPED], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True", "True"]
+
+
+def test_the_environment_of_training_keeps_what_it_says_already() -> None:
+    other = "glibc.malloc.arena_max=1"
+    assert without_cache({}) == {"GLIBC_TUNABLES": UNCACHED}
+    assert without_cache({"GLIBC_TUNABLES": other, "A": "b"}) == {"GLIBC_TUNABLES": f"{other}:{UNCACHED}", "A": "b"}
+    chosen = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=3"}
+    assert without_cache(chosen) == chosen
+
+
+AGAIN = """
+import os, sys
+sys.argv = ["cirilla", *sys.argv[1:]]
+print(os.getpid(), os.environ.get("GLIBC_TUNABLES"), flush=True)
+from cirilla_cli.cli.start import main
+main()
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators are left alone")
+@pytest.mark.parametrize(("verb", "times"), [("pretrain", 2), ("recipe", 1)])
+def test_a_call_that_trains_begins_once_more_without_the_cache(verb: str, times: int) -> None:
+    """In the same process, once, with the same words."""
+    plain = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+    words = [sys.executable, "-c", AGAIN, verb, "--nope"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, env=plain)
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert done.returncode == 2
+    assert "--nope" in done.stderr
+    assert [told for _, told in lines] == ["None", UNCACHED][:times]
+    assert len({process for process, _ in lines}) == 1

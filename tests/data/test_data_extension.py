@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from cirilla_cli.data.config import ExtendedTokenizerConfig, LoadTokenizerConfig, SentencePieceConfig, TokenizeConfig
+from cirilla_cli.data.extension import Extension
 from cirilla_cli.data.rows import Message
 from cirilla_cli.data.run import tokenize
 from cirilla_cli.data.sentencepiece import SentencePieceTokenizer, train
@@ -175,6 +176,19 @@ def test_every_program_agrees_where_pieces_overlap_in_every_way(tmp_path: Path) 
         assert fast.encode(text, add_special_tokens=False).ids == ids
         assert set(ends(new, ids)) <= set(ends(old, old.encode(text)))
         assert max(ids) >= old.vocab_size or ids == old.encode(text)
+
+
+def test_an_old_piece_that_no_text_made_is_made_by_none_now(tmp_path: Path) -> None:
+    """Nothing leads to `bcd`, until `bc` or `cd` is a piece: sentencepiece joins any two that make one."""
+    letters = train(SentencePieceConfig(vocab_size=300), ["abcdefghijklmnopqrstuvwxyz"] * 3)
+    old = letters.with_pieces(["bcd"], Extension(letters.hash, letters.vocab_size, ((1, 2, 3),)))
+    assert len(old.encode("bcd")) == 3
+    old.save(tmp_path)
+    new = ExtendedTokenizerConfig(base=tmp_path, pieces=4).build([f"bc cd abc xy {i}" for i in range(9)])
+    assert b"xy" in [new.piece_bytes(i) for i in range(old.vocab_size, new.vocab_size)]
+    assert new.encode("bcd") == old.encode("bcd")
+    with pytest.raises(CirillaError, match="older pieces"):
+        ExtendedTokenizerConfig(base=tmp_path, tokens=("bc",)).build([])
 
 
 def test_it_survives_saving_and_pickling_and_leaves_no_file_of_the_old_vocabulary(

@@ -1,5 +1,6 @@
 """Token shards: what is written is read, damage is noticed, and a killed run leaves nothing that looks finished."""
 
+import hashlib
 import json
 import os
 import signal
@@ -7,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -258,6 +260,67 @@ def test_changed_rows_are_encoded_again(config: TokenizeConfig, tmp_path: Path, 
     tokenize(config, tmp_path / "clean", Silent())
     names = {str(p.relative_to(tmp_path / "clean")) for p in (tmp_path / "clean" / "shards").rglob("*.bin")}
     assert all((tmp_path / "out" / n).read_bytes() == (tmp_path / "clean" / n).read_bytes() for n in names)
+
+
+@pytest.fixture
+def many(tmp_path: Path, wiki: str) -> Path:
+    """Two thousand pages of a line."""
+    lines = [line for line in wiki.split("\n") if len(line) > 60]
+    path = tmp_path / "many.jsonl"
+    texts = [f"Page {n}. {lines[7 * n % len(lines)]}" for n in range(2000)]
+    path.write_text("".join(Document(id=f"p{n}", title="", text=text).line() + "\n" for n, text in enumerate(texts)))
+    return path
+
+
+def stamps(folder: Path) -> dict[str, int]:
+    """Shards by what they hold, and when each was written."""
+    return {hashlib.sha256(path.read_bytes()).hexdigest(): path.stat().st_mtime_ns for path in folder.rglob("*.bin")}
+
+
+def without(path: Path, number: int) -> None:
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    path.write_text("".join(lines[:number] + lines[number + 1 :]), encoding="utf-8")
+
+
+@pytest.mark.parametrize("killed", [(), (1,)])
+def test_a_row_that_leaves_changes_the_shards_near_it_and_others_are_not_made_again(
+    config: TokenizeConfig, tmp_path: Path, many: Path, killed: tuple[int, ...]
+) -> None:
+    config = config.model_copy(update={"inputs": (many,), "shard_tokens": 20_000})
+    tokenize(config, tmp_path / "out", Silent())
+    before = stamps(tmp_path / "out" / "shards")
+    assert len(before) > 20
+    without(many, 0)
+    for shards in killed:
+        killed_after(shards, config, tmp_path / "out")
+    tokenize(config, tmp_path / "out", Silent())
+    tokenize(config, tmp_path / "clean", Silent())
+    assert files(tmp_path / "out" / "shards") == files(tmp_path / "clean" / "shards")
+    after = stamps(tmp_path / "out" / "shards")
+    kept = [digest for digest in after if before.get(digest) == after[digest]]
+    assert len(kept) >= len(after) - 4 - len(killed)
+
+
+@pytest.mark.parametrize("at", [0, 1, 2, 3, 5, 8, 30, 66])
+def test_stopped_while_files_are_renamed_the_next_run_ends_in_the_same_bytes(
+    config: TokenizeConfig, tmp_path: Path, rows: Path, at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenize(config, tmp_path / "out", Silent())
+    without(rows, 0)
+    renamed = count()
+
+    def rename(source: Path, target: Path) -> None:
+        if next(renamed) == at:
+            raise KeyboardInterrupt
+        os.replace(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("cirilla_cli.data.aside.rename", rename)
+        with pytest.raises(KeyboardInterrupt):
+            tokenize(config, tmp_path / "out", Silent())
+    tokenize(config, tmp_path / "out", Silent())
+    tokenize(config, tmp_path / "clean", Silent())
+    assert files(tmp_path / "out" / "shards") == files(tmp_path / "clean" / "shards")
 
 
 def test_the_index_says_where_the_tokens_come_from(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from cirilla_cli.engine.config import (
 )
 from cirilla_cli.engine.run import TrainReport, train
 from cirilla_cli.errors import CirillaError, InterruptedRun
+from cirilla_cli.fs import hash_file, read_json, write_json
 from cirilla_cli.hub.config import PushConfig
 from cirilla_cli.hub.write import write_folder
 from cirilla_cli.loading import load_model
@@ -83,6 +84,9 @@ def test_validation_is_of_the_average(
         start = memory / name / "step-000006"
         shutil.copytree(tiny.saved(out)[6], start)
         shutil.copyfile(tiny.saved(out)[6] / f"{name}.safetensors", start / "ema.safetensors")
+        manifest = read_json(start / "MANIFEST.json")
+        manifest["files"]["ema.safetensors"]["sha256"] = hash_file(start / "ema.safetensors")
+        write_json(start / "MANIFEST.json", manifest)
         changes = {"model": CheckpointConfig(path=str(start)), "eval": watched, "train": _lasting(1, None)}
         report = train(tiny.job("pretrain", memory / f"from-{name}", data, **changes), Silent())
         assert report.first_validation is not None

@@ -1,5 +1,6 @@
 """The kinds of products that a walk counts, against oneDNN's own account of the code it made."""
 
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from cirilla_cli.compat import has_fast_bfloat16
 from cirilla_cli.data.batches import Cut
 from cirilla_cli.engine.config import CrossEntropyConfig, PrecisionConfig, TrainConfig
-from cirilla_cli.engine.footprint import footprint, made_up
+from cirilla_cli.engine.footprint import distinct, footprint, made_up
 from cirilla_cli.model.sections import MoEConfig, SwiGLUConfig
 
 has_onednn = pytest.mark.skipif(
@@ -93,6 +94,13 @@ def test_experts_are_given_no_more_kinds_than_they_are_given_products(way: str) 
     assert 12 < made <= 3 * 24
 
 
+@pytest.mark.parametrize(("draws", "mean"), [(24, 32.0), (192, 128.0), (3000, 64.0)])
+def test_unlike_numbers_of_tokens_are_as_many_as_drawing_them_gives(draws: int, mean: float) -> None:
+    rng = random.Random(0)
+    found = [len({round(rng.gauss(mean, 1.1 * mean**0.5)) for _ in range(draws)}) for _ in range(300)]
+    assert distinct(draws, mean) == pytest.approx(sum(found) / 300, rel=0.02)
+
+
 @has_onednn
 def test_a_plan_has_the_code_of_products_in_bfloat16_and_experts_fill_all_places_in_time(
     tiny: ModuleType, tmp_path: Path
@@ -114,8 +122,8 @@ def test_a_plan_has_the_code_of_products_in_bfloat16_and_experts_fill_all_places
     dense, experts = SwiGLUConfig(d_ff=128), MoEConfig(n_experts=4, top_k=2, d_ff=64)
     for length in ({"steps": 1000}, {"epochs": 1.0}):
         assert kept(experts, "bfloat16", "cpu", **length) == pytest.approx(1024, rel=0.06)
-    more = kept(experts, "bfloat16", "cpu", steps=3) - kept(experts, "bfloat16", "cpu", steps=1)
-    assert more == pytest.approx(2 * 48, rel=0.06)
+    more = kept(experts, "bfloat16", "cpu", steps=9) - kept(experts, "bfloat16", "cpu", steps=1)
+    assert more == pytest.approx(6 * (distinct(9 * 8, 64) - distinct(8, 64)), rel=0.08)
     assert kept(experts, "bfloat16", "cpu", tokens=3 * 128) == kept(experts, "bfloat16", "cpu", steps=3)
     assert 10 < kept(dense, "bfloat16", "cpu", steps=1000) < 100
     assert [kept(dense, "float32", "cpu", steps=9), kept(dense, "bfloat16", "cuda", steps=9)] == [0, 0]

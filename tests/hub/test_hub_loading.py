@@ -115,6 +115,23 @@ def test_a_folder_that_is_no_model_says_what_was_looked_for(tmp_path: Path, file
         load_model(tmp_path / file, progress=Silent())
 
 
+def test_weights_of_the_right_size_with_a_wrong_bit_are_no_model(run: Path) -> None:
+    folder = run / "checkpoints" / "step-000003"
+
+    def flip(path: Path) -> None:
+        content = bytearray(path.read_bytes())
+        content[-2] ^= 1
+        path.write_bytes(content)
+
+    # Not read here; a run that continues reads it.
+    flip(folder / "optimizer.safetensors")
+    assert load_model(folder, progress=Silent()).step == 3
+    flip(folder / "model.safetensors")
+    with pytest.raises(CirillaError, match=r"step-000003: model.safetensors: damaged") as caught:
+        load_model(folder, progress=Silent())
+    assert "another checkpoint" in str(caught.value.hint)
+
+
 def test_a_run_without_a_complete_checkpoint_says_so(run: Path) -> None:
     for manifest in run.rglob("MANIFEST.json"):
         manifest.unlink()
