@@ -78,9 +78,12 @@ def extend(config: "ExtendedTokenizerConfig", base: "Tokenizer", texts: Iterable
     every = zip(base.runs(list(counts)), counts.values(), strict=True)
     counted = [(run, number) for runs, number in every for run in runs]
     joiner = Joiner(known, [*((runs[0], 0) for _, runs in forms), *counted])
+    apart = dict[str, list[str]]()
     for place, (token, runs) in enumerate(forms):
         if len(runs) > 1 or not joiner.join_all(place):
-            raise _unjoinable(token, [base.decode(run) for run in runs])
+            apart.setdefault(token, [base.decode(run) for run in runs])
+    if apart:
+        raise _unjoinable(apart)
     listed = len(joiner.spelled)
     while len(joiner.spelled) < listed + config.pieces and joiner.join_best():
         pass
@@ -101,12 +104,16 @@ def _words(texts: Iterable[str]) -> tuple[Counter[str], list[str]]:
     return words, held
 
 
-def _unjoinable(token: str, runs: list[str]) -> CirillaError:
+def _unjoinable(apart: dict[str, list[str]]) -> CirillaError:
+    said = [f"`tokenizer.tokens` holds {token!r}, which cannot be one: {_why(runs)}" for token, runs in apart.items()]
+    return CirillaError("\n".join(said), hint="leave it out" if len(said) == 1 else "leave them out")
+
+
+def _why(runs: list[str]) -> str:
     kept = ", ".join("bytes" if "\ufffd" in run else repr(run) for run in runs)
-    why = f"the tokenizer keeps {kept} apart"
     if len(runs) == 1:
-        why = "it would be a control token, or parts of it would make older pieces where they were not made before"
-    return CirillaError(f"`tokenizer.tokens` holds {token!r}, which cannot be one: {why}", hint="leave it out")
+        return "it would be a control token, or parts of it would make older pieces where they were not made before"
+    return f"the tokenizer keeps {kept} apart"
 
 
 def _measured(found: Extension, held: list[str], before: "Tokenizer", after: "Tokenizer") -> Extension:

@@ -92,6 +92,7 @@ def encode_inputs(
     Raises:
         CirillaError: rows are not understood.
     """
+    _check_folders(config, out)
     progress.say("checking the rows")
     check_inputs(paths, format=config.format)
     shards = opened(config, paths, out, progress, spread)
@@ -108,6 +109,17 @@ def opened(config: TokenizeConfig, paths: Sequence[Path], out: Path, progress: P
     for index in (out / "shards").glob("*/index.json"):
         index.unlink()
     return Sharder(config, tokenizer, out / "shards", progress, spread)
+
+
+def _check_folders(config: TokenizeConfig, out: Path) -> None:
+    """Raises: CirillaError: no tokenizer is where one shall be, or it would be overwritten by what it is made into."""
+    for folder in folders_of(config.tokenizer):
+        load_tokenizer(folder)
+        if config.tokenizer.kind == "extended" and folder.resolve() in (out.resolve(), (out / "tokenizer").resolve()):
+            raise CirillaError(
+                f"`tokenizer.base` is {folder}: must not be where the extended one goes, which would overwrite it",
+                hint=f"--out {out}-extended",
+            )
 
 
 def _spooled(path: Path, out: Path) -> Path:

@@ -7,6 +7,9 @@ from typing import Any, Protocol
 from cirilla_cli.data.rows import Document, Message, Origin, Question, Sample, short_id
 from cirilla_cli.progress import Progress
 
+OVERLONG = "the prompt does not fit the context"
+"""Why a teacher was not asked: what it would have to read and write is longer than it can be."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rejected:

@@ -2,6 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from pydantic import TypeAdapter
 
@@ -21,6 +22,8 @@ class Cache:
         self._folder, self._whose = folder, (teacher.name, dict(teacher.settings), teacher.context)
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            # A folder that only says no to the first answer would say it when that is paid for.
+            TemporaryFile(dir=folder).close()
         except OSError as error:
             raise CirillaError(
                 f"`synth.source.cache` is {folder}: must be a folder that can be written ({error.strerror})",

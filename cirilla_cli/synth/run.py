@@ -17,7 +17,7 @@ from cirilla_cli.errors import CirillaError
 from cirilla_cli.fs import hash_path, write_json
 from cirilla_cli.progress import Progress
 from cirilla_cli.synth.account import write_account
-from cirilla_cli.synth.base import Made, Rejected, Spent, Synthesizer
+from cirilla_cli.synth.base import OVERLONG, Made, Rejected, Spent, Synthesizer
 from cirilla_cli.synth.config import SynthConfig
 from cirilla_cli.synth.preview import Preview, preview
 from cirilla_cli.verify.match import normalise
@@ -219,7 +219,7 @@ class _Sink:
             reasons = ", ".join(f"{reason} ({count})" for reason, count in self._reasons.most_common(5))
             raise CirillaError(
                 f"source `{config.source.kind}` made no samples" + (f": {reasons}" if reasons else ": no input"),
-                hint="check that the inputs hold documents with text or infoboxes",
+                hint=_remedy(self._reasons),
             )
         progress.say(_summary(self.report))
 
@@ -243,6 +243,13 @@ class _Sink:
 
 def _partial(path: Path) -> Path:
     return path if path == STDIO else path.with_name(f".{path.name}.partial")
+
+
+def _remedy(reasons: Counter[str]) -> str:
+    """What to do where nothing was made."""
+    if reasons and reasons.most_common(1)[0][0] == OVERLONG:
+        return "lower synth.source.chunk_chars and synth.source.max_tokens, or take a teacher of a longer context"
+    return "check that the inputs hold documents with text or infoboxes"
 
 
 def _summary(report: SynthReport) -> str:

@@ -283,3 +283,35 @@ def test_a_damaged_record_is_refused(ours: Path, tmp_path: Path) -> None:
         (tmp_path / "extends.json").write_text(text)
         with pytest.raises(CirillaError, match=r"extends\.json: not the record of an extended tokenizer"):
             load_tokenizer(tmp_path)
+
+
+def test_all_tokens_that_cannot_be_one_are_named_at_once(ours: Path, pages: list[str]) -> None:
+    config = ExtendedTokenizerConfig(base=ours, pieces=0, tokens=("two\nlines", "Brokilon", "日本"))
+    with pytest.raises(CirillaError) as refused:
+        config.build(pages)
+    assert [f"holds {token!r}" in str(refused.value) for token in config.tokens] == [True, False, True]
+
+
+@pytest.mark.parametrize("base", ["out", "out/tokenizer", "out/../out/tokenizer/"])
+def test_a_tokenizer_is_not_extended_into_its_own_place(
+    base: str, ours: Path, pages: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "pages.txt").write_text(pages[1])
+    out = tmp_path / "out"
+    load_tokenizer(ours).save(out / "tokenizer")
+    before = {path: path.read_bytes() for path in out.rglob("*.*")}
+    section = ExtendedTokenizerConfig(base=tmp_path / base, pieces=5)
+    with pytest.raises(CirillaError, match="must not be where the extended one goes"):
+        tokenize(TokenizeConfig(inputs=(tmp_path / "pages.txt",), tokenizer=section), out, SILENT)
+    assert {path: path.read_bytes() for path in out.rglob("*.*")} == before
+
+
+@pytest.mark.parametrize(
+    "section", [ExtendedTokenizerConfig(base=Path("nowhere")), LoadTokenizerConfig(path=Path("nowhere"))]
+)
+def test_a_tokenizer_that_is_not_there_is_missed_before_the_rows_are_read(
+    section: ExtendedTokenizerConfig | LoadTokenizerConfig, tmp_path: Path
+) -> None:
+    (tmp_path / "pages.jsonl").write_text("no row\n")
+    with pytest.raises(CirillaError, match="nowhere: no tokenizer here"):
+        tokenize(TokenizeConfig(inputs=(tmp_path / "pages.jsonl",), tokenizer=section), tmp_path / "out", SILENT)

@@ -138,6 +138,16 @@ def test_a_place_that_cannot_be_a_folder_is_named(tmp_path: Path, serve: Callabl
         synthesize(section, tmp_path / "out", Silent())
 
 
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="a folder in which nobody may write, root included")
+def test_a_folder_that_cannot_be_written_is_named_before_anything_is_asked(
+    tmp_path: Path, serve: Callable[..., Server]
+) -> None:
+    server = serve()
+    with pytest.raises(CirillaError, match=r"`synth\.source\.cache` is /proc: must be a folder that can be written"):
+        synthesize(config(tmp_path, server.teacher("ollama"), 1, cache="/proc"), tmp_path / "out", Silent())
+    assert not server.bodies
+
+
 def test_a_folder_of_answers_makes_no_stage_stale(tmp_path: Path, serve: Callable[..., Server]) -> None:
     (tmp_path / "answers").mkdir()
     section = config(tmp_path, serve().teacher("ollama"), 1, cache=str(tmp_path / "answers"))

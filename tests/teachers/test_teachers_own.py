@@ -149,8 +149,9 @@ def test_what_a_small_model_says_instead_of_json_is_asked_for_again_and_rejected
         run(tmp_path, own(trained), 4, max_tokens=60, temperature=9.0, retries=1)
     answers = rows(tmp_path / "out" / "journal.jsonl")
     assert len({answer["text"] for answer in answers}) == len(answers) > 4
-    with pytest.raises(CirillaError, match=r"no samples: the prompt does not fit the context \(2\)"):
+    with pytest.raises(CirillaError, match=r"no samples: the prompt does not fit the context \(2\)") as refused:
         run(tmp_path, own(trained), 2, out="long", max_tokens=2000)
+    assert "lower synth.source.chunk_chars" in (refused.value.hint or "")
 
 
 def test_a_folder_without_a_model_and_one_without_words_are_refused(trained: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Generic, Protocol, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from cirilla_cli.data.rows import Document, Message, Origin, Sample, content_hash, short_id
-from cirilla_cli.synth.base import Made, Rejected, origin_of
+from cirilla_cli.synth.base import OVERLONG, Made, Rejected, origin_of
 from cirilla_cli.synth.config import TeacherSourceConfig
 from cirilla_cli.synth.grounding import Pair, chunks, fault
 from cirilla_cli.synth.inert import defused, fenced, holds_control, speaks_another
@@ -280,7 +280,7 @@ def inlined(schema: dict[str, object]) -> dict[str, object]:
 def _failed(key: str, failure: Failure) -> Rejected | Unsettled:
     if failure.kind in ("transport", "busy", "slow"):
         return Unsettled(failure)
-    reasons = {"context": "the prompt does not fit the context", "refused": REFUSED}
+    reasons = {"context": OVERLONG, "refused": REFUSED}
     return Rejected(key, reasons[failure.kind], {"why": failure.detail})
 
 
