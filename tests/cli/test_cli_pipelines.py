@@ -15,6 +15,8 @@ from program import CIRILLA, RECIPE, call, environment, spawn
 
 from cirilla_cli.checkpoint import Checkpoint
 
+pytestmark = pytest.mark.slow
+
 PIPELINE = """\
 recipe: 1
 name: toy

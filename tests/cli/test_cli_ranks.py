@@ -12,6 +12,8 @@ from program import call, good, spawn
 from cirilla_cli.cli.launch import _arguments
 from cirilla_cli.cli.options import Flags, takes
 
+pytestmark = pytest.mark.slow
+
 REFUSED = {"verify_resume": ("--verify-resume", "--nproc", "2")}
 """Flags that mean nothing to several processes, and the call that says so."""
 

@@ -17,6 +17,8 @@ from cirilla_cli.engine.run import plan, train
 from cirilla_cli.errors import CirillaError, InterruptedRun
 from cirilla_cli.progress import Silent
 
+pytestmark = pytest.mark.slow
+
 LOSS, WEIGHT = 1e-5, 5e-5
 """Relative for losses, absolute for weights: float32 in another order."""
 

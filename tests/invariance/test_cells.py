@@ -10,6 +10,8 @@ import pytest
 import torch
 from textbook import first_loss
 
+pytestmark = pytest.mark.slow
+
 CELLS = cells.covering()
 LOSS, WEIGHT = 1e-5, 5e-5
 """Relative for losses and gradient lengths, absolute for weights, which move by 4e-3: float32 in another order."""

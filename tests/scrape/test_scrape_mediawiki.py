@@ -34,7 +34,9 @@ from cirilla_cli.scrape.store import MemoryStore  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 ABSENT = missing()
-pytestmark = [pytest.mark.skipif(ABSENT is not None, reason=f"no MediaWiki: {ABSENT}"), pytest.mark.timeout(900)]
+pytestmark = [
+    pytest.mark.skipif(ABSENT is not None, reason=f"no MediaWiki: {ABSENT}"), pytest.mark.timeout(900), pytest.mark.slow
+]  # fmt: skip
 READINGS = ("html", "wikitext")
 KNOWN = truths()
 
@@ -270,8 +272,8 @@ def test_behind_faults_of_every_kind_every_page_comes_once(site: Proxy, reading:
     source = {"titles": [truth.title for truth in known]} if reading == "html" else {}
     config = MediaWikiConfig.model_validate({"api": site.api, "reading": reading, **source})
     waits: list[float] = []
-    client = Client("test", sleep=waits.append, timeout_s=8.0, max_tries=8)
-    site.slow_s = 9.0
+    client = Client("test", sleep=waits.append, timeout_s=5.0, max_tries=8)
+    site.slow_s = 6.0
     # Three of four questions for content are spoilt, each kind at least once.
     kinds = iter(FAULTS * 9)
     site.faults = {number: next(kinds) for number in range(1, 80) if number % 4}
