@@ -181,10 +181,11 @@ def test_a_model_of_transformers_goes_on_with_more_ids_and_back(
     """From its own folder, padded, over a run of ours, to a folder that it loads with the new size."""
     import warnings
 
+    import transformers
+
     from cirilla_cli.hub.config import PushConfig
     from cirilla_cli.hub.write import write_folder
 
-    transformers = pytest.importorskip("transformers")
     old, new = load_tokenizer(data), load_tokenizer(extended)
     shape = {
         "vocab_size": old.vocab_size + 3, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
