@@ -1,10 +1,8 @@
 """The module of tiny runs and the data they share; loaded by path, because test folders are no packages."""
 
 import importlib.util
-import os
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -26,11 +24,9 @@ def _load() -> ModuleType:
 
 
 @pytest.fixture
-def memory() -> Iterator[Path]:
-    """A folder in memory where there is one: checkpoints are synced, which takes most of a tiny run's time."""
-    place = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    with tempfile.TemporaryDirectory(dir=place) as folder:
-        yield Path(folder)
+def memory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for the runs of one test."""
+    return tmp_path_factory.mktemp("runs")
 
 
 @pytest.fixture(scope="session")

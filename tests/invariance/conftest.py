@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -31,11 +30,9 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def memory() -> Iterator[Path]:
-    """A folder in memory where there is one, because checkpoints are synced."""
-    place = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    with tempfile.TemporaryDirectory(dir=place, ignore_cleanup_errors=True) as folder:
-        yield Path(folder)
+def memory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for the runs of all tests."""
+    return tmp_path_factory.mktemp("runs")
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -83,11 +84,14 @@ def _step(order: dict[str, Any], place: Place) -> None:
         save_file({name: tensor.contiguous() for name, tensor in found.items()}, order["out"])
 
 
+def _is_compiled(order: dict[str, Any]) -> bool:
+    return "cell" in order and order["cell"]["blocks"] == "compiled"
+
+
 def _child(order: dict[str, Any], place: Place, port: int) -> int:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(place.rank)}
     os.environ["WORLD_SIZE"] = str(place.size)
-    compiled = "cell" in order and order["cell"]["blocks"] == "compiled"
-    signal.alarm(_COMPILED_S if compiled else _LONGEST_S)
+    signal.alarm(_COMPILED_S if _is_compiled(order) else _LONGEST_S)
     try:
         (_train if "cell" in order else _step)(order, place)
     except CirillaError as error:
@@ -96,7 +100,16 @@ def _child(order: dict[str, Any], place: Place, port: int) -> int:
     return 0
 
 
+@cache
+def _compile_something() -> None:
+    """What a process that compiles imports and probes first, here for all that are forked."""
+    product = torch.compile(lambda x_N: (x_N * 2).relu().sum())
+    product(torch.ones(64, requires_grad=True)).backward()
+
+
 def _fork(order: dict[str, Any]) -> list[int]:
+    if _is_compiled(order):
+        _compile_something()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -105,11 +104,9 @@ def driver(data: Path, started: Path) -> Iterator[Driver]:
 
 
 @pytest.fixture(scope="session")
-def memory() -> Iterator[Path]:
-    """A folder in memory where there is one: killing a process loses nothing of either, and syncing is free."""
-    place = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    with tempfile.TemporaryDirectory(dir=place, ignore_cleanup_errors=True) as folder:
-        yield Path(folder)
+def memory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for the runs of all tests."""
+    return tmp_path_factory.mktemp("runs")
 
 
 @pytest.fixture
