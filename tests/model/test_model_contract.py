@@ -22,6 +22,7 @@ from cirilla_cli.model.config import DecoderConfig
 from cirilla_cli.model.decoder import Decoder
 from cirilla_cli.model.init import empty, fresh
 from cirilla_cli.model.layout import PADDING, SequenceLayout
+from cirilla_cli.model.mixers.config import DilatedAttentionConfig
 from cirilla_cli.model.parts import Mixer
 from cirilla_cli.model.readout import LastLogits, TokenLoss
 from cirilla_cli.model.sections import RMSNormConfig
@@ -84,7 +85,13 @@ def variants() -> dict[str, Section]:
     return found
 
 
-VARIANTS = variants()
+def crossed() -> dict[str, Section]:
+    """Forms whose borders a short row crosses, where a change of one field alone gives none."""
+    short = {"segments": (4, 8), "dilations": (1, 2)}
+    return {"dilated, segments=4 and 8": DilatedAttentionConfig.model_validate({"n_heads": 2, **short})}
+
+
+VARIANTS = {**variants(), **crossed()}
 
 
 CAUSAL = {name: variant for name, variant in VARIANTS.items() if "causal=False" not in name}
