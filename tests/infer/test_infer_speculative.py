@@ -46,9 +46,7 @@ MIXERS: dict[str, MixerSection] = {
 }
 
 
-def model_of(
-    mtp: MTPSection | None, mixer: MixerSection = MIXERS["full"], sharp: float = 0.3, **keys: Any
-) -> Decoder:
+def model_of(mtp: MTPSection | None, mixer: MixerSection = MIXERS["full"], sharp: float = 0.3, **keys: Any) -> Decoder:
     """Few tokens, so that drafts are right now and then."""
     config = DecoderConfig(
         vocab_size=5, d_model=16, n_layers=2, context_length=64, mixers={"A": mixer}, mlp=SwiGLUConfig(d_ff=24),
