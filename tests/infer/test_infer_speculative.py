@@ -19,7 +19,14 @@ from cirilla_cli.model.config import (
 from cirilla_cli.model.decoder import Decoder
 from cirilla_cli.model.init import fresh
 from cirilla_cli.model.layout import SequenceLayout
-from cirilla_cli.model.mixers.config import AttentionConfig
+from cirilla_cli.model.mixers.config import (
+    AttentionConfig,
+    DilatedAttentionConfig,
+    GatedDeltaNetConfig,
+    LatentAttentionConfig,
+    Mamba2Config,
+    MixerSection,
+)
 from cirilla_cli.model.readout import LastLogits
 from cirilla_cli.model.sections import SwiGLUConfig
 
@@ -29,12 +36,17 @@ MTP: dict[str, MTPSection] = {
     "chained by three": ChainedMTPConfig(depth=3),
     "parallel by two": ParallelMTPConfig(depth=2),
 }
-MIXERS = {"full": AttentionConfig(n_heads=2), "windowed": AttentionConfig(n_heads=2, window=3)}
+MIXERS: dict[str, MixerSection] = {
+    "full": AttentionConfig(n_heads=2),
+    "windowed": AttentionConfig(n_heads=2, window=3),
+    "dilated": DilatedAttentionConfig(n_heads=2, segments=(4, 8), dilations=(1, 2)),
+    "latent": LatentAttentionConfig(n_heads=2, kv_lora_rank=6, qk_nope_head_dim=4, qk_rope_head_dim=2, v_head_dim=4),
+    "Mamba-2": Mamba2Config(n_heads=2, d_state=4, chunk_size=4),
+    "gated DeltaNet": GatedDeltaNetConfig(n_heads=2, chunk_size=4),
+}
 
 
-def model_of(
-    mtp: MTPSection | None, mixer: AttentionConfig = MIXERS["full"], sharp: float = 0.3, **keys: Any
-) -> Decoder:
+def model_of(mtp: MTPSection | None, mixer: MixerSection = MIXERS["full"], sharp: float = 0.3, **keys: Any) -> Decoder:
     """Few tokens, so that drafts are right now and then."""
     config = DecoderConfig(
         vocab_size=5, d_model=16, n_layers=2, context_length=64, mixers={"A": mixer}, mlp=SwiGLUConfig(d_ff=24),
@@ -56,7 +68,7 @@ def drafted(model: Decoder, requests: list[Request]) -> tuple[list[Continuation]
 
 @pytest.mark.parametrize("mixer", MIXERS.values(), ids=MIXERS)
 @pytest.mark.parametrize("mtp", MTP.values(), ids=MTP)
-def test_the_tokens_are_those_of_plain_greedy_decoding(mtp: MTPSection, mixer: AttentionConfig) -> None:
+def test_the_tokens_are_those_of_plain_greedy_decoding(mtp: MTPSection, mixer: MixerSection) -> None:
     model = model_of(mtp, mixer)
     requests = [Request([1, 4, 2, 2, 0], 40), Request([3], 23, Stop(frozenset({4}))), Request([2, 1], 1)]
     plain = continuations(model, requests, GREEDY)

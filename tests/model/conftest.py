@@ -1,6 +1,7 @@
 """Tiny models in float64 with no weight at its initial value."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -46,6 +47,18 @@ def randomise(module: nn.Module, seed: int = 0) -> None:
         for parameter in module.parameters():
             noise = torch.empty(parameter.shape, dtype=torch.float64).normal_(0.0, 0.3, generator=generator)
             parameter.copy_(noise + 1.0 if parameter.ndim == 1 else noise)
+
+
+def same_when_compiled(module: nn.Module, *given: Any) -> None:
+    """Traced, its backward pass too, and run as traced: what a compiler starts from, without one for this machine."""
+    found = []
+    for run in (module, torch.compile(module, backend="aot_eager", dynamic=False)):
+        module.zero_grad()
+        out = run(*given)
+        out.square().sum().backward()
+        found.append([out.detach(), *(p.grad.clone() for p in module.parameters() if p.grad is not None)])
+    torch.testing.assert_close(found[1], found[0], rtol=0, atol=1e-10)
+    torch._dynamo.reset()
 
 
 def config_of(pattern: str = "A", mixers: dict[str, AttentionConfig] | None = None, **keys: object) -> DecoderConfig:

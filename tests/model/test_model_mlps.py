@@ -23,7 +23,7 @@ from cirilla_cli.model.ops.grouped import experts_sorted
 from cirilla_cli.model.routing import RouterSection, SigmoidRouterConfig
 from cirilla_cli.model.sections import MLPSection, MoEConfig
 
-from .conftest import config_of, randomise
+from .conftest import config_of, randomise, same_when_compiled
 from .test_model_contract import least, members, others
 
 D, T, EXACT = 24, 11, 1e-12
@@ -170,3 +170,26 @@ def test_bfloat16_stays_near_the_exact_output(section: Any) -> None:
     errors = (exact - rough).square().mean(-1).sqrt().flatten() / exact.std()
     assert float(errors.median()) < 0.02
     assert float((errors > 0.08).float().mean()) < (0.1 if isinstance(section, MoEConfig) else 1e-9)
+
+
+PLAINEST = {name: variant for name, variant in VARIANTS.items() if name.endswith("plain")}
+"""Each kind of feed-forward and of router once."""
+
+
+class Weighed(nn.Module):
+    """A router by the weights it gives; experts themselves keep their kernels where blocks are compiled."""
+
+    def __init__(self, moe: MoE) -> None:
+        super().__init__()
+        self.gate = moe.gate
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights: Tensor = self.gate(x.flatten(0, 1)).weights_MK
+        return weights
+
+
+@pytest.mark.parametrize("section", PLAINEST.values(), ids=PLAINEST)
+def test_compiled_it_is_the_same_function(section: Any) -> None:
+    module, x = built(section), states(2)
+    given = (Weighed(module), x) if isinstance(module, MoE) else (module, x, rows(x))
+    same_when_compiled(*given)

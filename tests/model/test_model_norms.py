@@ -2,13 +2,16 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from cirilla_cli.model.count import parameters
 from cirilla_cli.model.decoder import Decoder
-from cirilla_cli.model.init import fresh
+from cirilla_cli.model.init import empty, fresh
 from cirilla_cli.model.layout import SequenceLayout
 from cirilla_cli.model.mixers.config import AttentionConfig
 from cirilla_cli.model.readout import Hidden
@@ -20,7 +23,9 @@ from cirilla_cli.model.sections import (
     RMSNormConfig,
 )
 
-from .conftest import VOCAB, config_of, randomise
+from .conftest import VOCAB, config_of, randomise, same_when_compiled
+from .test_model_contract import members
+from .test_model_mlps import varied
 
 EXACT = 1e-12
 
@@ -83,6 +88,63 @@ def test_gradients_of_every_norm_are_those_of_small_steps(section: NormSection, 
 
     leaves = [value.detach().clone().requires_grad_() for value in values]
     assert torch.autograd.gradcheck(call, (torch.randn(2, 5, dtype=torch.float64, requires_grad=True), *leaves))
+
+
+# What every norm owes: a new kind is found in the union
+
+
+VARIANTS = {f"{m.model_fields['kind'].default}, {name}": made for m in members(NormSection) for name, made in varied(m)}
+
+
+@pytest.fixture(params=VARIANTS.values(), ids=VARIANTS)
+def section(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+def built(section: Any, width: int = 24) -> nn.Module:
+    norm: nn.Module = section.build(width).double()
+    randomise(norm)
+    return norm
+
+
+def vectors() -> Tensor:
+    return torch.randn(3, 7, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+def test_the_union_is_walked_and_each_kind_has_its_formula() -> None:
+    assert {"rms, plain", "layer, bias=False", "dyt, alpha=0.75"} <= VARIANTS.keys()
+    assert {m.model_fields["kind"].default for m in members(NormSection)} == {norm.kind for norm, _ in NORMS.values()}
+
+
+@torch.inference_mode()
+def test_each_vector_is_normed_by_itself(section: Any) -> None:
+    norm, x = built(section), vectors()
+    whole = norm(x)
+    for row, t in ((0, 0), (1, 3), (2, 6)):
+        torch.testing.assert_close(norm(x[row, t]), whole[row, t], rtol=0, atol=EXACT)
+
+
+@torch.inference_mode()
+def test_in_bfloat16_a_norm_stays_near_the_exact_one(section: Any) -> None:
+    x, norm = vectors().bfloat16(), built(section).bfloat16()
+    error = norm(x).double() - norm.double()(x.double())
+    assert float(error.abs().max()) < 0.04
+    assert float(error.square().mean().sqrt()) < 0.006
+
+
+def test_a_model_of_any_norm_is_saved_loaded_and_counted(section: Any) -> None:
+    config = config_of(norm=section, norm_placement="sandwich", mixers={"A": AttentionConfig(n_heads=2, qk_norm=True)})
+    model = fresh(config, seed=0).eval()
+    randomise(model)
+    again = empty(config).eval()
+    again.load_state_dict(load(save(model.state_dict())))
+    tokens, layout = torch.randint(VOCAB, (2, 9)), SequenceLayout.rows(2, 9)
+    assert torch.equal(again(tokens, layout, readout=Hidden()), model(tokens, layout, readout=Hidden()))
+    assert parameters(config) == sum(p.numel() for p in model.parameters())
+
+
+def test_compiled_a_norm_is_the_same_function(section: Any) -> None:
+    same_when_compiled(built(section), vectors())
 
 
 @pytest.mark.parametrize("alpha", [0.5, 0.8])

@@ -396,8 +396,8 @@ class DilatedAttentionConfig(_HeadsConfig):
         return 4 * self.n_heads * self.width(d_model) * keys
 
     def cache_elements(self, d_model: int, length: int) -> int:
-        """Numbers remembered for one row of ``length`` tokens."""
-        return 2 * self.kv_heads * self.width(d_model) * min(length, max(self.segments))
+        """Numbers there is room for, for one row of ``length`` tokens: of the longest segment twice, as of a window."""
+        return 2 * self.kv_heads * self.width(d_model) * min(length, 2 * (max(self.segments) - 1))
 
     def build(self, d_model: int, norm: NormSection) -> "DilatedAttention":
         """A dilated attention layer from and to ``d_model``."""
