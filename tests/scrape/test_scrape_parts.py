@@ -1,7 +1,6 @@
-"""Data sets of the Hub and folders, read by an array of processes, give the bytes of one; the Hub's protocol is spoken."""
+"""Data sets of the Hub read by an array of processes give the bytes of one; the Hub's protocol is spoken."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -12,15 +11,8 @@ from typing import Any
 
 import pytest
 
-from cirilla_cli.data.parts import Share
-from cirilla_cli.errors import CirillaError
-from cirilla_cli.progress import Silent
-from cirilla_cli.scrape.config import ScrapeConfig
-from cirilla_cli.scrape.run import scrape
-from cirilla_cli.scrape.shared import scrape_merge, scrape_share
-
 from .hub_server import DataHub
-from .test_scrape_hub import FILES, NAME, ROOT, _environment, _parquet, _texts
+from .test_scrape_hub import FILES, NAME, _environment, _parquet, _texts
 
 FIRST, SECOND = "a1" * 20, "b2" * 20
 SOURCE = ["scrape.source.kind=hub", f"scrape.source.path={NAME}", f"scrape.source.revision={FIRST}"]
