@@ -204,7 +204,7 @@ def asking_some(inputs: Path) -> Stage:
 
 STAGES = {
     "scrape": scraping,
-    "read files": reading_files,
+    "files": reading_files,
     "ask": asking,
     "ask some": asking_some,
     "generate": generating,
@@ -459,6 +459,25 @@ def test_parts_that_hold_other_items_are_refused_before_anything_is_written(one:
     (folder / "part.json").write_text(json.dumps(mark | {"sha256": content_of(folder)}))
     with pytest.raises(CirillaError, match="3-of-3: does not hold the item"):
         one.merge(Silent())
+    assert not (OUT / "documents.jsonl").exists()
+
+
+@pytest.mark.parametrize("gone", [-1, 2])
+def test_parts_of_files_that_lack_a_row_or_an_end_are_refused_before_anything_is_written(
+    gone: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = reading_files(tmp_path)
+    inside(tmp_path / "array", monkeypatch)
+    for number in (1, 2):
+        files.share(Share(number, 2), Silent())
+    part = OUT / "parts" / "2-of-2"
+    lines = (part / "results.jsonl").read_bytes().splitlines(keepends=True)
+    lines[gone] = lines[-1]  # of another file
+    (part / "results.jsonl").write_bytes(b"".join(lines[:gone] if gone < 0 else lines))
+    mark = json.loads((part / "part.json").read_text())
+    (part / "part.json").write_text(json.dumps(mark | {"sha256": content_of(part)}))
+    with pytest.raises(CirillaError, match="2-of-2: does not hold the item"):
+        files.merge(Silent())
     assert not (OUT / "documents.jsonl").exists()
 
 
