@@ -50,17 +50,16 @@ def hub() -> Iterator[DataHub]:
     server.server_close()
 
 
-def _started(hub: DataHub, home: Path, *calls: str, pause: float = 0) -> subprocess.Popen[str]:
+def _started(hub: DataHub, home: Path, *calls: str, pause: float = 0, config: Any = CONFIG) -> subprocess.Popen[str]:
     """`PLACE=one`, `PLACE=2/3` and `PLACE=merge`, one after another in one process."""
-    words = [sys.executable, "-c", _CALLS, json.dumps(CONFIG), str(pause), *calls]
+    words = [sys.executable, "-c", _CALLS, json.dumps(config), str(pause), *calls]
     return subprocess.Popen(words, env=_environment(hub, home), cwd=home, stderr=subprocess.PIPE, text=True)
 
 
-def _done(hub: DataHub, home: Path, *calls: str) -> str:
-    process = _started(hub, home, *calls)
+def _done(hub: DataHub, home: Path, *calls: str, config: Any = CONFIG) -> None:
+    process = _started(hub, home, *calls, config=config)
     said = process.communicate()[1]
     assert process.returncode == 0, said
-    return said
 
 
 def _killed(hub: DataHub, home: Path, place: str, part: str, lines: int) -> None:
@@ -95,6 +94,16 @@ def test_a_data_set_of_the_hub_is_read_file_by_file_by_an_array_and_merged_witho
     assert hub.downloads() == [_COLUMNS]
     assert len((tmp_path / "one" / "documents.jsonl").read_bytes().splitlines()) == 3 * 53
     assert _left(tmp_path / "two") == _left(tmp_path / "one") == _left(tmp_path / "four")
+
+
+def test_a_data_set_that_lies_here_is_shared_out_without_a_commit(hub: DataHub, tmp_path: Path) -> None:
+    (tmp_path / "corpus").mkdir()
+    for file in FILES:
+        (tmp_path / "corpus" / Path(file).name).write_bytes(_parquet(_texts(file, FIRST)))
+    config = {"source": {"kind": "hub", "path": "corpus"}, "license": {"name": "CC0"}}
+    _done(hub, tmp_path, "one=one", "two=2/2", "two=1/2", "two=merge", config=config)
+    assert len((tmp_path / "one" / "documents.jsonl").read_bytes().splitlines()) == 3 * 53
+    assert _left(tmp_path / "two") == _left(tmp_path / "one")
 
 
 def test_a_branch_is_refused_for_an_array_before_anything_is_read_and_the_commit_it_is_at_is_told(
