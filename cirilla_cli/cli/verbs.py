@@ -99,6 +99,11 @@ def scrape_verb(words: Sequence[str], given: Mapping[str, Any], flags: Flags) ->
     reading = read_words(words, "scrape")
     extra = _scrape_source(reading, given)
     if "again" in given:
+        if flags.fresh and flags.shard is None:
+            raise UsageError(
+                "--again and --fresh contradict each other: rows are made of what is kept, and --fresh forgets it",
+                hint="leave out --fresh, as all rows are made anew; --fresh with the scrape's own command fetches anew",
+            )
         flags = replace(flags, out=flags.out or given["again"])
     if reading.recipe is None and not extra and not any(o.startswith("scrape.") for o in reading.overrides):
         raise CirillaError("what should be scraped?", hint=_FANDOM)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cirilla_cli.data.jsonl import Complaints, read_rows
-from cirilla_cli.data.parts import PARTS, RESULTS, Form, MadeFrom, Share, content_of, mark_of, owner, parts_of
+from cirilla_cli.data.parts import PARTS, RESULTS, Form, MadeFrom, Share, content_of, mark_of, owner, parts_of, turn
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.fs import as_object
 from cirilla_cli.held import held
@@ -60,9 +60,32 @@ class Parts:
             name = key(item)
             row = next(self._rows[owner(name, self.of) - 1], {})
             if not self.takes(name) or row.get("key") != name:
-                raise CirillaError(f"{self.done_in(name)}: does not hold the item {name}", hint=_AGAIN)
+                raise _lacking(self.done_in(name), name)
             yield item, form.load(row["result"])
         self.complete()
+
+    def several(
+        self, items: Iterable[I], key: Callable[[I], str], make: Callable[[I, int], Iterator[R | None]], form: Form[R]
+    ) -> Iterator[R]:
+        """Every recorded result of every item.
+
+        Raises:
+            CirillaError: the parts do not hold exactly these items, in this order.
+        """
+        for item in items:
+            self.count += 1
+            yield from self._whole(key(item), turn(self.count, self.of), form)
+        self.complete()
+
+    def _whole(self, name: str, number: int, form: Form[R]) -> Iterator[R]:
+        """An item's results, until its end."""
+        for row in self._rows[number - 1]:
+            if row.get("key") != name:
+                break
+            if row["result"] is None:
+                return
+            yield form.load(row["result"])
+        raise _lacking(self.folder / Share(number, self.of).name, name)
 
     def complete(self) -> None:
         """All items have come by.
@@ -74,6 +97,10 @@ class Parts:
         if left or self.count != self.total:
             where = ", ".join(map(str, left)) or str(self.folder)
             raise CirillaError(f"{where}: parts of {self.total} items, and there are {self.count}", hint=_AGAIN)
+
+
+def _lacking(part: Path, name: str) -> CirillaError:
+    return CirillaError(f"{part}: does not hold the item {name}", hint=_AGAIN)
 
 
 @contextlib.contextmanager

@@ -9,11 +9,11 @@ A part is done when its `part.json` stands; until then a further start of the sa
 import re
 import shutil
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
-from itertools import tee
+from itertools import islice, tee
 from pathlib import Path
 from typing import Any, Generic, Protocol, Self, TypeVar
 
@@ -67,10 +67,19 @@ class Share:
         """Whether the item of that key is in this share: by its hash alone."""
         return owner(key, self.of) == self.number
 
+    def deals(self, count: int) -> bool:
+        """Whether the item of that count, from 1, is in this share where they are given out in turn."""
+        return turn(count, self.of) == self.number
+
 
 def owner(key: str, of: int) -> int:
     """Which of ``of`` shares an item belongs to, from 1."""
     return int.from_bytes(blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big") % of + 1
+
+
+def turn(count: int, of: int) -> int:
+    """Which of ``of`` shares the item of that count belongs to, both from 1: few large ones come out even."""
+    return (count - 1) % of + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +169,15 @@ class Spread(Protocol):
     ) -> Iterator[tuple[I, R]]:
         """Items with their results, in order; ``make`` gives one for each item of a stream, which it may read ahead."""
 
+    def several(
+        self, items: Iterable[I], key: Callable[[I], str], make: Callable[[I, int], Iterator[R | None]], form: Form[R]
+    ) -> Iterator[R]:
+        """The results of items that have many each, in order, and are given out in turn.
+
+        ``make`` gives those of an item behind so many that are known, and None when there are no more. An item that is
+        wrong gives no None: it is never done.
+        """
+
 
 class Alone:
     """Everything is done here."""
@@ -177,6 +195,12 @@ class Alone:
         """Every item and its result."""
         items, again = tee(items)
         return zip(items, make(again), strict=True)
+
+    def several(
+        self, items: Iterable[I], key: Callable[[I], str], make: Callable[[I, int], Iterator[R | None]], form: Form[R]
+    ) -> Iterator[R]:
+        """Every result of every item."""
+        return (result for item in items for result in make(item, 0) if result is not None)
 
 
 ALONE = Alone()
@@ -239,6 +263,35 @@ class Part:
             item = waiting.popleft()
             self._writer.write({"key": key(item), "result": form.dump(result)})
             yield item, result
+
+    def several(
+        self, items: Iterable[I], key: Callable[[I], str], make: Callable[[I, int], Iterator[R | None]], form: Form[R]
+    ) -> Iterator[R]:
+        """The results of this share's items, without those on record; each is on record before it comes."""
+        known, ended = self._on_record()
+        for item, name in self._dealt(items, key):
+            for result in () if name in ended else make(item, known[name]):
+                self._writer.write({"key": name, "result": None if result is None else form.dump(result)})
+                if result is not None:
+                    yield result
+
+    def _dealt(self, items: Iterable[I], key: Callable[[I], str]) -> Iterator[tuple[I, str]]:
+        """This share's items, every so manieth, with their keys."""
+        for item in items:
+            self.total += 1
+            if self.share.deals(self.total):
+                self.own += 1
+                yield item, key(item)
+
+    def _on_record(self) -> tuple[Counter[str], set[str]]:
+        """(results that an earlier start left of each item, the items that it came to the end of)."""
+        rows = read_rows(self.folder / RESULTS, Complaints()) if self.found else iter(())
+        known, ended = Counter[str](), set[str]()
+        for row in islice(rows, 1, None):  # behind what it was made from
+            if row.data["result"] is None:
+                ended.add(row.data["key"])
+            known[row.data["key"]] += 1
+        return known, ended
 
     def close(self) -> None:
         """Bring the results onto the disk."""

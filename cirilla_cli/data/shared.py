@@ -92,8 +92,9 @@ def _made_from(config: TokenizeConfig) -> MadeFrom:
         raise CirillaError("nothing to tokenize", hint="name files or folders: cirilla tokenize documents.jsonl")
     if not isinstance(config.tokenizer, LoadTokenizerConfig):
         raise CirillaError(
-            f"`tokenize.tokenizer.kind` is {config.tokenizer.kind!r}: training a tokenizer cannot be shared out",
-            hint="train it once (cirilla tokenize SAMPLE --out tok), then in all parts "
+            f"`tokenize.tokenizer.kind` is {config.tokenizer.kind!r}: training a tokenizer cannot be shared out, as "
+            "every piece follows from counts over all texts it learns from",
+            hint="train it once on one machine (cirilla tokenize SAMPLE --out tok), then in all parts "
             "tokenize.tokenizer.kind=load tokenize.tokenizer.path=tok/tokenizer",
         )
     # More processes on one machine than on another make no difference to what is made.

@@ -1,14 +1,18 @@
 """Text files, saved HTML pages and JSON lines as a source."""
 
 from collections.abc import Iterator
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from cirilla_cli.data.jsonl import Complaints, Row, read_rows
+from cirilla_cli.data.parts import ALONE, Spread
 from cirilla_cli.data.rows import Document, License
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.fs import files_below
 from cirilla_cli.scrape.page import Reject, Site, is_transcript, outline
+from cirilla_cli.scrape.results import ROW, Result
 from cirilla_cli.scrape.webpage import decode_html, read_webpage
 
 _TEXT = (".txt", ".md")
@@ -19,7 +23,7 @@ _KNOWN = tuple(name for name in Document.model_fields if name not in ("id", "tit
 
 
 class FilesSource:
-    """Documents from a folder or one file; nothing is changed in it.
+    """Documents from a folder or one file; nothing is changed in it. ``spread`` says which files are read here.
 
     Raises:
         CirillaError: it is missing, or holds no file of a known kind.
@@ -27,8 +31,8 @@ class FilesSource:
 
     requests = 0
 
-    def __init__(self, path: Path, min_chars: int, license: License | None) -> None:
-        self.root, self.min_chars = path, min_chars
+    def __init__(self, path: Path, min_chars: int, license: License | None, spread: Spread = ALONE) -> None:
+        self.root, self.min_chars, self._spread = path, min_chars, spread
         self.site = Site(None, None, license)
         if not path.exists():
             raise CirillaError(f"{path}: no such file or folder")
@@ -44,13 +48,24 @@ class FilesSource:
             CirillaError: at the end, naming each line of a .jsonl that is not a JSON object.
         """
         complaints = Complaints()
-        for file in self.files:
-            name = file.name if file == self.root else file.relative_to(self.root).as_posix()
-            if file.suffix.lower() in _LINES:
-                yield from (self._line(row, name) for row in read_rows(file, complaints))
-            else:
-                yield self._file(file, name)
+        yield from self._spread.several(self.files, self._name, partial(self._read, complaints), ROW)
         complaints.raise_if_any()
+
+    def _name(self, file: Path) -> str:
+        return file.name if file == self.root else file.relative_to(self.root).as_posix()
+
+    def _read(self, complaints: Complaints, file: Path, done: int) -> Iterator[Result]:
+        """What a file holds behind ``done`` results, and None unless a line is wrong: it is complained of again."""
+        before = complaints.count
+        yield from islice(self._results(file, complaints), done, None)
+        if complaints.count == before:
+            yield None
+
+    def _results(self, file: Path, complaints: Complaints) -> Iterator[Result]:
+        name = self._name(file)
+        if file.suffix.lower() in _LINES:
+            return (self._line(row, name) for row in read_rows(file, complaints))
+        return (self._file(each, name) for each in (file,))
 
     def _file(self, file: Path, name: str) -> Document | Reject:
         try:

@@ -4,15 +4,18 @@ name --commit--> files of the split --one after another--> rows --text--> docume
 """
 
 import contextlib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from cirilla_cli.data.parts import ALONE, Spread
 from cirilla_cli.data.rows import Document, License
 from cirilla_cli.errors import CirillaError, ServiceError
 from cirilla_cli.scrape.config import HubConfig
 from cirilla_cli.scrape.page import Reject, Site
+from cirilla_cli.scrape.results import ROW, Result
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,7 @@ class HubSource:
     Args:
         commit: the commit of the Hub that is read; None: that of ``config.revision``.
         taken: what an earlier run over the same commit has dealt with.
+        spread: which of the files are read here.
 
     Raises:
         CirillaError: no such data set, configuration, split or column. ServiceError: the Hub does not answer.
@@ -38,11 +42,10 @@ class HubSource:
 
     def __init__(
         self, config: HubConfig, min_chars: int, license: License | None, commit: str | None = None,
-        taken: Taken | None = None,
+        taken: Taken | None = None, spread: Spread = ALONE,
     ) -> None:  # fmt: skip
-        self.config, self.min_chars = config, min_chars
-        local = Path(config.path).exists()
-        self.commit, stated = _NOTHING if local else _about(config.path, commit or config.revision)
+        self.config, self.min_chars, self._spread = config, min_chars, spread
+        self.commit, stated = _NOTHING if is_local(config) else _about(config.path, commit or config.revision)
         self._rows, self._files = _open(config, self.commit)
         taken = taken or Taken()
         self._bytes = taken.bytes
@@ -55,8 +58,8 @@ class HubSource:
         most = self.config.max_bytes
         if most is not None and self._bytes >= most:
             return
-        for name, row in self._named():
-            result = self._document(name, row)
+        left = range(self._file, len(self._files))
+        for result in self._spread.several(left, lambda index: self._prefix(self._files[index]), self._read, ROW):
             yield result
             if isinstance(result, Document):
                 self._bytes += len(result.text.encode("utf-8", "surrogatepass"))
@@ -71,14 +74,14 @@ class HubSource:
     def _prefix(self, file: str) -> str:
         return f"{self.config.path}/{file}"
 
-    def _named(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Every row that is left, with its name; no file before the first that is wanted is looked at."""
-        for index in range(self._file, len(self._files)):
-            shard = self._rows.shard(len(self._files), index)
-            first = self._row if index == self._file else 0
-            with _hub_answers(self.config.path):
-                for row, data in enumerate(shard.skip(first) if first else shard, first):
-                    yield f"{self._prefix(self._files[index])}#{row}", data
+    def _read(self, index: int, done: int) -> Iterator[Result]:
+        """What is left of a file, of which ``done`` rows are known; None is its end."""
+        shard = self._rows.shard(len(self._files), index)
+        first = done or (self._row if index == self._file else 0)
+        with _hub_answers(self.config.path):
+            for row, data in enumerate(shard.skip(first) if first else shard, first):
+                yield self._document(f"{self._prefix(self._files[index])}#{row}", data)
+        yield None
 
     def _document(self, name: str, row: dict[str, Any]) -> Document | Reject:
         title = str(row.get(self.config.title_key) or "") if self.config.title_key else ""
@@ -101,6 +104,27 @@ Known = tuple[str | None, License | None]
 """The commit of a data set, and the licence that its card states."""
 
 _NOTHING: Known = (None, None)
+
+
+def is_local(config: HubConfig) -> bool:
+    """Whether the data set lies here, and nobody is asked for it."""
+    return Path(config.path).exists()
+
+
+def pinned(config: HubConfig) -> str:
+    """The commit of the Hub that ``config.revision`` is, for processes that start at different times.
+
+    Raises:
+        CirillaError: it is none, so each might read another; says the newest. ServiceError: the Hub does not answer.
+    """
+    if config.revision is not None and re.fullmatch("[0-9a-f]{40}", config.revision):
+        return config.revision
+    newest, _ = _about(config.path, config.revision)
+    raise CirillaError(
+        f"`scrape.source.revision` is {config.revision or 'null'}: must be a commit where several processes read it, "
+        "which may start at different times",
+        hint=f"in all parts and the merge: scrape.source.revision={newest}",
+    )
 
 
 def _about(name: str, revision: str | None) -> Known:

@@ -62,11 +62,9 @@ def open_source(
         case DumpConfig() as dump:
             source = open_dump(config, dump, place, progress, stack, spread)
         case FilesConfig() as files:
-            from cirilla_cli.scrape.files import FilesSource
-
-            source = FilesSource(files.path, config.min_chars, given)
+            source = open_files(config, files, spread)
         case HubConfig() as hub:
-            return _hub(config, hub, given, place, stack)
+            return _hub(config, hub, given, place, stack, spread)
     return source, _sink(place, Tally(), stack)
 
 
@@ -113,6 +111,20 @@ def open_dump(
     return DumpSource(path, open_plain, Rules(config.min_chars, source.namespaces), _given(config), requests, spread)
 
 
+def open_files(config: ScrapeConfig, source: FilesConfig, spread: Spread = ALONE) -> Source:
+    """A folder or a file; ``spread`` says which of its files are read here."""
+    from cirilla_cli.scrape.files import FilesSource
+
+    return FilesSource(source.path, config.min_chars, _given(config), spread)
+
+
+def open_hub(config: ScrapeConfig, source: HubConfig, spread: Spread) -> Source:
+    """A data set from its first row; ``spread`` says which of its files are read here."""
+    from cirilla_cli.scrape.hub import HubSource
+
+    return HubSource(source, config.min_chars, _given(config), spread=spread)
+
+
 def _given(config: ScrapeConfig) -> License | None:
     """The licence that the recipe states."""
     return License(name=config.license.name, url=config.license.url) if config.license else None
@@ -143,19 +155,22 @@ def dump_file(source: DumpConfig, place: Place) -> Path | None:
 
 
 def _hub(
-    config: ScrapeConfig, source: HubConfig, given: License | None, place: Place, stack: contextlib.ExitStack
-) -> Opened:
+    config: ScrapeConfig, source: HubConfig, given: License | None, place: Place, stack: contextlib.ExitStack,
+    spread: Spread,
+) -> Opened:  # fmt: skip
     """A stream cannot be read anew at will, so an unfinished one goes on where its last row stands."""
     from cirilla_cli.scrape.hub import HubSource
 
     tally = Tally()
     if place.side is None:
-        return HubSource(source, config.min_chars, given), _sink(place, tally, stack)
+        return open_hub(config, source, spread), _sink(place, tally, stack)
     journal, wanted = place.side / "journal.jsonl", hash_json(config.model_dump(mode="json"))
     repair_tail(journal)
     mark = last_of_kind(journal, "stream")
-    taken = _taken(place, tally) if mark.get("config") == wanted and place.part.exists() else None
-    hub = HubSource(source, config.min_chars, given, mark.get("commit") if taken else None, taken)
+    # Parts are merged from the first row on, whatever a process alone has gathered.
+    goes_on = spread is ALONE and mark.get("config") == wanted and place.part.exists()
+    taken = _taken(place, tally) if goes_on else None
+    hub = HubSource(source, config.min_chars, given, mark.get("commit") if taken else None, taken, spread)
     if taken is None:
         with JsonlWriter(journal, append=True) as writer:
             writer.write({"kind": "stream", "config": wanted, "commit": hub.commit})

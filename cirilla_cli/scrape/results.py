@@ -6,7 +6,8 @@ from cirilla_cli.data.parts import Form
 from cirilla_cli.data.rows import Document
 from cirilla_cli.scrape.page import Reject
 
-Result = Document | Reject | None
+Row = Document | Reject
+Result = Row | None
 """None where a page gives neither, as redirects do."""
 
 
@@ -20,10 +21,13 @@ def _dump(row: Result) -> Any:
 
 
 def _load(data: Any) -> Result:
-    if data is None:
-        return None
+    return None if data is None else _load_row(data)
+
+
+def _load_row(data: Any) -> Row:
     ((kind, fields),) = data.items()
     return Document.model_validate(fields) if kind == "document" else Reject.model_validate(fields)
 
 
 RESULT: Form[Result] = Form(_dump, _load)
+ROW: Form[Row] = Form(_dump, _load_row)

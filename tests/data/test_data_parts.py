@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import shutil
 import signal
 from collections.abc import Callable
@@ -85,11 +86,34 @@ def documents(path: Path, count: int, first: int = 0) -> Path:
 
 
 def scraping(inputs: Path) -> Stage:
-    config = ScrapeConfig.model_validate({"source": {"kind": "dump", "path": str(dump(inputs / "wiki.xml"))}})
+    return reading({"kind": "dump", "path": str(dump(inputs / "wiki.xml"))}, 9)
+
+
+def reading(source: dict[str, Any], items: int) -> Stage:
+    config = ScrapeConfig.model_validate({"source": source})
     return Stage(
-        9, lambda p: scrape(config, OUT, p), lambda s, p: scrape_share(config, OUT, s, p),
+        items, lambda p: scrape(config, OUT, p), lambda s, p: scrape_share(config, OUT, s, p),
         lambda p: scrape_merge(config, OUT, p),
     )  # fmt: skip
+
+
+def folder(path: Path) -> Path:
+    """Files of each form: of one page, of several rows, of none; some rows and pages give no document."""
+    (path / "below").mkdir(parents=True)
+    with documents(path / "a.jsonl", 7).open("a") as file:
+        file.write('{"title": "Bare"}\n\n{"text": "Short."}\n')
+    documents(path / "below" / "z.jsonl", 5, 20)
+    (path / "below" / "empty.jsonl").touch()
+    for n in range(4):
+        (path / f"page{n}.txt").write_text(prose(n) if n else "Short.")
+    page = f"<html><title>Site</title><body><h1>Keep</h1><p>{prose(9)}</p></body></html>"
+    (path / "below" / "keep.html").write_text(page)
+    (path / "below" / "latin.txt").write_bytes("Blaviken, früh am Morgen, vor dem Markt der Stadt".encode("latin-1"))
+    return path
+
+
+def reading_files(inputs: Path) -> Stage:
+    return reading({"kind": "files", "path": str(folder(inputs / "texts"))}, 9)
 
 
 def synthesis(source: dict[str, Any], items: int, **more: Any) -> Stage:
@@ -180,6 +204,7 @@ def asking_some(inputs: Path) -> Stage:
 
 STAGES = {
     "scrape": scraping,
+    "files": reading_files,
     "ask": asking,
     "ask some": asking_some,
     "generate": generating,
@@ -437,6 +462,25 @@ def test_parts_that_hold_other_items_are_refused_before_anything_is_written(one:
     assert not (OUT / "documents.jsonl").exists()
 
 
+@pytest.mark.parametrize("gone", [-1, 2])
+def test_parts_of_files_that_lack_a_row_or_an_end_are_refused_before_anything_is_written(
+    gone: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = reading_files(tmp_path)
+    inside(tmp_path / "array", monkeypatch)
+    for number in (1, 2):
+        files.share(Share(number, 2), Silent())
+    part = OUT / "parts" / "2-of-2"
+    lines = (part / "results.jsonl").read_bytes().splitlines(keepends=True)
+    lines[gone] = lines[-1]  # of another file
+    (part / "results.jsonl").write_bytes(b"".join(lines[:gone] if gone < 0 else lines))
+    mark = json.loads((part / "part.json").read_text())
+    (part / "part.json").write_text(json.dumps(mark | {"sha256": content_of(part)}))
+    with pytest.raises(CirillaError, match="2-of-2: does not hold the item"):
+        files.merge(Silent())
+    assert not (OUT / "documents.jsonl").exists()
+
+
 def test_no_parts_and_no_place_for_them_are_said(one: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     inside(tmp_path / "array", monkeypatch)
     with pytest.raises(CirillaError, match="no parts to merge") as caught:
@@ -450,19 +494,43 @@ def test_no_parts_and_no_place_for_them_are_said(one: Stage, tmp_path: Path, mon
 @pytest.mark.parametrize(
     ("source", "why"),
     [
-        ({"kind": "mediawiki", "api": "http://127.0.0.1:1/api.php"}, "one request at a time"),
-        ({"kind": "dump", "path": "http://127.0.0.1:1/wiki.xml"}, "every part would download it"),
-        ({"kind": "files", "path": "."}, "reading the files"),
-        ({"kind": "hub", "path": "a/b"}, "a stream is read by one process"),
+        ({"kind": "mediawiki", "api": "http://127.0.0.1:1/api.php"}, "one request at a time.* --dump FILE"),
+        ({"kind": "dump", "path": "http://127.0.0.1:1/wiki.xml"}, "every part would download it.* --dump FILE"),
+        ({"kind": "hub", "path": "a/b", "max_bytes": "1MB"}, "max_bytes` counts .* in order.*, or max_bytes"),
+        ({"kind": "hub", "path": ".", "limit": 4}, "limit` counts documents in order.*, or --limit"),
+        ({"kind": "files", "path": ".", "limit": 4}, "limit` counts documents in order.*, or --limit"),
     ],
 )
-def test_scrapes_that_cannot_be_shared_out_say_why(source: dict[str, Any], why: str, tmp_path: Path) -> None:
-    config = ScrapeConfig.model_validate({"source": source})
-    with pytest.raises(CirillaError, match=why):
+def test_scrapes_that_cannot_be_shared_out_say_why_and_what_to_do(
+    source: dict[str, Any], why: str, tmp_path: Path
+) -> None:
+    limit = source.pop("limit", None)
+    config = ScrapeConfig.model_validate({"source": source, "limit": limit})
+    with pytest.raises(CirillaError) as caught:
         scrape_share(config, tmp_path / "out", Share(1, 2), Silent())
-    with pytest.raises(CirillaError, match=why):
+    assert re.search(why, f"{caught.value} {caught.value.hint}")
+    with pytest.raises(CirillaError, match="cannot be shared out"):
         scrape_merge(config, tmp_path / "out", Silent())
     assert not (tmp_path / "out").exists()
+
+
+def test_wrong_lines_in_the_files_of_a_part_are_all_named_and_named_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of files read before the last as well, or the part would be done without them at its second start."""
+    texts = folder(tmp_path / "texts")
+    for name in ("a.jsonl", "below/z.jsonl"):
+        with (texts / name).open("a") as file:
+            file.write('{"text": \n{"text": "A late row, which is as long as a document has to be."}\n')
+    stage = reading({"kind": "files", "path": str(texts)}, 9)
+    inside(tmp_path / "array", monkeypatch)
+    for _ in range(3):
+        with pytest.raises(CirillaError, match=r"(?s)a\.jsonl:11: .*z\.jsonl:6: "):
+            stage.share(Share(1, 1), Silent())
+    with pytest.raises(CirillaError, match="not finished"):
+        stage.merge(Silent())
+    lines = (OUT / "parts" / "1-of-1" / "results.jsonl").read_text().splitlines()
+    assert len(lines) == len(set(lines)) == 1 + 10 + 6 + 7 + 6  # made from, rows of both, other files and their ends
 
 
 def test_streams_and_untrained_tokenizers_are_refused(tmp_path: Path) -> None:

@@ -181,8 +181,12 @@ def test_a_scraped_folder_is_not_taken_for_a_folder_of_texts(wiki: Any, tmp_path
 def test_fresh_does_not_empty_what_the_rows_are_made_from(wiki: Any, tmp_path: Path) -> None:
     scrape(_config(_wiki(wiki)), tmp_path / "out", Silent())
     before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
-    done = _called(tmp_path, "--again", "out", "--fresh")
+    for words in (["--again", "out"], ["--again", "out", "--out", "new"]):
+        done = _called(tmp_path, *words, "--fresh")
+        assert (done.returncode, "contradict each other" in done.stderr) == (2, True), done.stderr
+    done = _called(tmp_path, "scrape.source.kind=scraped", "scrape.source.path=out", "--out", "out", "--fresh")
     assert (done.returncode, "would be emptied first" in done.stderr) == (1, True), done.stderr
+    assert not (tmp_path / "new").exists()
     assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
 
 
