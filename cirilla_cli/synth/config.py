@@ -118,8 +118,8 @@ class QAConfig(Section):
     kind: Literal["qa"] = "qa"
     pairs: PositiveInt = 3
     """Question-answer pairs asked for from each part of a page, in one request."""
-    prompt: FilePath | None = None
-    """A prompt of your own: a text file in which {title}, {count} and {text} are filled in."""
+    prompts: dict[Literal["ask"], FilePath] = {}
+    """Prompts of your own, a text file each (docs/synth.md): ask, filled in with {title} {text} {count}."""
 
     def build(self, chunk_chars: int) -> "Strategy":
         """The strategy that this section describes."""
@@ -147,6 +147,9 @@ class MultiTurnConfig(Section):
     """How often a turn after the first turns to another page instead of following up."""
     follow_ups: Annotated[tuple[FollowUp, ...], Field(strict=False, min_length=1)] = get_args(FollowUp)
     """Kinds of follow-up questions to choose from."""
+    prompts: dict[Literal["first", "switch", "follow_up"], FilePath] = {}
+    """Prompts of your own, a text file each: first, with {title} {text}; switch (to another page), with {title}
+    {text} {told}; follow_up, with {title} {text} {told} {kind}."""
 
     def build(self, chunk_chars: int) -> "Strategy":
         """The strategy that this section describes."""
@@ -158,6 +161,10 @@ class MultiTurnConfig(Section):
     def _ordered(self) -> Self:
         if self.max_turns < self.min_turns:
             Misfits.refuse({"max_turns": f"is {self.max_turns}, must be at least min_turns ({self.min_turns})"})
+        never = {"switch": not self.new_context or self.max_turns == 1, "follow_up": self.max_turns == 1}
+        idle = [name for name in self.prompts if never.get(name)]
+        said = "is given, and no conversation has such a turn: leave it out, or see new_context and max_turns"
+        Misfits.refuse({f"prompts.{name}": said for name in idle})
         return self
 
 
@@ -167,6 +174,9 @@ class SummaryConfig(Section):
     kind: Literal["summary"] = "summary"
     max_words: Annotated[int, Field(ge=20)] = 150
     """Longest summary that is asked for and taken."""
+    prompts: dict[Literal["whole", "part", "merge"], FilePath] = {}
+    """Prompts of your own, a text file each: whole and merge, with {title} {text} {max_words}; part (of a long
+    page), with {number} {count} {before} besides."""
 
     def build(self, chunk_chars: int) -> "Strategy":
         """The strategy that this section describes."""
@@ -183,6 +193,8 @@ class VariantsConfig(Section):
     """Questions asked for from each part of a page, each in a request of its own."""
     most_alike: Annotated[float, Field(gt=0, le=1)] = 0.7
     """Questions that share more of their words (Jaccard) with an earlier one are asked for again."""
+    prompts: dict[Literal["ask"], FilePath] = {}
+    """Prompts of your own, a text file each: ask, with {title} {text} {earlier}."""
 
     def build(self, chunk_chars: int) -> "Strategy":
         """The strategy that this section describes."""
@@ -197,6 +209,9 @@ class PreferencesConfig(Section):
     kind: Literal["preferences"] = "preferences"
     pairs: PositiveInt = 3
     """Questions asked for from each part of a page, in one request; each wrong answer takes one more."""
+    prompts: dict[Literal["ask", "wrong"], FilePath] = {}
+    """Prompts of your own, a text file each: ask, with {title} {text} {count}; wrong, with {title} {text}
+    {question} {answer}."""
 
     def build(self, chunk_chars: int) -> "Strategy":
         """The strategy that this section describes."""
@@ -224,6 +239,8 @@ class PersonasConfig(Section):
     """How many of them ask about each part of a page, each in a request of its own; the part decides who."""
     pairs: PositiveInt = 2
     """Questions of each."""
+    prompts: dict[Literal["ask"], FilePath] = {}
+    """Prompts of your own, a text file each: ask, with {title} {text} {count} {persona}."""
 
     def build(self, chunk_chars: int) -> "Strategy":
         """The strategy that this section describes."""
@@ -261,6 +278,8 @@ class RephraseConfig(Section):
     """Largest share of a rewriting's words that may stand in eight or more words copied in a row."""
     least_facts: Annotated[float, Field(ge=0, le=1)] = 0.6
     """Smallest share of the part's numbers and names that a rewriting must keep."""
+    prompts: dict[Literal["ask"], FilePath] = {}
+    """Prompts of your own, a text file each: ask, with {title} {text} {style}."""
 
     def build(self, chunk_chars: int) -> "Strategy":
         """The strategy that this section describes."""
@@ -283,6 +302,9 @@ class EvolveConfig(Section):
     for the general), combine (a second fact besides), broaden (another matter, as hard); the part decides which."""
     most_alike: Annotated[float, Field(gt=0, le=1)] = 0.7
     """Questions that share more of their words (Jaccard) with an earlier one are asked for again."""
+    prompts: dict[Literal["first", "change"], FilePath] = {}
+    """Prompts of your own, a text file each: first, with {title} {text}; change, with {title} {text} {told}
+    {change}."""
 
     def build(self, chunk_chars: int) -> "Strategy":
         """The strategy that this section describes."""
@@ -300,12 +322,22 @@ class MagpieConfig(Section):
     template: Literal["chatml", "llama3"] | None = None
     """The chat template of the teacher: chatml (Qwen and many others) or llama3. The user's turn is then opened in raw
     mode and drawn at a temperature of at least 1, without being asked for; null asks for it."""
+    prompts: dict[Literal["opened", "ask", "answer"], FilePath] = {}
+    """Prompts of your own, a text file each: opened (what stands before an open user's turn), with {title} {text};
+    ask (without a template), with {title} {text} {earlier}; answer, with {title} {text} {question}."""
 
     def build(self, chunk_chars: int) -> "Strategy":
         """The strategy that this section describes."""
         from cirilla_cli.synth.strategies.magpie import Magpie
 
         return Magpie(self, chunk_chars)
+
+    @model_validator(mode="after")
+    def _asked_one_way(self) -> Self:
+        if (idle := "opened" if self.template is None else "ask") in self.prompts:
+            said = "goes with a template" if self.template is None else f"is not asked with template {self.template}"
+            Misfits.refuse({f"prompts.{idle}": f"is given, and {said}: leave it out"})
+        return self
 
 
 class CotConfig(Section):
@@ -316,6 +348,8 @@ class CotConfig(Section):
     """Questions asked for from each part of a page, each in a request of its own."""
     max_steps: Annotated[int, Field(ge=2)] = 5
     """Most steps before an answer; there are at least two."""
+    prompts: dict[Literal["ask"], FilePath] = {}
+    """Prompts of your own, a text file each: ask, with {title} {text} {max_steps} {earlier}."""
 
     def build(self, chunk_chars: int) -> "Strategy":
         """The strategy that this section describes."""
