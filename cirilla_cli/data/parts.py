@@ -130,9 +130,8 @@ def paths_of(section: Section) -> Iterator[Path]:
     for _, value in section:
         if isinstance(value, Section):
             yield from paths_of(value)
-        else:
-            parts = value.values() if isinstance(value, Mapping) else [value]
-            yield from (part for part in parts if isinstance(part, Path))
+        elif isinstance(value, Path):
+            yield value
 
 
 @dataclass(frozen=True, slots=True)

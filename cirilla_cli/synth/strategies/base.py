@@ -4,11 +4,11 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import ClassVar, Generic, Protocol, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from cirilla_cli.config import Section
 from cirilla_cli.data.rows import Document, Message, Origin, Sample, content_hash, short_id
 from cirilla_cli.synth.base import OVERLONG, Made, Rejected, origin_of
 from cirilla_cli.synth.config import TeacherSourceConfig
@@ -130,8 +130,8 @@ class Promptable(Protocol):
     """A section whose strategy takes prompts of the user's own."""
 
     @property
-    def prompts(self) -> Mapping[Any, Path]:
-        """Their files by name."""
+    def prompts(self) -> Section:
+        """Their files, as far as there are any."""
 
 
 class PieceByPiece(Generic[C]):
@@ -143,7 +143,7 @@ class PieceByPiece(Generic[C]):
     def __init__(self, config: C, chunk_chars: int) -> None:
         """Raises: CirillaError: prompts of the user's own cannot be used."""
         self._config, self._chars = config, chunk_chars
-        self._prompts = chosen(self.prompts, config.prompts)
+        self._prompts = chosen(self.prompts, {name: path for name, path in config.prompts if path is not None})
         self.instructions = "\n".join([*self._prompts.values(), *self._words()])
 
     def _words(self) -> Iterable[str]:
