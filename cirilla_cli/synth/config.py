@@ -112,14 +112,70 @@ class ReasoningGymConfig(Section):
         return self
 
 
+class AskPrompts(Section):
+    """Prompts of one kind of request: text files that hold the placeholders of those built in, all of them."""
+
+    ask: FilePath | None = None
+    """What asks for a row, or for several; null for the words built in."""
+
+
+class PairPrompts(AskPrompts):
+    """Prompts of questions and of wrong answers to them."""
+
+    wrong: FilePath | None = None
+    """What asks for a wrong answer; null for the words built in."""
+
+
+class TurnPrompts(Section):
+    """Prompts of the turns of a conversation."""
+
+    first: FilePath | None = None
+    """What asks for its first turn; null for the words built in."""
+    switch: FilePath | None = None
+    """What asks for a turn to another page; null for the words built in."""
+    follow_up: FilePath | None = None
+    """What asks for any other turn; null for the words built in."""
+
+
+class SummaryPrompts(Section):
+    """Prompts of summaries."""
+
+    whole: FilePath | None = None
+    """What asks for that of a short page; null for the words built in."""
+    part: FilePath | None = None
+    """What asks for that of a part of a long page; null for the words built in."""
+    merge: FilePath | None = None
+    """What asks for one out of several; null for the words built in."""
+
+
+class EvolvePrompts(Section):
+    """Prompts of questions that grow."""
+
+    first: FilePath | None = None
+    """What asks for the question that is changed; null for the words built in."""
+    change: FilePath | None = None
+    """What asks for a change of it; null for the words built in."""
+
+
+class MagpiePrompts(Section):
+    """Prompts of questions in a user's place, and of their answers."""
+
+    opened: FilePath | None = None
+    """With a template: what stands in the system's turn before the open turn of the user; null: the words built in."""
+    ask: FilePath | None = None
+    """Without a template: what asks for a question; null for the words built in."""
+    answer: FilePath | None = None
+    """What asks for its answer; null for the words built in."""
+
+
 class QAConfig(Section):
     """Single questions, each with its answer and the passage that the answer rests on."""
 
     kind: Literal["qa"] = "qa"
     pairs: PositiveInt = 3
     """Question-answer pairs asked for from each part of a page, in one request."""
-    prompt: FilePath | None = None
-    """A prompt of your own: a text file in which {title}, {count} and {text} are filled in."""
+    prompts: AskPrompts = AskPrompts()
+    """Prompts of your own: ask, with {title} {text} {count}."""
 
     def build(self, chunk_chars: int) -> "Strategy":
         """The strategy that this section describes."""
@@ -147,6 +203,9 @@ class MultiTurnConfig(Section):
     """How often a turn after the first turns to another page instead of following up."""
     follow_ups: Annotated[tuple[FollowUp, ...], Field(strict=False, min_length=1)] = get_args(FollowUp)
     """Kinds of follow-up questions to choose from."""
+    prompts: TurnPrompts = TurnPrompts()
+    """Prompts of your own: first, with {title} {text}; switch (to another page), with {title}
+    {text} {told}; follow_up, with {title} {text} {told} {kind}."""
 
     def build(self, chunk_chars: int) -> "Strategy":
         """The strategy that this section describes."""
@@ -158,6 +217,10 @@ class MultiTurnConfig(Section):
     def _ordered(self) -> Self:
         if self.max_turns < self.min_turns:
             Misfits.refuse({"max_turns": f"is {self.max_turns}, must be at least min_turns ({self.min_turns})"})
+        idle = {"switch": self.prompts.switch} if not self.new_context or self.max_turns == 1 else {}
+        idle |= {"follow_up": self.prompts.follow_up} if self.max_turns == 1 else {}
+        said = "is given, and with this new_context and max_turns no conversation has such a turn: leave it out"
+        Misfits.refuse({f"prompts.{name}": said for name, path in idle.items() if path is not None})
         return self
 
 
@@ -167,6 +230,9 @@ class SummaryConfig(Section):
     kind: Literal["summary"] = "summary"
     max_words: Annotated[int, Field(ge=20)] = 150
     """Longest summary that is asked for and taken."""
+    prompts: SummaryPrompts = SummaryPrompts()
+    """Prompts of your own: whole and merge, with {title} {text} {max_words}; part (of a long
+    page), with {number} {count} {before} besides."""
 
     def build(self, chunk_chars: int) -> "Strategy":
         """The strategy that this section describes."""
@@ -183,6 +249,8 @@ class VariantsConfig(Section):
     """Questions asked for from each part of a page, each in a request of its own."""
     most_alike: Annotated[float, Field(gt=0, le=1)] = 0.7
     """Questions that share more of their words (Jaccard) with an earlier one are asked for again."""
+    prompts: AskPrompts = AskPrompts()
+    """Prompts of your own: ask, with {title} {text} {earlier}."""
 
     def build(self, chunk_chars: int) -> "Strategy":
         """The strategy that this section describes."""
@@ -197,6 +265,9 @@ class PreferencesConfig(Section):
     kind: Literal["preferences"] = "preferences"
     pairs: PositiveInt = 3
     """Questions asked for from each part of a page, in one request; each wrong answer takes one more."""
+    prompts: PairPrompts = PairPrompts()
+    """Prompts of your own: ask, with {title} {text} {count}; wrong, with {title} {text}
+    {question} {answer}."""
 
     def build(self, chunk_chars: int) -> "Strategy":
         """The strategy that this section describes."""
@@ -224,6 +295,8 @@ class PersonasConfig(Section):
     """How many of them ask about each part of a page, each in a request of its own; the part decides who."""
     pairs: PositiveInt = 2
     """Questions of each."""
+    prompts: AskPrompts = AskPrompts()
+    """Prompts of your own: ask, with {title} {text} {count} {persona}."""
 
     def build(self, chunk_chars: int) -> "Strategy":
         """The strategy that this section describes."""
@@ -261,6 +334,8 @@ class RephraseConfig(Section):
     """Largest share of a rewriting's words that may stand in eight or more words copied in a row."""
     least_facts: Annotated[float, Field(ge=0, le=1)] = 0.6
     """Smallest share of the part's numbers and names that a rewriting must keep."""
+    prompts: AskPrompts = AskPrompts()
+    """Prompts of your own: ask, with {title} {text} {style}."""
 
     def build(self, chunk_chars: int) -> "Strategy":
         """The strategy that this section describes."""
@@ -283,6 +358,9 @@ class EvolveConfig(Section):
     for the general), combine (a second fact besides), broaden (another matter, as hard); the part decides which."""
     most_alike: Annotated[float, Field(gt=0, le=1)] = 0.7
     """Questions that share more of their words (Jaccard) with an earlier one are asked for again."""
+    prompts: EvolvePrompts = EvolvePrompts()
+    """Prompts of your own: first, with {title} {text}; change, with {title} {text} {told}
+    {change}."""
 
     def build(self, chunk_chars: int) -> "Strategy":
         """The strategy that this section describes."""
@@ -300,12 +378,22 @@ class MagpieConfig(Section):
     template: Literal["chatml", "llama3"] | None = None
     """The chat template of the teacher: chatml (Qwen and many others) or llama3. The user's turn is then opened in raw
     mode and drawn at a temperature of at least 1, without being asked for; null asks for it."""
+    prompts: MagpiePrompts = MagpiePrompts()
+    """Prompts of your own: opened, with {title} {text}; ask, with {title} {text} {earlier}; answer, with {title} {text}
+    {question}."""
 
     def build(self, chunk_chars: int) -> "Strategy":
         """The strategy that this section describes."""
         from cirilla_cli.synth.strategies.magpie import Magpie
 
         return Magpie(self, chunk_chars)
+
+    @model_validator(mode="after")
+    def _asked_one_way(self) -> Self:
+        said = f"is given, and nothing is asked with it where template is {self.template or 'null'}: leave it out"
+        idle = {"opened": self.prompts.opened} if self.template is None else {"ask": self.prompts.ask}
+        Misfits.refuse({f"prompts.{name}": said for name, path in idle.items() if path is not None})
+        return self
 
 
 class CotConfig(Section):
@@ -316,6 +404,8 @@ class CotConfig(Section):
     """Questions asked for from each part of a page, each in a request of its own."""
     max_steps: Annotated[int, Field(ge=2)] = 5
     """Most steps before an answer; there are at least two."""
+    prompts: AskPrompts = AskPrompts()
+    """Prompts of your own: ask, with {title} {text} {max_steps} {earlier}."""
 
     def build(self, chunk_chars: int) -> "Strategy":
         """The strategy that this section describes."""

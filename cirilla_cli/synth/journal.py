@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -25,9 +25,11 @@ class Journal:
     other runs were answered, if they share it, is looked up before anybody is asked.
     """
 
-    def __init__(self, teacher: Teacher, path: Path | None, cache: Cache | None = None) -> None:
+    def __init__(
+        self, teacher: Teacher, path: Path | None, cache: Cache | None = None, also: Callable[[], None] = lambda: None
+    ) -> None:
         self.name, self.teacher = teacher.name, teacher
-        self._cache = cache
+        self._cache, self._also = cache, also
         self.told = f"{teacher.name} at {teacher.address}"
         self.found = 0
         self.spent = Spent()
@@ -55,8 +57,7 @@ class Journal:
         """The answer on record, or a new one.
 
         Raises:
-            ServiceError: no server answers (found out before the first request that is sent).
-            CirillaError: the name means another model than when the answers on record were given (likewise).
+            ServiceError, CirillaError: see `check`.
         """
         id_ = request.id
         if id_ in self._known:
@@ -69,10 +70,7 @@ class Journal:
                 self.spent.on_record += 1
                 self._keep(id_, shared)
             return shared
-        with self._check_lock:
-            if not self._checked:
-                self._digest = self._same(self.teacher.check())
-                self._checked = True
+        self.check()
         start = time.monotonic()
         answer = self.teacher.ask(request)
         if self._cache is not None and isinstance(answer, Completion):
@@ -82,6 +80,19 @@ class Journal:
             if isinstance(answer, Completion):
                 self._keep(id_, answer)
         return answer
+
+    def check(self) -> None:
+        """Make sure of the teacher, and of whom ``also`` asks, before the first request that is sent: once.
+
+        Raises:
+            ServiceError: no server answers, or it has no such model.
+            CirillaError: the name means another model than when the answers on record were given.
+        """
+        with self._check_lock:
+            if not self._checked:
+                self._digest = self._same(self.teacher.check())
+                self._also()
+                self._checked = True
 
     def _same(self, digest: str | None) -> str | None:
         """The model's hash, where the answers on record are not another's."""

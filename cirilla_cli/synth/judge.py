@@ -41,7 +41,7 @@ class Judge:
     def __init__(self, journal: Journal, config: TeacherSourceConfig, least: int) -> None:
         calm = config.model_copy(update={"temperature": 0.0})
         self._desk, self._least = Desk(journal, calm, "judge", _JUDGE, _SYSTEM), least
-        self.spent, self.told = journal.spent, f", judged by {journal.told},"
+        self.spent, self.told, self.check = journal.spent, f", judged by {journal.told},", journal.check
 
     def judged(self, unit: Unit, rows: Settled) -> Settled:
         """The rows of a unit, those with a low mark as rejects; Unsettled where the judge did not answer."""
@@ -72,6 +72,9 @@ class Nobody:
     """Where nobody judges."""
 
     spent, told = Spent(), ""
+
+    def check(self) -> None:
+        """There is nobody to look for."""
 
     def judged(self, unit: Unit, rows: Settled) -> Settled:
         """The rows as they are."""

@@ -1,6 +1,6 @@
 """Rows that a language model writes about pages, by one strategy, each checked against its page."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
@@ -40,9 +40,10 @@ class TeacherSource:
                 is on record.
         """
         with ExitStack() as stack:
-            journal = self._journal(stack, self.config.teacher, FILE, progress)
-            desk = Desk(journal, self.config, self.strategy.name, self.strategy.instructions)
             judge = self._judge(stack, progress)
+            # Nothing is paid for where nobody would judge it.
+            journal = self._journal(stack, self.config.teacher, FILE, progress, judge.check)
+            desk = Desk(journal, self.config, self.strategy.name, self.strategy.instructions)
             work = in_parallel(
                 lambda unit: judge.judged(unit[1], self.strategy.settle(unit[1], desk)),
                 enumerate(self._own(documents)),
@@ -58,10 +59,13 @@ class TeacherSource:
         journal = self._journal(stack, config.teacher or self.config.teacher, JUDGED, progress)
         return Judge(journal, self.config, config.least)
 
-    def _journal(self, stack: ExitStack, teacher: TeacherSection, name: str, progress: Progress) -> Journal:
+    def _journal(
+        self, stack: ExitStack, teacher: TeacherSection, name: str, progress: Progress,
+        also: Callable[[], None] = lambda: None,
+    ) -> Journal:  # fmt: skip
         path = None if self._workspace is None else self._workspace / name
         built, folder = teacher.build(), self.config.cache
-        journal = stack.enter_context(Journal(built, path, None if folder is None else Cache(folder, built)))
+        journal = stack.enter_context(Journal(built, path, None if folder is None else Cache(folder, built), also))
         if journal.found:
             progress.say(f"{journal.found:,} answers on record in {path}")
         return journal

@@ -78,7 +78,7 @@ class Teacher(Protocol):
             The hash of the model behind the name, where the server tells.
 
         Raises:
-            ServiceError: with the address tried and how to start a server.
+            ServiceError: with the address tried and how to start a server, or get the model where it lists its own.
         """
 
     def ask(self, request: Request) -> Completion | Failure:

@@ -31,15 +31,22 @@ class OllamaTeacher:
         self._client = ollama.Client(host=config.url, timeout=config.timeout)
 
     def check(self) -> str | None:
-        """See `Teacher.check`; a missing model is found by the first request."""
+        """See `Teacher.check`; the model must be there."""
+        client = ollama.Client(host=self.config.url, timeout=_CHECK_S)
         names = self.config.model, f"{self.config.model}:latest"
         try:
-            there = ollama.Client(host=self.config.url, timeout=_CHECK_S).list().models
+            there = {one.model: one.digest for one in client.list().models}
+            if found := [name for name in names if name in there]:
+                return there[found[0]]
+            client.show(self.config.model)  # which knows a model by its longer names too
         except (ConnectionError, httpx.TransportError) as error:
             raise self._away(f"no Ollama server answers at {self.address} ({type(error).__name__})") from None
-        except (ollama.ResponseError, ValueError):
-            return None  # something answers; whether it can chat, the first request tells
-        return next((one.digest for one in there if one.model in names), None)
+        except ollama.ResponseError as error:
+            if error.status_code == 404 and self.config.model in error.error:
+                raise self._missing() from None
+        except ValueError:
+            pass
+        return None  # something answers; whether it can chat, the first request tells
 
     def ask(self, request: Request) -> Completion | Failure:
         """See `Teacher.ask`.

@@ -422,7 +422,8 @@ def test_a_strange_report_vouches_for_nothing(tmp_path: Path, wiki: str, splits:
 
 
 def test_datasets_loads_the_exported_folder_with_its_splits(tmp_path: Path, wiki: str) -> None:
-    datasets = pytest.importorskip("datasets")
+    import datasets
+
     run(tmp_path / "out", sources={"wiki": {"path": wiki}}, split={"test": 0.2}, export="datasets")
     loaded = datasets.load_dataset(str(tmp_path / "out" / "dataset"), cache_dir=str(tmp_path / "cache"))
     assert {side: part["id"][:] for side, part in loaded.items()} == {

@@ -264,7 +264,6 @@ def test_a_model_that_names_itself_as_parent_does_not_hang(workshop: Path, tmp_p
 def test_the_python_in_the_card_runs(
     workshop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], verb: str
 ) -> None:
-    pytest.importorskip("transformers")
     checkpoint = Checkpoint.newest(workshop / "runs" / {"pretrain": "pre", "sft": "sft"}[verb])
     assert checkpoint is not None
     push(PushConfig(to=f"dir:{tmp_path / 'out'}"), load_checkpoint(checkpoint), progress=Silent())

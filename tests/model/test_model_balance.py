@@ -80,7 +80,8 @@ def test_losses_are_those_of_the_papers_in_loops(router: Any) -> None:
 
 
 def test_the_batch_loss_of_a_layer_is_transformers_over_k() -> None:
-    modelling = pytest.importorskip("transformers.models.mixtral.modeling_mixtral")
+    from transformers.models.mixtral import modeling_mixtral as modelling
+
     section = config(router=SoftmaxRouterConfig(), balance=BatchBalanceConfig())
     moe, x = layer(section, torch.float32), states(torch.float32)
     expected = modelling.load_balancing_loss_func((moe.gate(x.flatten(0, 1)).logits_ME,), E, K)

@@ -62,7 +62,8 @@ def theirs(name: str, config: DecoderConfig, mixer: AttentionConfig, more: dict[
     """The class of transformers, its configuration written by hand."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        transformers = pytest.importorskip("transformers")
+        import transformers
+
         settings = getattr(transformers, name.replace("ForCausalLM", "Config"))(
             vocab_size=VOCAB, hidden_size=config.d_model, intermediate_size=config.mlp.d_ff,
             num_hidden_layers=config.n_layers, num_attention_heads=mixer.n_heads, num_key_value_heads=mixer.kv_heads,

@@ -77,7 +77,8 @@ def test_keys_that_are_all_alike_stay_exact_in_float32() -> None:
 
 
 def rules() -> dict[str, Callable[..., tuple[Tensor, Tensor]]]:
-    module = pytest.importorskip("transformers.models.qwen3_next.modeling_qwen3_next")
+    from transformers.models.qwen3_next import modeling_qwen3_next as module
+
     return {"chunks": module.torch_chunk_gated_delta_rule, "recurrence": module.torch_recurrent_gated_delta_rule}
 
 
@@ -104,8 +105,9 @@ def settings_of(config: GatedDeltaNetConfig) -> dict[str, Any]:
 
 def their_35(config: GatedDeltaNetConfig, ours: dict[str, Tensor]) -> torch.nn.Module:
     """Qwen3.5's layer: the same names, the same numbers."""
-    transformers = pytest.importorskip("transformers")
-    module = pytest.importorskip("transformers.models.qwen3_5.modeling_qwen3_5")
+    import transformers
+    from transformers.models.qwen3_5 import modeling_qwen3_5 as module
+
     layer: torch.nn.Module = module.Qwen3_5GatedDeltaNet(transformers.Qwen3_5TextConfig(**settings_of(config)), 0)
     layer.load_state_dict(ours)
     return layer.eval()
@@ -113,8 +115,9 @@ def their_35(config: GatedDeltaNetConfig, ours: dict[str, Tensor]) -> torch.nn.M
 
 def their_next(config: GatedDeltaNetConfig, ours: dict[str, Tensor]) -> torch.nn.Module:
     """Qwen3-Next's layer: rows of q, k, v and z, and of b and a, are together for each head of keys."""
-    transformers = pytest.importorskip("transformers")
-    module = pytest.importorskip("transformers.models.qwen3_next.modeling_qwen3_next")
+    import transformers
+    from transformers.models.qwen3_next import modeling_qwen3_next as module
+
     layer: torch.nn.Module = module.Qwen3NextGatedDeltaNet(transformers.Qwen3NextConfig(**settings_of(config)), 0)
     left, G = dict(ours), config.qk_heads
     wide = config.n_heads * config.v_width(D)

@@ -83,8 +83,9 @@ def test_bfloat16_stays_near_the_exact_layer() -> None:
 
 
 def their_mamba2(config: Mamba2Config) -> torch.nn.Module:
-    transformers = pytest.importorskip("transformers")
-    module = pytest.importorskip("transformers.models.mamba2.modeling_mamba2")
+    import transformers
+    from transformers.models.mamba2 import modeling_mamba2 as module
+
     settings = transformers.Mamba2Config(
         hidden_size=D, num_heads=config.n_heads, head_dim=config.width(D), state_size=config.d_state,
         n_groups=config.n_groups, expand=config.n_heads * config.width(D) // D, conv_kernel=config.d_conv,
@@ -96,8 +97,9 @@ def their_mamba2(config: Mamba2Config) -> torch.nn.Module:
 
 
 def their_granite(config: Mamba2Config) -> torch.nn.Module:
-    transformers = pytest.importorskip("transformers")
-    module = pytest.importorskip("transformers.models.granitemoehybrid.modeling_granitemoehybrid")
+    import transformers
+    from transformers.models.granitemoehybrid import modeling_granitemoehybrid as module
+
     settings = transformers.GraniteMoeHybridConfig(
         hidden_size=D, mamba_n_heads=config.n_heads, mamba_d_head=config.width(D), mamba_d_state=config.d_state,
         mamba_n_groups=config.n_groups, mamba_expand=config.n_heads * config.width(D) // D,

@@ -53,9 +53,9 @@ def losses(model: Decoder, tokens_BT: Tensor, layout: SequenceLayout | None = No
 
 def test_a_step_ahead_is_what_deepseeks_reference_computes() -> None:
     """transformers' MTP layer with the same weights, fed the true tokens."""
-    modeling = pytest.importorskip("transformers.models.llama.modeling_llama", reason="the test extra is not installed")
     from transformers import LlamaConfig
     from transformers.modeling_layers import MtpLayer
+    from transformers.models.llama import modeling_llama as modeling
 
     config = LlamaConfig(
         vocab_size=VOCAB, hidden_size=24, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4,

@@ -159,7 +159,7 @@ class Server:
         self.bodies: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.fault, self.before = fault, before
-        self.models: list[dict[str, str]] = []
+        self.models: list[dict[str, str]] = [{"model": "tiny"}]
         self.lock, self.over = threading.Lock(), threading.Event()
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), handler(self))
         self.http.daemon_threads = True
@@ -202,6 +202,8 @@ def handler(server: Server) -> type[BaseHTTPRequestHandler]:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             if body["model"] != "tiny":
                 return self.reply(404, json.dumps({"error": f"model '{body['model']}' not found"}).encode())
+            if self.path == "/api/show":
+                return self.reply(200, b"{}")
             n, total = server.noted(body, dict(self.headers))
             fault = server.before(total) if server.before else None
             return self.answer(body, fault or server.fault(prompt_of(body), n))

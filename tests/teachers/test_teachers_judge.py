@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
-from scripted import STRATEGIES, Server, config, page, prompt_of, rows, run
+from scripted import STRATEGIES, Server, config, free_port, page, prompt_of, rows, run
 from test_teachers_resume import RUNS
 
 from cirilla_cli.data.parts import Share
-from cirilla_cli.errors import CirillaError
+from cirilla_cli.errors import CirillaError, ServiceError
 from cirilla_cli.progress import Silent
 from cirilla_cli.synth.config import JudgeConfig, SynthConfig
 from cirilla_cli.synth.inert import holds_control
@@ -118,6 +118,20 @@ def test_another_teacher_judges_coolly_and_neither_is_asked_again(tmp_path: Path
     assert again.spent is not None
     assert (again.spent["asked"], again.spent["on_record"]) == (0, 6)
     assert (tmp_path / "out" / "samples.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("gone", ["model", "server"])
+def test_a_judge_that_is_not_there_is_found_out_before_its_teacher_is_asked_for_anything(
+    tmp_path: Path, serve: Callable[..., Server], gone: str
+) -> None:
+    writer = serve()
+    away = {"url": f"http://127.0.0.1:{free_port()}"} if gone == "server" else {"model": "other"}
+    absent = section(tmp_path, writer, judge={"teacher": serve().teacher("ollama", **away)})
+    with pytest.raises(ServiceError, match="no model `other`" if gone == "model" else "no Ollama server answers"):
+        synthesize(absent, tmp_path / "out", Silent())
+    assert not writer.bodies
+    there = section(tmp_path, writer, judge={"teacher": serve().teacher("ollama")})
+    assert synthesize(there, tmp_path / "out", Silent()).samples == 3
 
 
 def test_shares_are_judged_where_they_are_made_and_the_merge_asks_nobody(

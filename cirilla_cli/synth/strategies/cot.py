@@ -1,7 +1,7 @@
 """Answers that are reasoned out: steps that each rest on a passage of their own, then what follows from them."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 from pydantic import Field
@@ -9,15 +9,25 @@ from pydantic import Field
 from cirilla_cli.synth.base import Made, Rejected
 from cirilla_cli.synth.config import CotConfig
 from cirilla_cli.synth.grounding import Answer, Pair, quoted, unsound
-from cirilla_cli.synth.strategies.base import Complaint, Desk, PieceByPiece, Settled, Unit, Unsettled, foreign, odd
+from cirilla_cli.synth.strategies.base import (
+    Complaint,
+    Desk,
+    PieceByPiece,
+    Settled,
+    Unit,
+    Unsettled,
+    foreign,
+    odd,
+    rounds,
+)
+from cirilla_cli.synth.strategies.prompts import DIFFERENT, PAGE, earlier
 from cirilla_cli.synth.strategies.qa import repeated, turns
-from cirilla_cli.synth.strategies.variants import DIFFERENT, earlier
 
 _ASK = """\
 Write one question that can be answered only by putting together two or more facts which stand apart in this text, \
 clear to someone who does not see the text, so name whom or what it is about. Then give the steps to its answer, two \
-to {most}: each says in a sentence one fact or what follows, with one passage as evidence, copied word for word from \
-the text. At last give the short, complete answer that follows from them."""
+to {max_steps}: each says in a sentence one fact or what follows, with one passage as evidence, copied word for word \
+from the text. At last give the short, complete answer that follows from them.{earlier}"""
 _SENTENCES = re.compile(r"(?<=[.!?])\s+|\n+")
 _MOST_ALIKE = 0.7
 
@@ -41,22 +51,19 @@ class Cot(PieceByPiece[CotConfig]):
     """Asks question after question, and ends where the teacher finds nothing new."""
 
     name = "cot"
-    instructions = f"{_ASK}\n{DIFFERENT}"
+    prompts = {"ask": PAGE + _ASK}
+
+    def _words(self) -> Iterable[str]:
+        return [DIFFERENT]
 
     def settle(self, unit: Unit, desk: Desk) -> Settled:
         """See `Strategy.settle`."""
-        rows: list[Made] = []
-        asked: list[str] = []
-        for number in range(self._config.questions):
-            prompt = f"{unit.block}\n\n{_ASK.format(most=self._config.max_steps)}{earlier(asked)}"
-            found = desk.ask(f"{unit.id}/{number}", prompt, Reasoned, partial(self._complaint, unit, asked))
-            if isinstance(found, Unsettled):
-                return found
-            if isinstance(found, Rejected):
-                return [*rows, found]
-            asked.append(" ".join(found.question.split()))
-            rows.append(_judged(unit, found, desk))
-        return rows
+        ask, judged = partial(self._another, unit, desk), partial(_judged, unit, desk)
+        return rounds(self._config.questions, ask, judged)
+
+    def _another(self, unit: Unit, desk: Desk, number: int, asked: list[str]) -> Reasoned | Rejected | Unsettled:
+        prompt = self._prompt("ask", unit, max_steps=self._config.max_steps, earlier=earlier(asked))
+        return desk.ask(f"{unit.id}/{number}", prompt, Reasoned, partial(self._complaint, unit, asked))
 
     def _complaint(self, unit: Unit, asked: Sequence[str], found: Reasoned) -> Complaint | None:
         if len(found.steps) > self._config.max_steps:
@@ -65,7 +72,7 @@ class Cot(PieceByPiece[CotConfig]):
         return repeated(found.question, asked, _MOST_ALIKE) or foreign(said, unit.text)
 
 
-def _judged(unit: Unit, found: Reasoned, desk: Desk) -> Made:
+def _judged(unit: Unit, desk: Desk, found: Reasoned) -> Made:
     """The sample, steps on numbered lines above the answer, or why it is none."""
     lines = [f"{number}. {' '.join(step.says.split())}" for number, step in enumerate(found.steps, 1)]
     whole = Pair(question=found.question, answer="\n".join([*lines, "", found.answer.strip()]), evidence="")

@@ -1,7 +1,7 @@
 """Questions that grow: a grounded one, then changes of it in depth or breadth (Evol-Instruct, arXiv:2304.12244)."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 from cirilla_cli.data.rows import Sample, short_id
@@ -10,6 +10,7 @@ from cirilla_cli.synth.config import Change, EvolveConfig
 from cirilla_cli.synth.grounding import Pair
 from cirilla_cli.synth.inert import fenced
 from cirilla_cli.synth.strategies.base import Complaint, Desk, PieceByPiece, Settled, Unit, Unsettled, foreign
+from cirilla_cli.synth.strategies.prompts import PAGE
 from cirilla_cli.synth.strategies.qa import judged, repeated
 from cirilla_cli.synth.strategies.variants import ASK
 
@@ -32,7 +33,10 @@ class Evolve(PieceByPiece[EvolveConfig]):
     """One pair a piece, and round after round a change of the last one that passed every check."""
 
     name = "evolve"
-    instructions = "\n".join([ASK, _EVOLVE, *CHANGES.values()])
+    prompts = {"first": PAGE + ASK, "change": PAGE + _EVOLVE}
+
+    def _words(self) -> Iterable[str]:
+        return CHANGES.values()
 
     def settle(self, unit: Unit, desk: Desk) -> Settled:
         """See `Strategy.settle`; where the first pair has a fault there is nothing to change."""
@@ -42,7 +46,7 @@ class Evolve(PieceByPiece[EvolveConfig]):
         for number, change in enumerate([None, *self.plan(unit)]):
             if number and last is None:
                 break
-            prompt, check = f"{unit.block}\n\n{_wish(change, last)}", partial(self._complaint, asked, unit)
+            prompt, check = self._wish(unit, change, last), partial(self._complaint, asked, unit)
             pair = desk.ask(f"{unit.id}/{number}", prompt, Pair, check)
             if isinstance(pair, Unsettled):
                 return pair
@@ -60,9 +64,8 @@ class Evolve(PieceByPiece[EvolveConfig]):
         said = f"{pair.question} {pair.answer}"
         return repeated(pair.question, asked, self._config.most_alike) or foreign(said, unit.text)
 
-
-def _wish(change: Change | None, last: Pair | None) -> str:
-    if change is None or last is None:
-        return ASK
-    told = f"Question: {last.question.strip()}\nAnswer: {last.answer.strip()}"
-    return _EVOLVE.format(told=fenced(told), change=CHANGES[change])
+    def _wish(self, unit: Unit, change: Change | None, last: Pair | None) -> str:
+        if change is None or last is None:
+            return self._prompt("first", unit)
+        told = f"Question: {last.question.strip()}\nAnswer: {last.answer.strip()}"
+        return self._prompt("change", unit, told=fenced(told), change=CHANGES[change])

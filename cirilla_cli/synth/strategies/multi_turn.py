@@ -10,13 +10,15 @@ from cirilla_cli.synth.base import Made, Rejected
 from cirilla_cli.synth.config import FollowUp, MultiTurnConfig
 from cirilla_cli.synth.grounding import Pair, quoted
 from cirilla_cli.synth.inert import fenced
-from cirilla_cli.synth.strategies.base import Complaint, Desk, Settled, Unit, Unsettled, foreign, pieces
+from cirilla_cli.synth.strategies.base import Complaint, Desk, PieceByPiece, Settled, Unit, Unsettled, foreign
+from cirilla_cli.synth.strategies.prompts import PAGE
 from cirilla_cli.synth.strategies.qa import rejected, turns
 from cirilla_cli.verify.match import normalise
 
 _FIRST = "Write the first question of a conversation about {title}, which this text answers; name whom it is about."
 _SWITCH = "The person now turns to something else. Write a question about {title}, which this text answers; name it."
 _NEXT = "Write the next question of the same person, which this text answers: {kind}"
+_TOLD = "The conversation so far:\n{told}\n\n"
 _ANSWER = (
     "Give a complete answer that rests on nothing but the text, and as evidence one passage copied from it word for "
     "word."
@@ -44,18 +46,22 @@ FOLLOW_UPS: dict[FollowUp, str] = {
 _VERDICTS: dict[FollowUp, str] = {"true_statement": "True", "false_statement": "False"}
 
 
-class MultiTurn:
+class MultiTurn(PieceByPiece[MultiTurnConfig]):
     """One conversation a piece of a page, turn after turn; which turns follows from the piece alone."""
 
     name = "multi_turn"
+    prompts = {
+        "first": f"{PAGE}{_FIRST}\n{_ANSWER}",
+        "switch": f"{PAGE}{_TOLD}{_SWITCH}\n{_ANSWER}",
+        "follow_up": f"{PAGE}{_TOLD}{_NEXT}\n{_ANSWER}",
+    }
 
-    def __init__(self, config: MultiTurnConfig, chunk_chars: int) -> None:
-        self._config, self._chars = config, chunk_chars
-        self.instructions = "\n".join([_FIRST, _SWITCH, _NEXT, _ANSWER, *(FOLLOW_UPS[k] for k in config.follow_ups)])
+    def _words(self) -> Iterable[str]:
+        return (FOLLOW_UPS[kind] for kind in self._config.follow_ups)
 
     def units(self, documents: Iterable[Document]) -> Iterator[Unit]:
         """See `Strategy.units`; each piece knows the pages that it may turn to, so all documents are read first."""
-        units = [unit for document in documents for unit in pieces(document, self._chars)]
+        units = list(super().units(documents))
         ring = Ring(units)
         for unit in units:
             others = tuple(ring.others(unit, self._config.max_turns - 1)) if self._config.new_context else ()
@@ -69,7 +75,7 @@ class MultiTurn:
         for number, (about, kind) in enumerate(plan):
             key = f"{unit.id}/{number}"
             check = partial(_complaint, about, kind if good else None, [pair.question for _, pair in good])
-            pair = desk.ask(key, _prompt(about, kind, good), Pair, check)
+            pair = desk.ask(key, self._wish(about, kind, good), Pair, check)
             if isinstance(pair, Unsettled):
                 return pair
             if isinstance(pair, Rejected):
@@ -90,6 +96,16 @@ class MultiTurn:
             switched = next(others, None) if draw.random() < self._config.new_context else None
             turned.append((turned[-1][0], kind) if switched is None else (switched, None))
         return turned
+
+    def _wish(self, about: Unit, kind: FollowUp | None, good: Sequence[tuple[Unit, Pair]]) -> str:
+        if not good:
+            return self._prompt("first", about)
+        told = fenced(
+            "\n".join(f"Question: {pair.question.strip()}\nAnswer: {pair.answer.strip()}" for _, pair in good)
+        )
+        if kind is None:
+            return self._prompt("switch", about, told=told)
+        return self._prompt("follow_up", about, told=told, kind=FOLLOW_UPS[kind])
 
     def _judged(
         self, unit: Unit, plan: Sequence[tuple[Unit, FollowUp | None]], good: Sequence[tuple[Unit, Pair]], desk: Desk
@@ -118,16 +134,6 @@ class Ring:
             place = bisect(points, short_id("ring", unit.id, number))
             found = self._circle[place % len(points)][1]
             yield found if found.document.id != unit.document.id else self._circle[(place + 1) % len(points)][1]
-
-
-def _prompt(about: Unit, kind: FollowUp | None, good: Sequence[tuple[Unit, Pair]]) -> str:
-    told = "\n".join(f"Question: {pair.question.strip()}\nAnswer: {pair.answer.strip()}" for _, pair in good)
-    if kind is None or not good:
-        wish = (_SWITCH if good else _FIRST).format(title=about.title)
-    else:
-        wish = _NEXT.format(kind=FOLLOW_UPS[kind])
-    before = f"The conversation so far:\n{fenced(told)}\n\n" if told else ""
-    return f"{about.block}\n\n{before}{wish}\n{_ANSWER}"
 
 
 def _complaint(about: Unit, kind: FollowUp | None, asked: Sequence[str], pair: Pair) -> Complaint | None:

@@ -5,7 +5,8 @@ from cirilla_cli.synth.base import Made, Rejected, origin_of
 from cirilla_cli.synth.config import PreferencesConfig
 from cirilla_cli.synth.grounding import FOREIGN_NAME, FOREIGN_NUMBER, Answer, Pair, quoted
 from cirilla_cli.synth.strategies.base import Complaint, Desk, PieceByPiece, Settled, Unit, Unsettled, settled
-from cirilla_cli.synth.strategies.qa import PROMPT, ask_pairs, rejected, turns
+from cirilla_cli.synth.strategies.prompts import PAGE
+from cirilla_cli.synth.strategies.qa import ASK, ask_pairs, rejected, turns
 from cirilla_cli.verify.match import normalise
 
 _WRONG = """\
@@ -30,27 +31,29 @@ class Preferences(PieceByPiece[PreferencesConfig]):
     """Asks for pairs as `QA` does, then for a wrong answer to each that is grounded."""
 
     name = "preferences"
-    instructions = f"{PROMPT}\n{_WRONG}"
+    prompts = {"ask": PAGE + ASK, "wrong": PAGE + _WRONG}
 
     def settle(self, unit: Unit, desk: Desk) -> Settled:
         """See `Strategy.settle`."""
-        found = ask_pairs(unit, desk, PROMPT, self._config.pairs)
+        found = ask_pairs(unit, desk, self._prompt("ask", unit, count=self._config.pairs))
         if isinstance(found, Unsettled):
             return found
         if isinstance(found, Rejected):
             return [found]
-        return settled(_paired(unit, pair, desk) for pair in found.pairs)
+        return settled(self._paired(unit, pair, desk) for pair in found.pairs)
+
+    def _paired(self, unit: Unit, pair: Pair, desk: Desk) -> Made | Unsettled:
+        id_ = desk.row_id(unit, pair.question, pair.answer)
+        reason, evidence = unit.fault(pair), quoted(pair.evidence, unit.text)
+        if reason is not None or evidence is None:
+            return rejected(unit, pair, id_, reason)
+        prompt = self._prompt("wrong", unit, question=pair.question, answer=pair.answer)
+        wrong = desk.ask(f"{unit.id}/{id_}", prompt, Wrong, lambda wrong: _complaint(wrong, pair, unit))
+        return _sample(unit, pair, wrong, evidence, desk) if isinstance(wrong, Wrong) else wrong
 
 
-def _paired(unit: Unit, pair: Pair, desk: Desk) -> Made | Unsettled:
-    id_ = desk.row_id(unit, pair.question, pair.answer)
-    reason, evidence = unit.fault(pair), quoted(pair.evidence, unit.text)
-    if reason is not None or evidence is None:
-        return rejected(unit, pair, id_, reason)
-    prompt = f"{unit.block}\n\n{_WRONG.format(question=pair.question, answer=pair.answer)}"
-    wrong = desk.ask(f"{unit.id}/{id_}", prompt, Wrong, lambda wrong: _complaint(wrong, pair, unit))
-    if not isinstance(wrong, Wrong):
-        return wrong
+def _sample(unit: Unit, pair: Pair, wrong: Wrong, evidence: str, desk: Desk) -> Sample:
+    """The preference of the right answer over the wrong one."""
     return Sample(
         kind="preference", id=desk.row_id(unit, pair.question, pair.answer, wrong.answer), messages=turns(pair)[:1],
         chosen=pair.answer.strip(), rejected=wrong.answer.strip(), split_key=unit.document.id, evidence=(evidence,),

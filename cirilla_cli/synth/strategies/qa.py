@@ -2,49 +2,37 @@
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
 from cirilla_cli.data.rows import Message
-from cirilla_cli.errors import CirillaError
 from cirilla_cli.synth.base import Made, Rejected
 from cirilla_cli.synth.config import QAConfig
 from cirilla_cli.synth.grounding import Pair, Pairs, quoted
-from cirilla_cli.synth.inert import fenced
 from cirilla_cli.synth.strategies.base import Complaint, Desk, PieceByPiece, Settled, Unit, Unsettled, foreign
+from cirilla_cli.synth.strategies.prompts import PAGE
 
-PROMPT = """\
-Title: {title}
-Text:
-{text}
-
+ASK = """\
 Write {count} questions that this text answers. Each must be clear to someone who does not see the text, so name whom \
 or what it is about. Give a short, complete answer to each, and as evidence one passage copied word for word from the \
 text."""
 _WORD = re.compile(r"\w+")
-_FIELD = re.compile(r"\{(title|text|count)\}")
 
 
 class QA(PieceByPiece[QAConfig]):
     """Asks for several pairs at once and judges each by itself."""
 
     name = "qa"
-
-    def __init__(self, config: QAConfig, chunk_chars: int) -> None:
-        self.instructions = PROMPT if config.prompt is None else _read_prompt(config.prompt)
-        super().__init__(config, chunk_chars)
+    prompts = {"ask": PAGE + ASK}
 
     def settle(self, unit: Unit, desk: Desk) -> Settled:
         """See `Strategy.settle`."""
-        found = ask_pairs(unit, desk, self.instructions, self._config.pairs)
+        found = ask_pairs(unit, desk, self._prompt("ask", unit, count=self._config.pairs))
         if isinstance(found, Unsettled):
             return found
         return [found] if isinstance(found, Rejected) else [judged(unit, pair, desk) for pair in found.pairs]
 
 
-def ask_pairs(unit: Unit, desk: Desk, instructions: str, count: int, key: str = "") -> Pairs | Rejected | Unsettled:
+def ask_pairs(unit: Unit, desk: Desk, prompt: str, key: str = "") -> Pairs | Rejected | Unsettled:
     """The pairs that the teacher writes about ``unit``, not yet judged; ``key`` tells several requests apart."""
-    fields = {"title": unit.title, "text": fenced(unit.text), "count": str(count)}
-    prompt = _FIELD.sub(lambda match: fields[match[1]], instructions)
     return desk.ask(f"{unit.id}{key}", prompt, Pairs, lambda pairs: _all_foreign(pairs, unit))
 
 
@@ -84,13 +72,3 @@ def _all_foreign(pairs: Pairs, unit: Unit) -> Complaint | None:
     """A complaint where no pair is in the page's language; single ones are judged like other faults."""
     found = [foreign(f"{pair.question} {pair.answer}", unit.text) for pair in pairs.pairs]
     return found[0] if all(found) else None
-
-
-def _read_prompt(path: Path) -> str:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CirillaError(f"{path}: cannot be read as a prompt: {error}") from None
-    if "{text}" not in text:
-        raise CirillaError(f"{path}: a prompt must hold {{text}}, where the page goes", hint="also {title} and {count}")
-    return text

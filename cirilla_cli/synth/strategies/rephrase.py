@@ -1,6 +1,7 @@
 """Parts of pages in other words, as text to read on: the same facts in several styles (WRAP, arXiv:2401.16380)."""
 
 import re
+from collections.abc import Iterable
 
 from pydantic import Field
 
@@ -19,6 +20,7 @@ from cirilla_cli.synth.strategies.base import (
     odd,
     settled,
 )
+from cirilla_cli.synth.strategies.prompts import PAGE
 
 _ASK = """\
 Write all that this text says about {title} in other words: {style} Keep every name, number and date. Add nothing, \
@@ -44,14 +46,17 @@ class Rephrase(PieceByPiece[RephraseConfig]):
     """One request for each style of a piece; rows are documents that name their page."""
 
     name = "rephrase"
-    instructions = "\n".join([_ASK, *STYLES.values()])
+    prompts = {"ask": PAGE + _ASK}
+
+    def _words(self) -> Iterable[str]:
+        return STYLES.values()
 
     def settle(self, unit: Unit, desk: Desk) -> Settled:
         """See `Strategy.settle`."""
         return settled(self._rewritten(unit, style, desk) for style in dict.fromkeys(self._config.styles))
 
     def _rewritten(self, unit: Unit, style: Style, desk: Desk) -> Made | Unsettled:
-        prompt = f"{unit.block}\n\n{_ASK.format(title=unit.title, style=STYLES[style])}"
+        prompt = self._prompt("ask", unit, style=STYLES[style])
         found = desk.ask(f"{unit.id}/{style}", prompt, Rewriting, lambda said: self._complaint(said.text, unit))
         return _judged(unit, found.text.strip(), style, desk) if isinstance(found, Rewriting) else found
 

@@ -9,22 +9,23 @@ from cirilla_cli.synth.base import Made, Rejected
 from cirilla_cli.synth.config import SummaryConfig
 from cirilla_cli.synth.grounding import Answer, Pair, chunks, quoted, unsound
 from cirilla_cli.synth.inert import fenced
-from cirilla_cli.synth.strategies.base import Complaint, Desk, Settled, Unit, Unsettled, foreign, odd
+from cirilla_cli.synth.strategies.base import Complaint, Desk, PieceByPiece, Settled, Unit, Unsettled, foreign, odd
+from cirilla_cli.synth.strategies.prompts import PAGE
 from cirilla_cli.synth.strategies.qa import turns
 from cirilla_cli.verify.match import normalise
 
 _SINGLE = """\
-Summarise what this says about {title} in one paragraph of at most {words} words: complete sentences, the most \
+Summarise what this says about {title} in one paragraph of at most {max_words} words: complete sentences, the most \
 important first, nothing that does not stand there. As evidence give two to five passages copied word for word from \
 the text that the summary rests on. As question write how somebody who wants to know this would ask, naming {title}."""
 _PART = """\
 This is part {number} of {count} of a page about {title}. What the part before it says, for the connection:
 {before}
 
-Summarise this part in at most {words} words: complete sentences, nothing that does not stand in it. As evidence give \
-one to three passages copied word for word from this part."""
+Summarise this part in at most {max_words} words: complete sentences, nothing that does not stand in it. As evidence \
+give one to three passages copied word for word from this part."""
 _MERGE = """\
-These are summaries of consecutive parts of a page about {title}. Merge them to one paragraph of at most {words} \
+These are summaries of consecutive parts of a page about {title}. Merge them to one paragraph of at most {max_words} \
 words: complete sentences, the most important first, each thing once, nothing that does not stand there. As question \
 write how somebody who wants to know this would ask, naming {title}."""
 _FAN_IN = 6
@@ -54,14 +55,11 @@ class Whole(Merged):
     evidence: list[str] = Field(min_length=1)
 
 
-class Summary:
+class Summary(PieceByPiece[SummaryConfig]):
     """One summary a page."""
 
     name = "summary"
-    instructions = f"{_SINGLE}\n{_PART}\n{_MERGE}"
-
-    def __init__(self, config: SummaryConfig, chunk_chars: int) -> None:
-        self._words, self._chars = config.max_words, chunk_chars
+    prompts = {"whole": PAGE + _SINGLE, "part": PAGE + _PART, "merge": PAGE + _MERGE}
 
     def units(self, documents: Iterable[Document]) -> Iterator[Unit]:
         """See `Strategy.units`: whole pages."""
@@ -78,7 +76,7 @@ class Summary:
         return [found if isinstance(found, Rejected) else _judged(unit, found, "parts" if len(parts) > 1 else "", desk)]
 
     def _single(self, unit: Unit, desk: Desk) -> Whole | Rejected | Unsettled:
-        prompt = f"{unit.block}\n\n{_SINGLE.format(title=unit.title, words=self._words)}"
+        prompt = self._prompt("whole", unit, max_words=self._config.max_words)
         return desk.ask(unit.id, prompt, Whole, lambda whole: self._complaint(whole.summary, unit, whole.question))
 
     def _hierarchical(self, unit: Unit, parts: Sequence[str], desk: Desk) -> Whole | Rejected | Unsettled:
@@ -99,8 +97,8 @@ class Summary:
     ) -> Part | Rejected | Unsettled:
         """The summary of one part, whose evidence stands in it."""
         before = told[-1].summary if told else "Nothing: this is the first part."
-        fields = {"title": part.title, "words": self._words, "number": part.number, "count": count}
-        prompt = f"{part.block}\n\n{_PART.format(**fields, before=fenced(before))}"
+        fields = {"max_words": self._config.max_words, "number": part.number, "count": count}
+        prompt = self._prompt("part", part, before=fenced(before), **fields)
         found = desk.ask(part.id, prompt, Part, lambda found: self._complaint(found.summary, part))
         if not isinstance(found, Part):
             return found
@@ -123,13 +121,13 @@ class Summary:
 
     def _merge(self, unit: Unit, key: str, summaries: Sequence[str], desk: Desk) -> Merged | Rejected | Unsettled:
         shown = fenced("\n\n".join(" ".join(summary.split()) for summary in summaries))
-        prompt = f"Title: {unit.title}\nText:\n{shown}\n\n{_MERGE.format(title=unit.title, words=self._words)}"
+        prompt = self._prompt("merge", unit, text=shown, max_words=self._config.max_words)
         return desk.ask(key, prompt, Merged, lambda found: self._complaint(found.summary, unit, found.question))
 
     def _complaint(self, summary: str, unit: Unit, question: str | None = None) -> Complaint | None:
-        words = len(summary.split())
-        if words > self._words * _SLACK:
-            return Complaint("longer than max_words", f"That has {words} words, at most {self._words} are asked for")
+        words, most = len(summary.split()), self._config.max_words
+        if words > most * _SLACK:
+            return Complaint("longer than max_words", f"That has {words} words, at most {most} are asked for")
         if question is not None and not _names(question, unit.document.title):
             return Complaint("the question does not name the page", f"The question must name {unit.title}")
         return foreign(summary, unit.text)

@@ -1,48 +1,38 @@
 """Questions one at a time, each different from all that were asked about its piece of the page before."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import partial
 
-from cirilla_cli.synth.base import Made, Rejected
+from cirilla_cli.synth.base import Rejected
 from cirilla_cli.synth.config import VariantsConfig
 from cirilla_cli.synth.grounding import Pair
-from cirilla_cli.synth.strategies.base import Complaint, Desk, PieceByPiece, Settled, Unit, Unsettled, foreign
+from cirilla_cli.synth.strategies.base import Complaint, Desk, PieceByPiece, Settled, Unit, Unsettled, foreign, rounds
+from cirilla_cli.synth.strategies.prompts import DIFFERENT, PAGE, earlier
 from cirilla_cli.synth.strategies.qa import judged, repeated
 
 ASK = """\
 Write one question that this text answers, clear to someone who does not see the text, so name whom or what it is \
 about. Give a short, complete answer, and as evidence one passage copied word for word from the text."""
-DIFFERENT = "Ask about something else than these questions do, which were asked before:"
 
 
 class Variants(PieceByPiece[VariantsConfig]):
     """Asks round after round, and ends where the teacher finds nothing new."""
 
     name = "variants"
-    instructions = f"{ASK}\n{DIFFERENT}"
+    prompts = {"ask": f"{PAGE}{ASK}{{earlier}}"}
+
+    def _words(self) -> Iterable[str]:
+        return [DIFFERENT]
 
     def settle(self, unit: Unit, desk: Desk) -> Settled:
         """See `Strategy.settle`."""
-        asked: list[str] = []
-        rows: list[Made] = []
-        for number in range(self._config.rounds):
-            pair = self._another(unit, number, asked, desk)
-            if isinstance(pair, Unsettled):
-                return pair
-            if isinstance(pair, Rejected):
-                return [*rows, pair]
-            asked.append(" ".join(pair.question.split()))
-            rows.append(judged(unit, pair, desk))
-        return rows
+        ask = partial(self._another, unit, desk)
+        return rounds(self._config.rounds, ask, lambda pair: judged(unit, pair, desk))
 
-    def _another(self, unit: Unit, number: int, asked: Sequence[str], desk: Desk) -> Pair | Rejected | Unsettled:
-        prompt = f"{unit.block}\n\n{ASK}{earlier(asked)}"
-        return desk.ask(f"{unit.id}/{number}", prompt, Pair, lambda pair: self._complaint(pair, unit, asked))
+    def _another(self, unit: Unit, desk: Desk, number: int, asked: list[str]) -> Pair | Rejected | Unsettled:
+        prompt = self._prompt("ask", unit, earlier=earlier(asked))
+        return desk.ask(f"{unit.id}/{number}", prompt, Pair, partial(self._complaint, unit, asked))
 
-    def _complaint(self, pair: Pair, unit: Unit, asked: Sequence[str]) -> Complaint | None:
+    def _complaint(self, unit: Unit, asked: Sequence[str], pair: Pair) -> Complaint | None:
         said = f"{pair.question} {pair.answer}"
         return repeated(pair.question, asked, self._config.most_alike) or foreign(said, unit.text)
-
-
-def earlier(asked: Sequence[str]) -> str:
-    """The end of a prompt that wants another question than those before; nothing where there are none."""
-    return "\n".join([f"\n{DIFFERENT}", *(f"- {question}" for question in asked)]) if asked else ""
