@@ -4,7 +4,7 @@ Each document of these shards begins with the number of its label, in place of a
 whatever vouches for the tokens vouches for the labels; `labels.json` holds their names.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,11 @@ from cirilla_cli.data.encode import framed
 from cirilla_cli.data.jsonl import STDIO, Complaints, read_rows, validate
 from cirilla_cli.data.rows import Record, content_hash, held_out
 from cirilla_cli.data.shards import Encoded, ShardIndex, ShardInfo, write_shard
+from cirilla_cli.data.splits import LeftOut, held_pages
 from cirilla_cli.data.tokenizer import Tokenizer
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.fs import files_below, hash_path, read_json, write_json
+from cirilla_cli.progress import Progress
 
 LABELS = "labels.json"
 _MADE_FROM = "made_from.json"
@@ -34,6 +36,13 @@ class LabelledRow(Record):
     label: str | int
     split_key: str | None = None
     """What decides on which side of the split the row falls; the text itself where there is none."""
+    parents: tuple[str, ...] = ()
+    """Pages that the text was made of."""
+
+    @property
+    def key(self) -> str:
+        """What the split hashes."""
+        return self.split_key or self.text
 
     @field_validator("text")
     @classmethod
@@ -41,6 +50,11 @@ class LabelledRow(Record):
         if not text.strip():
             raise ValueError("must not be empty")
         return text
+
+    @field_validator("parents", mode="before")
+    @classmethod
+    def _names_pages(cls, parents: Any) -> Any:
+        return tuple(one for one in parents if isinstance(one, str)) if isinstance(parents, list | tuple) else ()
 
     @field_validator("label", mode="before")
     @classmethod
@@ -72,7 +86,9 @@ def read_labelled(paths: Sequence[Path]) -> Iterator[LabelledRow]:
     complaints.raise_if_any()
 
 
-def shard_labelled(paths: Sequence[Path], tokenizer: Tokenizer, folder: Path, *, val: float) -> list[str]:
+def shard_labelled(
+    paths: Sequence[Path], tokenizer: Tokenizer, folder: Path, progress: Progress, *, val: float
+) -> list[str]:
     """Write the rows' shards into ``folder``, unless they stand there already; returns the labels' names.
 
     Raises:
@@ -90,9 +106,7 @@ def shard_labelled(paths: Sequence[Path], tokenizer: Tokenizer, folder: Path, *,
             hint="fewer labels, or a tokenizer with more pieces (tokenizer.vocab_size)",
         )
     index.unlink(missing_ok=True)
-    splits: dict[str, list[LabelledRow]] = {"train": [], "val": []}
-    for row in rows:
-        splits["val" if held_out(row.split_key or row.text, frac=val) else "train"].append(row)
+    splits = _splits(rows, val, folder, progress)
     infos = {split: _write(some, split, labels, tokenizer, folder) for split, some in splits.items() if some}
     write_json(folder / LABELS, labels)
     write_json(marker, made_from)
@@ -100,6 +114,21 @@ def shard_labelled(paths: Sequence[Path], tokenizer: Tokenizer, folder: Path, *,
     sources = [{"path": str(path), "sha256": hash_path(path)} for path in paths]
     write_json(index, ShardIndex("labelled", dtype, tokenizer.vocab_size, tokenizer.hash, infos, sources, {}).to_json())
     return labels
+
+
+def _splits(rows: Iterable[LabelledRow], val: float, folder: Path, progress: Progress) -> dict[str, list[LabelledRow]]:
+    splits: dict[str, list[LabelledRow]] = {"train": [], "val": []}
+    left_out = LeftOut(folder)
+    for row in rows:
+        if held_out(row.key, frac=val):
+            splits["val"].append(row)
+        elif held := held_pages(row.parents, frac=val):
+            left_out.add({"text": row.text}, held)
+        else:
+            splits["train"].append(row)
+    left_out.close()
+    left_out.tell(progress)
+    return splits
 
 
 def label_names(folder: Path) -> list[str]:

@@ -1,6 +1,7 @@
 """`cirilla tokenize`: a tokenizer, trained or loaded, and token shards of the inputs.
 
 inputs --read--> records --group by kind and split, fill to a shard's size--> tasks
+                         --not held out, but naming a page that is--> left_out.jsonl
                                         tasks --encode, in processes--> shards --last--> index.json
 """
 
@@ -26,6 +27,7 @@ from cirilla_cli.data.origins import RowOrigin, write_origins
 from cirilla_cli.data.parts import ALONE, Spread
 from cirilla_cli.data.rows import Document, Sample, content_hash, held_out
 from cirilla_cli.data.shards import Kind, ShardIndex, ShardInfo, TokenShards, write_shard
+from cirilla_cli.data.splits import NAMES_HELD_OUT, LeftOut, held_pages, is_trained_on
 from cirilla_cli.data.tokenizer import Tokenizer, load_tokenizer
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.fs import atomic_write, hash_path, read_json, write_json
@@ -53,6 +55,8 @@ class TokenizeReport:
     unused_ids: int
     round_trip_failures: int
     rows: int = 0
+    rejected: dict[str, int] = field(default_factory=dict)
+    """Rows of no split, by reason; `shards/left_out.jsonl` lists them."""
     licenses: dict[str, int] = field(default_factory=dict)
     extension: dict[str, Any] | None = None
     """What it adds to another tokenizer."""
@@ -140,13 +144,16 @@ def _tokenizer(config: TokenizeConfig, paths: Sequence[Path], out: Path, progres
     # The special texts first: a large corpus alone would use up what a tokenizer reads.
     every = [*config.tokenizer_inputs, *paths]
     read = [hash_path(path) for path in [*every, *folders_of(config.tokenizer)]]
-    made_from = content_hash(config.tokenizer.model_dump(mode="json"), read)
+    made_from = content_hash(config.tokenizer.model_dump(mode="json"), config.val, read)
     marker = folder / "made_from.json"
     if marker.is_file() and read_json(marker) == made_from:
         return load_tokenizer(folder)
     progress.say(f"{_MAKING[config.tokenizer.kind]} the tokenizer")
     records = chain(read_inputs(config.tokenizer_inputs), read_inputs(paths, format=config.format))
-    tokenizer = config.tokenizer.build(training_text(record) for record in records)
+    # Not the held-out rows: their words would have pieces of their own.
+    tokenizer = config.tokenizer.build(
+        training_text(record) for record in records if is_trained_on(record.split_key, record.parents, frac=config.val)
+    )
     tokenizer.save(folder)
     write_json(marker, made_from)
     return load_tokenizer(folder)
@@ -161,6 +168,7 @@ class Sharder:
         self.config, self.tokenizer, self.folder, self.progress = config, tokenizer, folder, progress
         self._spread = spread
         self.rows = 0
+        self.left_out = LeftOut(folder)
         self.done: dict[Kind, dict[str, list[ShardInfo]]] = {}
         self.licenses: dict[str, int] = {}
         self.keys: list[str] = []
@@ -178,7 +186,9 @@ class Sharder:
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self.left_out.close()
         if error is None:
+            self.left_out.tell(self.progress)
             for place in list(self._open):
                 self._close_shard(place)
             self._collect(0)
@@ -191,6 +201,9 @@ class Sharder:
         self.rows += 1
         kind = kind_of(record)
         split = "val" if held_out(record.split_key, frac=self.config.val) else "train"
+        if split == "train" and (held := held_pages(record.parents, frac=self.config.val)):
+            self.left_out.add({"id": record.id}, held)
+            return
         if isinstance(record, Document) and record.license is not None:
             self.licenses[record.license.name] = self.licenses.get(record.license.name, 0) + 1
         place = kind, split
@@ -306,6 +319,7 @@ def _report(shards: Sharder, tokenizer: Tokenizer, out: Path, records: Iterator[
         out=str(out), vocab_size=tokenizer.vocab_size, tokenizer_hash=tokenizer.hash, kinds=kinds,
         bytes_per_token=round(text_bytes / max(1, text_tokens), 3), unused_ids=int((~used).sum()),
         round_trip_failures=failures, rows=shards.rows, licenses=shards.licenses,
+        rejected={NAMES_HELD_OUT: shards.left_out.rows} if shards.left_out.rows else {},
         extension=asdict(said) | {"spelled": len(said.spelled)} if (said := tokenizer.extension) else None,
     )  # fmt: skip
 

@@ -58,7 +58,9 @@ def train(config: SentencePieceConfig, texts: Iterable[str]) -> "SentencePieceTo
         if lines.failed is not None:
             raise lines.failed from None  # the trainer wraps what its input raises in its own text
         if lines.count == 0:
-            raise CirillaError("there is no text to train a tokenizer on", hint="are the inputs empty?") from None
+            raise CirillaError(
+                "there is no text to train a tokenizer on", hint="are the inputs empty, or all held out?"
+            ) from None
         raise _untrained(config, str(error)) from error
     return SentencePieceTokenizer(model.getvalue())
 

@@ -10,6 +10,7 @@ from cirilla_cli.data.merging import Parts, merging
 from cirilla_cli.data.parts import ALONE, MadeFrom, Part, PartReport, Share, make_part
 from cirilla_cli.data.run import TokenizeReport, encode_inputs, finished, opened
 from cirilla_cli.data.shards import ShardInfo
+from cirilla_cli.data.splits import LEFT_OUT
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.fs import read_object, write_json
 from cirilla_cli.progress import Progress
@@ -29,7 +30,8 @@ def tokenize_share(
 
     def work(part: Part) -> None:
         shards = encode_inputs(config, config.inputs, part.folder, progress, part)
-        write_json(part.folder / _ALL, {"rows": shards.rows, "licenses": shards.licenses, "shards": shards.keys})
+        said = {"rows": shards.rows, "left_out": shards.left_out.rows, "licenses": shards.licenses}
+        write_json(part.folder / _ALL, {**said, "shards": shards.keys})
 
     return make_part(out, share, _made_from(config), progress, work, fresh=fresh)
 
@@ -43,7 +45,9 @@ def tokenize_merge(config: TokenizeConfig, out: Path, progress: Progress) -> Tok
     with merging(out, _made_from(config), progress) as parts:
         told = _all_shards(parts)
         shards = opened(config, config.inputs, out, progress, ALONE)
-        shards.rows, shards.licenses = told["rows"], told["licenses"]
+        shards.rows, shards.licenses, shards.left_out.rows = told["rows"], told["licenses"], told["left_out"]
+        if shards.left_out.rows:
+            _bring(parts.folders()[0] / "shards" / LEFT_OUT, shards.left_out.path)
         for key in told["shards"]:
             kind, name = key.split("/")
             info = bring_shard(parts.done_in(key) / "shards" / kind, out / "shards" / kind, name)
@@ -75,16 +79,20 @@ def _marker(part: Path, key: str) -> Path:
 def bring_shard(source: Path, folder: Path, name: str) -> ShardInfo:
     """Put a finished shard's files into ``folder`` too, its marker last; without copies, where the system can."""
     marker = source / f"{name}.json"
-    folder.mkdir(parents=True, exist_ok=True)
     for file in sorted(source.glob(f"{name}.*"), key=lambda path: path == marker):
-        spare = folder / f".{file.name}.part"
-        spare.unlink(missing_ok=True)
-        try:
-            os.link(file, spare)
-        except OSError:
-            shutil.copyfile(file, spare)
-        os.replace(spare, folder / file.name)
+        _bring(file, folder / file.name)
     return ShardInfo(**read_object(marker)["info"])
+
+
+def _bring(file: Path, place: Path) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    spare = place.with_name(f".{place.name}.part")
+    spare.unlink(missing_ok=True)
+    try:
+        os.link(file, spare)
+    except OSError:
+        shutil.copyfile(file, spare)
+    os.replace(spare, place)
 
 
 def _made_from(config: TokenizeConfig) -> MadeFrom:

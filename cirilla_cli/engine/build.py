@@ -115,7 +115,7 @@ def open_inputs(
     base = load_base(job, newest, progress)
     folder = tokenizer_source(job, base, newest)
     if isinstance(job.data, LabelledTextConfig):
-        return Inputs(base, prepare_labelled(job.data, section=job.tokenizer, model_folder=folder, made=made))
+        return Inputs(base, prepare_labelled(job.data, job.tokenizer, folder, made, progress))
     prepared = prepare(
         paths or job.paths,
         job.kinds,

@@ -9,6 +9,7 @@ from cirilla_cli.checkpoint import Config
 from cirilla_cli.data.config import DataSection, LabelledTextConfig, LoadTokenizerConfig, TokenizerSection
 from cirilla_cli.data.labelled import label_names, read_labelled, shard_labelled
 from cirilla_cli.data.rows import content_hash
+from cirilla_cli.data.splits import is_trained_on
 from cirilla_cli.data.tokenizer import load_tokenizer
 from cirilla_cli.engine.config import ClassificationConfig, ObjectiveSection, blind_misfits, pairing_problem
 from cirilla_cli.engine.shards import Prepared
@@ -17,13 +18,14 @@ from cirilla_cli.fs import hash_path, read_json, write_json
 from cirilla_cli.model.classifier import Classifier, Model
 from cirilla_cli.model.config import ClassifierConfig, DecoderConfig, EncoderConfig
 from cirilla_cli.model.init import fresh
+from cirilla_cli.progress import Progress
 
 NAME = "labelled"
 """What the one source of labelled texts is called among a run's shards."""
 
 
 def prepare_labelled(
-    data: LabelledTextConfig, *, section: TokenizerSection | None, model_folder: Path | None, made: Path
+    data: LabelledTextConfig, section: TokenizerSection | None, model: Path | None, made: Path, progress: Progress
 ) -> Prepared:
     """The texts in ``made/labelled``, by the model's tokenizer, or that of the recipe.
 
@@ -32,9 +34,9 @@ def prepare_labelled(
     """
     if not data.path:
         raise CirillaError("`data` names no source", hint="data.path=rows.jsonl, with `text` and `label` in each row")
-    tokenizer = load_tokenizer(_tokenizer_folder(data, section, model_folder, made / "tokenizer"))
+    tokenizer = load_tokenizer(_tokenizer_folder(data, section, model, made / "tokenizer"))
     folder = made / NAME
-    shard_labelled(data.path, tokenizer, folder, val=data.val)
+    shard_labelled(data.path, tokenizer, folder, progress, val=data.val)
     return Prepared(tokenizer, {NAME: folder})
 
 
@@ -56,10 +58,12 @@ def _tokenizer_folder(
         )
     if isinstance(section, LoadTokenizerConfig):
         return section.path
-    made_from, marker = content_hash(section.model_dump(mode="json"), list(map(hash_path, data.path))), "made_from.json"
-    if not (made / marker).is_file() or read_json(made / marker) != made_from:
-        section.build(row.text for row in read_labelled(data.path)).save(made)
-        write_json(made / marker, made_from)
+    made_from = content_hash(section.model_dump(mode="json"), data.val, list(map(hash_path, data.path)))
+    marker = made / "made_from.json"
+    if not marker.is_file() or read_json(marker) != made_from:
+        rows = (row for row in read_labelled(data.path) if is_trained_on(row.key, row.parents, frac=data.val))
+        section.build(row.text for row in rows).save(made)
+        write_json(marker, made_from)
     return made
 
 

@@ -19,6 +19,7 @@ from cirilla_cli.data.rows import held_out
 from cirilla_cli.data.sentencepiece import SentencePieceTokenizer
 from cirilla_cli.data.shards import TokenShards
 from cirilla_cli.errors import CirillaError
+from cirilla_cli.progress import SILENT
 
 Write = Callable[..., Path]
 WORDS = ["griffin", "silver", "sword", "road", "inn", "moon", "river", "witch"]
@@ -37,7 +38,7 @@ def rows(n: int = 60) -> list[dict[str, Any]]:
 @pytest.fixture
 def folder(write_lines: Write, tokenizer: SentencePieceTokenizer, tmp_path: Path) -> Path:
     """Shards of those rows, a fifth held out."""
-    shard_labelled([write_lines(*rows())], tokenizer, tmp_path / "labelled", val=0.2)
+    shard_labelled([write_lines(*rows())], tokenizer, tmp_path / "labelled", SILENT, val=0.2)
     return tmp_path / "labelled"
 
 
@@ -98,7 +99,7 @@ def test_labels_are_ordered_numbers_by_size(
     write_lines: Write, tokenizer: SentencePieceTokenizer, tmp_path: Path
 ) -> None:
     path = write_lines(*[{"text": f"t{n}", "label": n, "idx": 5} for n in (10, 9, 2, 9)])
-    assert shard_labelled([path], tokenizer, tmp_path / "a", val=0.0) == ["2", "9", "10"]
+    assert shard_labelled([path], tokenizer, tmp_path / "a", SILENT, val=0.0) == ["2", "9", "10"]
     assert TokenShards.open(tmp_path / "a").document(0)[0] == 2
 
 
@@ -106,11 +107,11 @@ def test_finished_shards_are_taken_while_their_rows_are_the_same(
     write_lines: Write, tokenizer: SentencePieceTokenizer, tmp_path: Path
 ) -> None:
     folder = tmp_path / "labelled"
-    shard_labelled([write_lines(*rows())], tokenizer, folder, val=0.2)
+    shard_labelled([write_lines(*rows())], tokenizer, folder, SILENT, val=0.2)
     before = (folder / "index.json").stat().st_mtime_ns
-    shard_labelled([write_lines(*rows())], tokenizer, folder, val=0.2)
+    shard_labelled([write_lines(*rows())], tokenizer, folder, SILENT, val=0.2)
     assert (folder / "index.json").stat().st_mtime_ns == before
-    shard_labelled([write_lines(*rows(70))], tokenizer, folder, val=0.2)
+    shard_labelled([write_lines(*rows(70))], tokenizer, folder, SILENT, val=0.2)
     assert sum(TokenShards.open(folder, split).n_documents for split in ("train", "val")) == 70
 
 
@@ -138,7 +139,7 @@ def test_what_is_wrong_is_told_with_its_line(
     lines: list[Any], said: str, write_lines: Write, tokenizer: SentencePieceTokenizer, tmp_path: Path
 ) -> None:
     with pytest.raises(CirillaError) as caught:
-        shard_labelled([write_lines(*lines)], tokenizer, tmp_path / "labelled", val=0.0)
+        shard_labelled([write_lines(*lines)], tokenizer, tmp_path / "labelled", SILENT, val=0.0)
     assert said.replace("{folder}", str(tmp_path)) in str(caught.value)
     assert not (tmp_path / "labelled" / "index.json").exists()
 

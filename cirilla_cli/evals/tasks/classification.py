@@ -94,7 +94,7 @@ Pairs = Mapping[tuple[str, str], int]
 
 def _held_out(rows: Iterable[LabelledRow], frac: float) -> Iterable[LabelledRow]:
     """The rows that training with this share has not seen; all of them where it is 1."""
-    return (row for row in rows if held_out(row.split_key or row.text, frac=frac))
+    return (row for row in rows if held_out(row.key, frac=frac))
 
 
 def _of_label(pairs: Pairs, label: str) -> dict[str, Any]:
