@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import tuning_texts
+from cirilla_cli.cli.allocator import UNCACHED, without_cache
 
 HERE = Path(__file__).parent
 SHAPES: dict[str, dict[str, Any]] = {
@@ -44,8 +45,8 @@ SHAPES: dict[str, dict[str, Any]] = {
     "dpo": dict(layers=8, width=512, heads=8, hidden=1408, vocab=8192, tied=False, rows=2, length=1024),
 }
 TUNING = {"sft": "tokens", "dpo": "pairs"}
-MALLOC = {"MALLOC_TRIM_THRESHOLD_": str((1 << 31) - 1), "MALLOC_MMAP_MAX_": "0"}
-"""What `cli/allocator.py` sets, as glibc reads it from the environment."""
+MALLOC = {"MALLOC_TRIM_THRESHOLD_": str((1 << 31) - 1), "MALLOC_MMAP_MAX_": "0", "GLIBC_TUNABLES": UNCACHED}
+"""What `cli/allocator.py` sets from the second step on, as glibc reads it from the environment."""
 RUNNERS = {"ours": "ours", "litgpt": "litgpt_llama", "transformers": "transformers_llama", "nanogpt": "nanogpt"}
 GUESSED_FLOPS = {"float32": 1.1e11, "mixed": 2.3e11}
 """Operations a second, to tell beforehand how long the runs take."""
@@ -132,7 +133,8 @@ def measured(cell: Cell, peers: dict[str, str], given: argparse.Namespace, data:
     with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".json") as file:
         json.dump(task, file)
         file.flush()
-        environment = os.environ | (MALLOC if "+malloc" in cell.way else {})
+        plain = without_cache(os.environ) if cell.peer == "ours" else dict(os.environ)
+        environment = plain | (MALLOC if "+malloc" in cell.way else {})
         command = [python, str(HERE / "peers" / f"{runner}.py"), file.name]
         done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
