@@ -97,6 +97,12 @@ def cells(peers: list[str], chats: bool, pairs: bool) -> Iterator[Cell]:
             yield from (Cell("dpo mixed", "trl", way) for way in ("", "kept"))
 
 
+def chosen(every: list[Cell], text: str) -> list[Cell]:
+    """The cell whose setting and name are ``text``, or all that have it in them."""
+    spelled = [(f"{cell.setting} {cell.name}", cell) for cell in every]
+    return [cell for said, cell in spelled if said == text] or [cell for said, cell in spelled if text in said]
+
+
 def flops_per_token(shape: dict[str, Any]) -> float:
     """Operations of matrix products of one token, forward and backward."""
     width, hidden = shape["width"], shape["hidden"]
@@ -277,7 +283,7 @@ def main() -> None:
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=PYTHON[:CHECKOUT]")
     parser.add_argument("--chats", type=Path, help="conversations, or questions and answers, as JSON lines")
     parser.add_argument("--pairs", type=Path, help="preferences, or right and wrong answers, as JSON lines")
-    parser.add_argument("--only", default="", help="text that a cell's setting and name hold, such as `34m mixed`")
+    parser.add_argument("--only", default="", help="a cell's setting and name, or a part of them, such as `34m mixed`")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
@@ -285,7 +291,7 @@ def main() -> None:
     given = parser.parse_args()
     peers = {"ours": sys.executable} | dict(peer.split("=", 1) for peer in given.peer)
     every = cells([name for name in peers if name != "ours"], given.chats is not None, given.pairs is not None)
-    wanted = [cell for cell in every if given.only in f"{cell.setting} {cell.name}"]
+    wanted = chosen(list(every), given.only)
     left = pending(wanted, given.repeats, read(given.results))
     minutes = sum(guessed_seconds(cell, given.steps) for cell in left) / 60
     print(f"{len(left)} runs, about {minutes:.0f} minutes on two quiet cores", file=sys.stderr, flush=True)
