@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import tuning_texts
+from cirilla_cli.cli.allocator import UNCACHED, without_cache
 
 HERE = Path(__file__).parent
 SHAPES: dict[str, dict[str, Any]] = {
@@ -44,8 +45,8 @@ SHAPES: dict[str, dict[str, Any]] = {
     "dpo": dict(layers=8, width=512, heads=8, hidden=1408, vocab=8192, tied=False, rows=2, length=1024),
 }
 TUNING = {"sft": "tokens", "dpo": "pairs"}
-MALLOC = {"MALLOC_TRIM_THRESHOLD_": str((1 << 31) - 1), "MALLOC_MMAP_MAX_": "0"}
-"""What `cli/allocator.py` sets, as glibc reads it from the environment."""
+MALLOC = {"MALLOC_TRIM_THRESHOLD_": str((1 << 31) - 1), "MALLOC_MMAP_MAX_": "0", "GLIBC_TUNABLES": UNCACHED}
+"""What `cli/allocator.py` sets from the second step on, as glibc reads it from the environment."""
 RUNNERS = {"ours": "ours", "litgpt": "litgpt_llama", "transformers": "transformers_llama", "nanogpt": "nanogpt"}
 GUESSED_FLOPS = {"float32": 1.1e11, "mixed": 2.3e11}
 """Operations a second, to tell beforehand how long the runs take."""
@@ -96,6 +97,12 @@ def cells(peers: list[str], chats: bool, pairs: bool) -> Iterator[Cell]:
             yield from (Cell("dpo mixed", "trl", way) for way in ("", "kept"))
 
 
+def chosen(every: list[Cell], text: str) -> list[Cell]:
+    """The cell whose setting and name are ``text``, or all that have it in them."""
+    spelled = [(f"{cell.setting} {cell.name}", cell) for cell in every]
+    return [cell for said, cell in spelled if said == text] or [cell for said, cell in spelled if text in said]
+
+
 def flops_per_token(shape: dict[str, Any]) -> float:
     """Operations of matrix products of one token, forward and backward."""
     width, hidden = shape["width"], shape["hidden"]
@@ -132,7 +139,8 @@ def measured(cell: Cell, peers: dict[str, str], given: argparse.Namespace, data:
     with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".json") as file:
         json.dump(task, file)
         file.flush()
-        environment = os.environ | (MALLOC if "+malloc" in cell.way else {})
+        plain = without_cache(os.environ) if cell.peer == "ours" else dict(os.environ)
+        environment = plain | (MALLOC if "+malloc" in cell.way else {})
         command = [python, str(HERE / "peers" / f"{runner}.py"), file.name]
         done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
@@ -275,7 +283,7 @@ def main() -> None:
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=PYTHON[:CHECKOUT]")
     parser.add_argument("--chats", type=Path, help="conversations, or questions and answers, as JSON lines")
     parser.add_argument("--pairs", type=Path, help="preferences, or right and wrong answers, as JSON lines")
-    parser.add_argument("--only", default="", help="text that a cell's setting and name hold, such as `34m mixed`")
+    parser.add_argument("--only", default="", help="a cell's setting and name, or a part of them, such as `34m mixed`")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
@@ -283,7 +291,7 @@ def main() -> None:
     given = parser.parse_args()
     peers = {"ours": sys.executable} | dict(peer.split("=", 1) for peer in given.peer)
     every = cells([name for name in peers if name != "ours"], given.chats is not None, given.pairs is not None)
-    wanted = [cell for cell in every if given.only in f"{cell.setting} {cell.name}"]
+    wanted = chosen(list(every), given.only)
     left = pending(wanted, given.repeats, read(given.results))
     minutes = sum(guessed_seconds(cell, given.steps) for cell in left) / 60
     print(f"{len(left)} runs, about {minutes:.0f} minutes on two quiet cores", file=sys.stderr, flush=True)

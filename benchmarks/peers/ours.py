@@ -6,7 +6,7 @@ import torch
 from clock import Clock
 from common import Task, batches, imported, report, task
 
-from cirilla_cli.cli.allocator import keep_freed_memory
+from cirilla_cli.cli.allocator import keep_freed_memory, map_large_blocks
 from cirilla_cli.data.batches import TokenBatch
 from cirilla_cli.engine.compiled import compile_blocks
 from cirilla_cli.engine.config import (
@@ -16,6 +16,7 @@ from cirilla_cli.engine.config import (
     CrossEntropyConfig,
     FullCheckpointingConfig,
 )
+from cirilla_cli.engine.hooks import AfterSteps
 from cirilla_cli.engine.recompute import checkpoint_activations
 from cirilla_cli.engine.schedule import Schedule
 from cirilla_cli.engine.trainer import Trainer
@@ -67,7 +68,8 @@ def trainer(job: Task, clock: Clock) -> Trainer:
     return Trainer(
         model=model, objective=CrossEntropyConfig().build(logits_bytes=SAVING if saving else LOGITS_BYTES),
         source=Rows(job), optimizer=optimizer, schedule=Schedule(ConstantConfig(warmup=0), steps), steps=steps,
-        seed=0, device=torch.device("cpu"), hooks=(clock,), max_grad_norm=None if saving else 1.0,
+        seed=0, device=torch.device("cpu"), hooks=(clock, AfterSteps(keep_freed_memory)),
+        max_grad_norm=None if saving else 1.0,
         within=WithinBackward(model, OneByOne(optimizer)) if saving else None,
         dtype=torch.float32 if job.precision == "float32" else torch.bfloat16,
     )  # fmt: skip
@@ -77,7 +79,7 @@ def main() -> None:
     """Train and report."""
     job = task()
     imported()
-    keep_freed_memory()
+    map_large_blocks()
     clock = Clock()
     engine = trainer(job, clock)
     engine.fit()

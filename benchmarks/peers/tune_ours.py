@@ -10,10 +10,11 @@ from clock import Clock
 from common import Task, imported, peak_since_imports, task
 from ours import config_of
 
-from cirilla_cli.cli.allocator import keep_freed_memory
+from cirilla_cli.cli.allocator import keep_freed_memory, map_large_blocks
 from cirilla_cli.data.batches import Conversations, Cut, Preferences
 from cirilla_cli.data.shards import TokenShards
 from cirilla_cli.engine.config import AdamWConfig, ConstantConfig, CrossEntropyConfig, DPOConfig
+from cirilla_cli.engine.hooks import AfterSteps
 from cirilla_cli.engine.objectives.dpo import DPO
 from cirilla_cli.engine.schedule import Schedule
 from cirilla_cli.engine.trainer import Trainer
@@ -31,7 +32,7 @@ def trainer_of(job: Task, clock: Clock) -> Trainer:
     return Trainer(
         model=model, objective=objective, source=source, optimizer=AdamWConfig(lr=job.lr).build(model),
         schedule=Schedule(ConstantConfig(warmup=0), steps), steps=steps, seed=0, device=torch.device("cpu"),
-        dtype=torch.bfloat16, hooks=(clock,),
+        dtype=torch.bfloat16, hooks=(clock, AfterSteps(keep_freed_memory)),
     )  # fmt: skip
 
 
@@ -52,7 +53,7 @@ def main() -> None:
     """Train and report."""
     job = task()
     imported()
-    keep_freed_memory()
+    map_large_blocks()
     clock, before = Clock(), 0.0
     trainer = trainer_of(job, clock)
     batches = [trainer.source.step(index) for index in range(job.warmup, trainer.steps)]

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cirilla_cli.model.layout import SequenceLayout
-from cirilla_cli.model.ops.elementwise import silu_times, takes_passes
+from cirilla_cli.model.ops.elementwise import gated_down, takes_passes
 from cirilla_cli.model.parts import Tally
 from cirilla_cli.model.sections import GeGLUConfig, GELUConfig, ReLU2Config, SwiGLUConfig
 
@@ -43,8 +43,9 @@ class Gated(nn.Module):
     def forward(self, x_BTD: Tensor, layout: SequenceLayout, tally: Tally | None = None) -> Tensor:
         """The feed-forward's output ``[B, T, D]`` for hidden states ``[B, T, D]``."""
         gate, up = self.gate_proj(x_BTD), self.up_proj(x_BTD)
-        fast = self.act is F.silu and takes_passes(gate)
-        out: Tensor = self.down_proj(silu_times(gate, up) if fast else self.act(gate) * up)
+        if self.act is F.silu and takes_passes(gate):
+            return gated_down(gate, up, self.down_proj.weight, self.down_proj.bias)
+        out: Tensor = self.down_proj(self.act(gate) * up)
         return out
 
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cirilla_cli.model.ops.elementwise import rms_norm, rotate, silu_times, takes_passes
+from cirilla_cli.model.ops.elementwise import gated_down, rms_norm, rotate, takes_passes
 from cirilla_cli.model.rope import Rotation, angles_of, apply_rope
 from cirilla_cli.model.sections import RopeConfig
 
@@ -59,15 +59,33 @@ def test_a_turn_and_its_gradient_are_multiplications_by_a_complex_number() -> No
     torch.testing.assert_close(with_gradients(rotate(x, cos, sin), [x]), expected, rtol=0, atol=1e-12)
 
 
-def test_the_gate_and_its_gradients_are_torch_s() -> None:
-    x = leaves((4, 6), (4, 6))
-    expected = with_gradients(F.silu(x[0]) * x[1], x)
-    torch.testing.assert_close(with_gradients(silu_times(*x), x), expected, rtol=0, atol=1e-12)
+@pytest.mark.parametrize("shape", [(6,), (4, 6), (2, 3, 6)])
+def test_the_gate_and_its_gradients_are_torch_s(shape: tuple[int, ...]) -> None:
+    x = leaves(shape, shape, (5, 6), (5,))
+    for bias, learned in ((x[3], x), (None, x[:3])):
+        expected = with_gradients(F.linear(F.silu(x[0]) * x[1], x[2], bias), learned)
+        found = with_gradients(gated_down(*x[:3], bias), learned)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+def test_the_gate_keeps_its_two_inputs_and_the_matrix_alone() -> None:
+    """Nothing as wide as they are besides, which is what autograd would keep two of."""
+    x, kept = leaves((2, 3, 6), (2, 3, 6), (5, 6)), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda saved: kept.append(saved) or saved, lambda saved: saved):
+        gated_down(*x, None)
+    assert [saved.data_ptr() for saved in kept] == [leaf.data_ptr() for leaf in x]
+
+
+def test_a_matrix_that_does_not_learn_gets_no_gradient() -> None:
+    gate, up, down = leaves((4, 6), (4, 6), (5, 6))
+    gated_down(gate, up, down.detach(), None).sum().backward()
+    assert gate.grad is not None
+    assert down.grad is None
 
 
 def test_the_gradients_pass_torch_s_check() -> None:
-    x, weight, turned = leaves((3, 6), (6,), (1, T, 2, H))
-    assert torch.autograd.gradcheck(silu_times, (x, x.detach().flip(0).requires_grad_()))
+    x, weight, turned, down = leaves((3, 6), (6,), (1, T, 2, H), (2, 6))
+    assert torch.autograd.gradcheck(gated_down, (x, x.detach().flip(0).requires_grad_(), down, None))
     cos, sin = (angle[1:] for angle in angles())
     assert torch.autograd.gradcheck(lambda *a: rms_norm(*a, 0.1), (x, weight))
     assert torch.autograd.gradcheck(lambda a: rotate(a, cos, sin), (turned,))

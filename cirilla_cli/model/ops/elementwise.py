@@ -1,11 +1,12 @@
 """Norm, rotation and gate with gradients written out, for training on a CPU.
 
 PyTorch composes them of many passes over memory there, and keeps what lies between for the backward pass. Here passes
-are few and in place, and of what lies between, a norm keeps one number a row. A norm in bfloat16 is computed in float32
-and rounded once. These gradients have no gradients of their own.
+are few and in place; of what lies between, a norm keeps one number a row, and a gate nothing. A norm in bfloat16 is
+computed in float32 and rounded once. These gradients have no gradients of their own.
 """
 
-# Shape suffixes: B batch, T positions, N heads, H width of one head, all of which turns here; D width of a norm.
+# Shape suffixes: B batch, T positions, N heads, H width of one head, all of which turns here; D width of a norm or of
+# the model, F inner width of a feed-forward, M all positions.
 
 from typing import Any
 
@@ -36,9 +37,13 @@ def rotate(x_BTNH: Tensor, cos_BT1H: Tensor, sin_BT1H: Tensor) -> Tensor:
     return out_BTNH
 
 
-def silu_times(gate: Tensor, up: Tensor) -> Tensor:
-    """silu(gate) * up; the first factor is made again in the backward pass."""
-    out: Tensor = _SiluTimes.apply(gate, up)  # type: ignore[no-untyped-call]
+def gated_down(gate: Tensor, up: Tensor, down_DF: Tensor, bias_D: Tensor | None) -> Tensor:
+    """(silu(gate) * up) @ down.T + bias, ``[..., D]``, from gate and up ``[..., F]``.
+
+    Both factors and what is multiplied with ``down`` are made again in the backward pass: a pass over memory, where
+    keeping them would take half as much again as gate and up do.
+    """
+    out: Tensor = _GatedDown.apply(gate, up, down_DF, bias_D)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -90,15 +95,20 @@ def _turned(x_BTNH: Tensor, cos_BT1H: Tensor, across_BT1H: Tensor) -> Tensor:
     return out_BNTH.addcmul_(x_BNTH, cos_BT1H.transpose(1, 2))
 
 
-class _SiluTimes(torch.autograd.Function):
+class _GatedDown(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
-        ctx.save_for_backward(gate, up)
-        return F.silu(gate).mul_(up)
+    def forward(ctx: Any, gate: Tensor, up: Tensor, down_DF: Tensor, bias_D: Tensor | None) -> Tensor:
+        ctx.save_for_backward(gate, up, down_DF)
+        return F.linear(F.silu(gate).mul_(up), down_DF, bias_D)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
-        """d up = dy silu(gate), d gate = dy up silu'(gate)."""
-        gate, up = ctx.saved_tensors
-        return torch.ops.aten.silu_backward(grads[0] * up, gate), F.silu(gate).mul_(grads[0])
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """With x = silu(gate) up: ddown = dy' x, dx = dy down, d up = dx silu(gate), d gate = dx up silu'(gate)."""
+        gate, up, down_DF = ctx.saved_tensors
+        _, _, matrix_learns, bias_learns = ctx.needs_input_grad
+        d_out_MD, opened = grads[0].reshape(-1, len(down_DF)), F.silu(gate)
+        d_down_DF = d_out_MD.T @ (opened * up).reshape(len(d_out_MD), -1) if matrix_learns else None
+        d_inner = grads[0] @ down_DF
+        d_gate = torch.ops.aten.silu_backward(d_inner * up, gate)
+        return d_gate, opened.mul_(d_inner), d_down_DF, d_out_MD.sum(0) if bias_learns else None
