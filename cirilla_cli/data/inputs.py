@@ -25,7 +25,7 @@ OTHER_SUFFIXES = frozenset({".parquet", ".arrow", ".bin", ".db", ".sqlite", ".sq
 
 TOKENIZER_FILES = frozenset({
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
-    "merges.txt", "generation_config.json", "config.json",
+    "merges.txt", "encoder.json", "generation_config.json", "config.json",
 })  # fmt: skip
 """What lies beside token files, and holds no rows."""
 
