@@ -10,7 +10,7 @@ from pathlib import Path
 from cirilla_cli.data.config import FormatName
 from cirilla_cli.data.fits import Sieve
 from cirilla_cli.data.formats.drafts import Draft
-from cirilla_cli.data.formats.files import found_in
+from cirilla_cli.data.formats.files import found_in, judged_in
 from cirilla_cli.data.formats.grpo import UNANSWERED, Prompts
 from cirilla_cli.data.formats.sniff import ROW_SUFFIXES, TEXT_SUFFIXES
 from cirilla_cli.data.formats.tables import dataset_files, is_dataset
@@ -81,6 +81,7 @@ def _found(
     for path in paths:
         for file in input_files(path, intake):
             yield from found_in(file, format, prompts, intake, sieve)
+    yield from judged_in(prompts, intake)
     for file_name, line, data in prompts.unanswered():
         intake.add(file_name, line, UNANSWERED, row=data)
 
