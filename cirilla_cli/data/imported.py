@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any, Self
 
 from cirilla_cli.data.chat import CHAT_TEMPLATE, Rendered
+from cirilla_cli.data.earlier import MERGES, VOCABULARIES, completed
 from cirilla_cli.data.extension import FILE, Extension, runs_of
 from cirilla_cli.data.rows import Message
 from cirilla_cli.data.segments import Block
+from cirilla_cli.data.template import ChatTemplate
 from cirilla_cli.data.tokenizer import MaskToken
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.pairs import Run, Vocabulary, ways
@@ -21,9 +23,6 @@ _FILES = (
 )  # fmt: skip
 # What older programs keep the vocabulary in.
 _OLD_FORMS = {"added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model"}
-
-_MISSTEPS = (ArithmeticError, LookupError, TypeError, ValueError, AttributeError, RecursionError)
-"""What a downloaded template, which is somebody's program, may raise: dividing by zero, adding text to a list."""
 
 
 class ImportedTokenizer:
@@ -47,6 +46,7 @@ class ImportedTokenizer:
         self.vocab_size = self._tokenizer.get_vocab_size(with_added_tokens=True)
         self._special = [t.content for t in self._tokenizer.get_added_tokens_decoder().values() if t.special]
         self.template = self._find_template()
+        self._chats = ChatTemplate(self.template, self._special, self._named_tokens(), folder)
         self.stop_ids = frozenset(self._stops())
         pad = self._id("pad_token")
         self.pad_id = pad if pad is not None else min(self.stop_ids, default=0)
@@ -57,8 +57,10 @@ class ImportedTokenizer:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Read the files of a downloaded model."""
-        return cls(folder, {name: (folder / name).read_bytes() for name in _FILES if (folder / name).is_file()})
+        """Read the files of a downloaded model, or those of an earlier tool, completed."""
+        names = _FILES if (folder / "tokenizer.json").is_file() else (*_FILES, *VOCABULARIES, *MERGES)
+        found = {name: (folder / name).read_bytes() for name in names if (folder / name).is_file()}
+        return cls(folder, completed(found, folder))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.folder, self._files)
@@ -105,8 +107,8 @@ class ImportedTokenizer:
         Raises:
             CirillaError: the template is missing, fails, or rewrites earlier turns, so that no part is the assistant's.
         """
-        text = self._render(messages, generation_prompt)
-        spans = [self._span(messages, turn, text) for turn, m in enumerate(messages) if m.role == "assistant"]
+        text = self._chats.render(messages, generation_prompt)
+        spans = self._chats.spans(messages, text)
         self._tokenizer.encode_special_tokens = False
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
         self._tokenizer.encode_special_tokens = True
@@ -116,7 +118,7 @@ class ImportedTokenizer:
     def save(self, folder: Path) -> None:
         """Write the files the tokenizer came with."""
         folder.mkdir(parents=True, exist_ok=True)
-        for name in _FILES:
+        for name in (*_FILES, "spm.model"):
             (folder / name).unlink(missing_ok=True)  # of another tokenizer that was here
         for name, content in self._files.items():
             (folder / name).write_bytes(content)
@@ -168,40 +170,6 @@ class ImportedTokenizer:
             raise CirillaError(f"{self.folder}: extended, its tokenizer would find control tokens in text")
         return made
 
-    def _span(self, messages: Sequence[Message], turn: int, text: str) -> tuple[int, int]:
-        before = self._render(messages[:turn], True)
-        after = self._render(messages[: turn + 1], False)
-        if not text.startswith(after.rstrip("\n")) or not after.startswith(before):
-            raise CirillaError(
-                f"{self.folder}: its chat template rewrites earlier turns, "
-                "so it is not clear which part is the assistant's",
-                hint="train on single exchanges, or give the folder a chat_template.jinja that only appends",
-            )
-        return len(before), len(after.rstrip("\n"))
-
-    def _render(self, messages: Sequence[Message], generation_prompt: bool) -> str:
-        from jinja2 import TemplateError
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-        if self.template is None:
-            raise CirillaError(f"{self.folder}: the model has no chat template", hint="put a chat_template.jinja there")
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-        environment.globals["raise_exception"] = _refuse
-        turns = [{"role": m.role, "content": self._inert(m.content)} for m in messages]
-        tokens = {name: self._token(name) or "" for name in ("bos_token", "eos_token", "pad_token", "unk_token")}
-        try:
-            template = environment.from_string(self.template)
-            return template.render(messages=turns, add_generation_prompt=generation_prompt, tools=None, **tokens)
-        except (TemplateError, *_MISSTEPS) as error:
-            raise CirillaError(f"{self.folder}: its chat template fails: {error}") from None
-
-    def _inert(self, content: str) -> str:
-        """Control tokens in content broken up after their second character: the template's text is parsed for them."""
-        for token in self._special:
-            if len(token) > 2:
-                content = content.replace(token, f"{token[:2]} {token[2:]}")
-        return content
-
     def _find_mask(self) -> MaskToken | None:
         name, id = self._token("mask_token"), self._id("mask_token")
         if name is None or id is None:
@@ -238,6 +206,10 @@ class ImportedTokenizer:
                 found.add(int(id))
         return found
 
+    def _named_tokens(self) -> dict[str, str]:
+        names = ("bos_token", "eos_token", "pad_token", "unk_token")
+        return {name: self._token(name) or "" for name in names}
+
     def _token(self, name: str) -> str | None:
         token = self._config.get(name)
         return token.get("content") if isinstance(token, dict) else token
@@ -256,12 +228,6 @@ class ImportedTokenizer:
 
     def _is_byte_level(self) -> bool:
         return self._tokenizer.token_to_id("Ġ") is not None
-
-
-def _refuse(message: str) -> None:
-    from jinja2 import TemplateError
-
-    raise TemplateError(message)
 
 
 # Byte of each character of GPT-2's byte-level alphabet: printable Latin-1 is itself, the rest follows 256.

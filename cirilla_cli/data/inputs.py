@@ -10,7 +10,7 @@ from pathlib import Path
 from cirilla_cli.data.config import FormatName
 from cirilla_cli.data.fits import Sieve
 from cirilla_cli.data.formats.drafts import Draft
-from cirilla_cli.data.formats.files import found_in
+from cirilla_cli.data.formats.files import found_in, judged_in
 from cirilla_cli.data.formats.grpo import UNANSWERED, Prompts
 from cirilla_cli.data.formats.sniff import ROW_SUFFIXES, TEXT_SUFFIXES
 from cirilla_cli.data.formats.tables import dataset_files, is_dataset
@@ -25,7 +25,7 @@ OTHER_SUFFIXES = frozenset({".parquet", ".arrow", ".bin", ".db", ".sqlite", ".sq
 
 TOKENIZER_FILES = frozenset({
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
-    "merges.txt", "generation_config.json", "config.json",
+    "merges.txt", "encoder.json", "generation_config.json", "config.json",
 })  # fmt: skip
 """What lies beside token files, and holds no rows."""
 
@@ -81,6 +81,7 @@ def _found(
     for path in paths:
         for file in input_files(path, intake):
             yield from found_in(file, format, prompts, intake, sieve)
+    yield from judged_in(prompts, intake)
     for file_name, line, data in prompts.unanswered():
         intake.add(file_name, line, UNANSWERED, row=data)
 

@@ -86,20 +86,43 @@ class Tokenizer(Protocol):
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
-    """The tokenizer in a folder (or in its `tokenizer` subfolder): ours by its sentencepiece model, else imported.
+    """The tokenizer in a folder (or in its `tokenizer` subfolder), or a sentencepiece model by its file.
 
     Raises:
-        CirillaError: there is none.
+        CirillaError: there is none, or several could be meant.
     """
+    from cirilla_cli.data.foreign import ForeignTokenizer, is_sentencepiece
+    from cirilla_cli.data.sentencepiece import is_ours
+
+    if path.is_file() and is_sentencepiece(path) and not is_ours(path):
+        return ForeignTokenizer.load(path)
+    place = path.parent if path.is_file() else path
+    for folder in (place, place / "tokenizer"):
+        if (found := _in_folder(folder)) is not None:
+            return found
+    raise CirillaError(
+        f"{path}: no tokenizer here (tokenizer.model or another sentencepiece model, tokenizer.json, merges of GPT-2)",
+        hint="`cirilla tokenize FILE` trains one; a checkpoint's folder holds its own",
+    )
+
+
+def _in_folder(folder: Path) -> Tokenizer | None:
+    """Ours by its sentencepiece model; `spm.model` before the `tokenizer.json` that was made of it; any other."""
+    from cirilla_cli.data.earlier import MERGES
+    from cirilla_cli.data.foreign import MODEL, ForeignTokenizer, is_sentencepiece
     from cirilla_cli.data.imported import ImportedTokenizer
     from cirilla_cli.data.sentencepiece import SentencePieceTokenizer, is_ours
 
-    for folder in (path, path / "tokenizer"):
-        if (folder / "tokenizer.model").is_file() and is_ours(folder / "tokenizer.model"):
-            return SentencePieceTokenizer.load(folder)
-        if (folder / "tokenizer.json").is_file():
-            return ImportedTokenizer.load(folder)
-    raise CirillaError(
-        f"{path}: no tokenizer here (tokenizer.model or tokenizer.json)",
-        hint="`cirilla tokenize FILE` trains one; a checkpoint's folder holds its own",
-    )
+    if (folder / "tokenizer.model").is_file() and is_ours(folder / "tokenizer.model"):
+        return SentencePieceTokenizer.load(folder)
+    if (folder / MODEL).is_file():
+        return ForeignTokenizer.load(folder / MODEL)
+    if any((folder / name).is_file() for name in ("tokenizer.json", *MERGES)):
+        return ImportedTokenizer.load(folder)
+    models = [file for file in sorted(folder.glob("*.model")) if is_sentencepiece(file)]
+    if len(models) > 1:
+        raise CirillaError(
+            f"{folder}: holds the sentencepiece models {', '.join(file.name for file in models)}",
+            hint=f"name one of them: {models[0]}",
+        )
+    return ForeignTokenizer.load(models[0]) if models else None

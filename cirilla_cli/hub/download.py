@@ -12,7 +12,7 @@ from huggingface_hub.utils.tqdm import tqdm
 from cirilla_cli.errors import CirillaError, ServiceError
 from cirilla_cli.progress import Progress
 
-_TAKEN = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt", "LICENSE*", "README.md"]
+_TAKEN = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "spm.model", "merges.txt", "LICENSE*", "README.md"]
 # What lies in folders is another format of the same model; consolidated files hold all weights a second time.
 _LEFT = ["*/*", "consolidated*"]
 

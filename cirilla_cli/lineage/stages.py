@@ -91,11 +91,26 @@ def stages_from(stage: Stage) -> Iterator[tuple[Stage, Path | None]]:
     for _ in range(MOST_PARENTS):
         parent = stage.parent()
         path = None if parent is None else stage.locate(Path(parent))
-        before = None if path is None else stage_at(path)
+        # A run is named, and one of its checkpoints was taken: the one whose weights were recorded then.
+        before = None if path is None else stage_at(checkpoint_of(path, stage.lock.get("base")) or path)
         yield stage, path if before is None else None
         if before is None:
             return
         stage = before
+
+
+def checkpoint_of(path: Path, base: Any) -> Path | None:
+    """The checkpoint at or below ``path`` whose weights have the hash that a run recorded of them."""
+    found = sorted(path.glob("checkpoints/step-*")) if (path / "checkpoints").is_dir() else [path]
+    return next((folder for folder in reversed(found) if base is not None and _weights(folder) == base), None)
+
+
+def _weights(checkpoint: Path) -> str:
+    """Hash of a checkpoint's weights from its manifest, as a run's lock records it."""
+    files = read_note(checkpoint / "MANIFEST.json").get("files")
+    names = sorted(files) if isinstance(files, dict) else []
+    taken = [name for name in names if name.endswith(".safetensors") and name != "optimizer.safetensors"]
+    return hash_json([[name, files[name].get("sha256")] for name in taken] if isinstance(files, dict) else [])
 
 
 def stage_at(path: Path) -> Stage | None:

@@ -13,11 +13,11 @@ from cirilla_cli.data.jsonl import read_records
 from cirilla_cli.data.origins import RowOrigin
 from cirilla_cli.data.shards import ShardIndex
 from cirilla_cli.errors import CirillaError
-from cirilla_cli.fs import as_object, as_objects, hash_file, hash_json, hash_path, locate
+from cirilla_cli.fs import as_object, as_objects, hash_file, hash_path, locate
 from cirilla_cli.lineage.data import Data, inputs_of, last_scrape, report_of, rows_file, rows_of, side_of
 from cirilla_cli.lineage.gather import PAGES
 from cirilla_cli.lineage.pages import Key, key_of, pages_of_rows, pages_of_shards
-from cirilla_cli.lineage.stages import Stage, read_note, run_of, shard_folders, stage_at, stage_of
+from cirilla_cli.lineage.stages import Stage, checkpoint_of, read_note, run_of, shard_folders, stage_at, stage_of
 
 RowsKind = Literal["samples", "documents", "questions", "rejects"]
 State = Literal["same", "changed", "missing", "unrecorded"]
@@ -188,7 +188,7 @@ class _Tracer:
             node.parents.append(Node("source", named, "missing", base))
             node.notes.append(f"the model it started from, {named}, is not there")
             return
-        begun = _checkpoint_of(path, base)
+        begun = checkpoint_of(path, base)
         parent = self.node(begun or path) if stage_at(path) or (path / "cirilla.json").is_file() else None
         node.parents.append(parent or Node("source", str(path), sha256=base, facts={"what": "an imported model"}))
         if stage_at(path) is not None and base is not None and begun is None:
@@ -291,20 +291,6 @@ def _altered(folder: Path, index: ShardIndex, stamps: Mapping[str, Any]) -> list
         return [f"{path.name} in {folder} is not as it was tokenized" for path in index.altered(folder, stamps)]
     except CirillaError as error:
         return [str(error)]
-
-
-def _checkpoint_of(path: Path, base: Any) -> Path | None:
-    """The checkpoint at or below ``path`` whose weights have the hash that a run recorded of them."""
-    found = sorted(path.glob("checkpoints/step-*")) if (path / "checkpoints").is_dir() else [path]
-    return next((folder for folder in reversed(found) if base is not None and _weights(folder) == base), None)
-
-
-def _weights(checkpoint: Path) -> str:
-    """Hash of a checkpoint's weights from its manifest, as a run's lock records it."""
-    files = read_note(checkpoint / "MANIFEST.json").get("files")
-    names = sorted(files) if isinstance(files, dict) else []
-    taken = [name for name in names if name.endswith(".safetensors") and name != "optimizer.safetensors"]
-    return hash_json([[name, files[name].get("sha256")] for name in taken] if isinstance(files, dict) else [])
 
 
 def _count_rows(rows: Path) -> tuple[dict[str, Any], RowsKind]:

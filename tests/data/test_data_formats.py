@@ -97,6 +97,71 @@ def test_grpo_prompts_meet_their_answers_by_id_whatever_the_order() -> None:
         said(answers, prompts)
 
 
+def lines(path: Path, *values: Any) -> Path:
+    text = "".join(f"{value if isinstance(value, str) else json.dumps(value)}\n" for value in values)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_saved_answers_with_scores_become_pairs_and_those_without_chats(tmp_path: Path) -> None:
+    """`saved_grpo_answers.jsonl` and `mistral_answers.jsonl`: arrays a line, beside the prompts."""
+    prompts = HERE / "grpo-prompts.jsonl"
+    saved = lines(tmp_path / "saved_grpo_answers.jsonl", [0, "A girl.", 4], [1, "Pavetta's.", 3.5], [0, "A horse.", 1])
+    teacher = lines(tmp_path / "mistral_answers.jsonl", [0, "A witcher.", 9.5], [1, "Pavetta's own.", 3.5])
+    with Intake(tmp_path / "bad.jsonl") as intake:
+        found = said(prompts, saved, teacher, intake=intake)
+    other = [("user", "Whose daughter?", "assistant", answer) for answer in ("Pavetta's.", "Pavetta's own.")]
+    assert found == [PAIR, *other]
+    assert check_inputs([prompts, saved, teacher]) == 3
+    assert (intake.formats, intake.notes) == ({"grpo": 3}, {"answers between the best and the worst left out": 1})
+    bare = lines(tmp_path / "bare.jsonl", [1, "Pavetta's."], [0, "A witcher."])
+    assert said(prompts, bare) == [("user", "Whose daughter?", "assistant", "Pavetta's."), ASKED]
+    one = lines(tmp_path / "one.jsonl", [0, "A witcher.", 7])
+    assert said(prompts, one, bare)[-1] == ASKED
+    assert said(prompts, lines(tmp_path / "list.json", [[0, "A witcher.", 7], [1, "Pavetta's.", 7]]))[0] == ASKED
+    with pytest.raises(CirillaError, match="an answer to the prompt 0, which was not read before"):
+        said(saved, prompts)
+
+
+def test_saved_answers_that_are_wrong_are_set_aside_with_their_lines(tmp_path: Path) -> None:
+    saved = lines(
+        tmp_path / "saved.jsonl", [0, "A witcher.", 8], [0, "A horse."], [7, "Nobody's.", 1], [1, "", 2],
+        '[1, "x", NaN]', [1, 5, 2], {"id": 1}, "[1,", [1, "Pavetta's.", 2],
+    )  # fmt: skip
+    with saved.open("a") as file:
+        file.write('[1, "tor')
+    with Intake(tmp_path / "bad.jsonl") as intake:
+        found = said(HERE / "grpo-prompts.jsonl", saved, intake=intake)
+    assert found == [
+        ("user", "Who is Ciri?", "assistant", "A horse."),
+        ASKED,
+        ("user", "Whose daughter?", "assistant", "Pavetta's."),
+    ]
+    bad = {b["line"]: b for b in map(json.loads, (tmp_path / "bad.jsonl").read_text().splitlines())}
+    expected = {
+        3: "an answer to the prompt 7", 4: "`answer` is empty", 5: "`score` is nan", 6: "must be [id, answer]",
+        7: "must be [id, answer]", 8: "not JSON", 10: "half-written",
+    }  # fmt: skip
+    assert bad.keys() == expected.keys()
+    assert all(part in bad[line]["reason"] for line, part in expected.items())
+    assert bad[8]["text"] == "[1,"
+
+
+def test_a_grpo_database_of_odd_types_is_refused_row_by_row(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "grpo.db") as made:
+        made.executescript((HERE / "grpo.sql").read_text())
+        made.execute("UPDATE Generated_Dataset_Scores SET score = 'high' WHERE log_probs_id = 2")
+        made.execute("INSERT INTO Generated_Dataset VALUES (5, '', 2), (6, 'Calanthe''s.', 2)")
+    made.close()
+    with Intake(tmp_path / "bad.jsonl") as intake:
+        found = said(tmp_path / "grpo.db", intake=intake)
+    assert [turns[3] for turns in found] == ["Pavetta's.", "Calanthe's."]
+    reasons = [json.loads(row)["reason"] for row in (tmp_path / "bad.jsonl").read_text().splitlines()]
+    assert ["`score` is 'high'" in reasons[0], "is empty" in reasons[1], "without an answer" in reasons[2]] == [
+        True
+    ] * 3
+
+
 def test_a_grpo_database_gives_the_best_answer_against_the_worst(tmp_path: Path) -> None:
     path = tmp_path / "a #?grpo.db"
     with sqlite3.connect(path) as made:

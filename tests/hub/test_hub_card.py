@@ -1,5 +1,6 @@
 """The card and the lineage: what a run's own files say, nothing more, and no path or secret of this machine."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
         name="first", model={"kind": "decoder"},
         data={"kind": "packed_text", "sources": {"wiki": {"path": str(root / "tokens")}}},
     )  # fmt: skip
-    write_run(root / "runs" / "pre", "pretrain", pretrain, (3,), root / "tokens" / "tokenizer")
+    write_run(root / "runs" / "pre", "pretrain", pretrain, (3, 5), root / "tokens" / "tokenizer")
     samples = root / "samples.jsonl"
     samples.write_text("{}\n")
     sft = resolved(
@@ -71,6 +72,12 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
         data={"kind": "conversations", "path": [str(samples)]}, objective={"kind": "cross_entropy"},
     )  # fmt: skip
     write_run(root / "runs" / "sft", "sft", sft, (2, 4), root / "tokens" / "tokenizer")
+    # It began from the earlier of the two, as a lock says it: by the weights.
+    weights = root / "runs" / "pre" / "checkpoints" / "step-000003" / "model.safetensors"
+    lock = json.loads((root / "runs" / "sft" / "lock.json").read_text())
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    compact = json.dumps([["model.safetensors", digest]], separators=(",", ":"))
+    write_json(root / "runs" / "sft" / "lock.json", lock | {"base": hashlib.sha256(compact.encode()).hexdigest()})
     return root
 
 
@@ -113,6 +120,7 @@ def test_the_card_tells_the_stages_their_settings_and_the_last_metrics(published
     card = (published / "README.md").read_text()
     rows = [line.split(" | ") for line in card.splitlines() if line.startswith(("| pretrain", "| sft"))]
     assert [(row[0].strip("| "), row[1]) for row in rows][:2] == [("pretrain", "first"), ("sft", "second")]
+    assert [row[2] for row in rows] == ["3", "4"]  # of the first, the step that the second began from
     assert "muon" in rows[1]
     assert "0.02" in rows[1]
     assert "step 4, loss 0.25, tokens 2048, tokens_per_second 100" in card

@@ -9,7 +9,7 @@ from cirilla_cli.data.fits import Sieve
 from cirilla_cli.data.formats import known
 from cirilla_cli.data.formats.bins import bin_documents
 from cirilla_cli.data.formats.drafts import Chat, Draft, NotThat, Pair, Text
-from cirilla_cli.data.formats.grpo import Prompts, database_items
+from cirilla_cli.data.formats.grpo import Prompts, answer_of, database_items
 from cirilla_cli.data.formats.sniff import container, holds_rows
 from cirilla_cli.data.formats.tables import arrow_rows, parquet_rows
 from cirilla_cli.data.formats.whole import Item, items, teacher_of
@@ -24,6 +24,7 @@ _ONE_DOCUMENT = 64 << 20
 """A text file above this size is hardly one document."""
 _FAILED_SUMMARY = 1000
 """So many characters of the page an earlier tool kept as its summary where the teacher had failed."""
+_PICKLED = (".pt", ".pth", ".ckpt")
 _OF_TEXT = ("text", "lines", "summaries")
 """Formats of running text."""
 
@@ -52,6 +53,17 @@ def found_in(
         intake.add(str(file), None, str(error).removeprefix(f"{file}: ") + hint)
     except PermissionError:
         intake.add(str(file), None, "cannot be read: permission denied")
+
+
+def judged_in(prompts: Prompts, intake: Intake) -> Iterator[Found]:
+    """What scored answers make, when all of them are read."""
+    for row, item in prompts.judged():
+        if isinstance(item, NotThat):
+            intake.add(row.file, row.line, str(item), row=row.data)
+        else:
+            found = row, "grpo", item
+            _note(found, intake)
+            yield found
 
 
 def _read(row: Row, item: Item, format: FormatName | None, prompts: Prompts) -> Found | None:
@@ -101,7 +113,11 @@ def _items(file: Path, format: FormatName | None, intake: Intake, sieve: Sieve |
         yield from ((row, row.data) for row in doubtful_rows(file, sieve, intake))
     elif kind == "lines":
         yield from _lines(file, intake)
+    elif kind == "answers":
+        yield from _answers(file, intake)
     elif kind == "packed":
+        if file.suffix.lower() in _PICKLED:
+            raise CirillaError(f"{file}: pickled weights, which can run code and are never read; and they hold no rows")
         raise CirillaError(f"{file}: compressed", hint="unpack it first")
     else:
         name = str(file)
@@ -126,6 +142,19 @@ def _numbered(file: Path, kind: str, format: FormatName | None, intake: Intake) 
 
 def _lines(file: Path, intake: Intake) -> Iterator[tuple[Row, Item]]:
     return ((row, row.data) for row in read_rows(file, intake))
+
+
+def _answers(file: Path, intake: Intake) -> Iterator[tuple[Row, Item]]:
+    with file.open("rb") as lines:
+        for number, raw in enumerate(lines, 1):
+            if not raw.strip():
+                continue
+            try:
+                row = Row(str(file), number, answer_of(raw))
+            except NotThat as error:
+                intake.add(str(file), number, str(error), row=raw)
+                continue
+            yield row, row.data
 
 
 def _of_text(file: Path, kind: str, format: FormatName | None, intake: Intake) -> Iterator[tuple[Row, Item]]:

@@ -1,16 +1,22 @@
-"""Prompts and answers of an earlier GRPO trainer: two files joined by id, or its SQLite database."""
+"""Prompts and answers of an earlier GRPO trainer: files joined by id, or its SQLite database."""
 
+import json
+import math
 import sqlite3
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from cirilla_cli.data.formats.drafts import Chat, Draft, NotThat, Pair, exchange
 from cirilla_cli.data.formats.pairs import pair
+from cirilla_cli.data.jsonl import Row
 from cirilla_cli.errors import CirillaError
 
 Data = dict[str, Any]
+Scored = tuple[Any, float | None]
+"""An answer, which must be text, and its score."""
 
 _PROMPT, _ANSWER = {"id", "prompt", "context"}, {"id", "answer"}
 _QUERY = """
@@ -27,6 +33,7 @@ class Prompts:
     def __init__(self) -> None:
         self._waiting: dict[str, tuple[str, int, Data]] = {}
         self._answered: set[str] = set()
+        self._scored: dict[str, list[tuple[Row, Scored]]] = {}
 
     def takes(self, data: Data) -> bool:
         """Whether a row is a prompt without an answer, or an answer without a prompt."""
@@ -36,10 +43,10 @@ class Prompts:
         )
 
     def take(self, data: Data, file: str, line: int) -> Chat | None:
-        """Keep a prompt (None), or join an answer to it.
+        """Keep a prompt or a scored answer (None), or join an answer to its prompt.
 
         Raises:
-            NotThat: an id stands twice, or an answer's prompt was not read before.
+            NotThat: an id stands twice, an answer's prompt was not read before, or a score is no number.
         """
         id = str(data["id"])
         if "prompt" in data:
@@ -49,12 +56,62 @@ class Prompts:
             return None
         if id not in self._waiting:
             raise NotThat(f"an answer to the prompt {id}, which was not read before: name the prompts' file first")
+        score = _score(data.get("score"))
         self._answered.add(id)
-        return _chat(self._waiting[id][2], data["answer"], data.get("model"))
+        if score is None:
+            return _chat(self._waiting[id][2], data["answer"], data.get("model"))
+        self._scored.setdefault(id, []).append((Row(file, line, data), (data["answer"], score)))
+        return None
+
+    def judged(self) -> Iterator[tuple[Row, Draft | NotThat]]:
+        """What the scored answers make, prompt by prompt, each with the row of (the first of) its answers."""
+        for id, held in self._scored.items():
+            found = _of_answers(self._waiting[id][2], [answer for _, answer in held])
+            yield from zip((row for row, _ in held), found, strict=False)
 
     def unanswered(self) -> Iterator[tuple[str, int, Data]]:
         """File, line and row of every prompt that met no answer."""
         return (row for id, row in self._waiting.items() if id not in self._answered)
+
+
+def is_answer(value: Any) -> bool:
+    """Whether a JSON value is `[id, answer]` or `[id, answer, score]`, as `saved_grpo_answers.jsonl` has them."""
+    if not isinstance(value, list) or len(value) not in (2, 3) or not isinstance(value[1], str):
+        return False
+    return _is_number(value[0]) if len(value) == 2 else isinstance(value[0], int | str) and _is_number(value[2])
+
+
+def answer_of(raw: bytes) -> Data:
+    """The answer in a line with an array, as a row.
+
+    Raises:
+        NotThat: the line is no such array.
+    """
+    try:
+        value = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        torn = not raw.endswith(b"\n")
+        raise NotThat("half-written: the file ends inside this row" if torn else f"not JSON: {error}") from None
+    if not is_answer(value):
+        raise NotThat("must be [id, answer] or [id, answer, score], as the first line is")
+    return as_row(value)
+
+
+def as_row(answer: list[Any]) -> Data:
+    """`[id, answer, score]` with its keys."""
+    return dict(zip(("id", "answer", "score"), answer, strict=False))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _score(value: Any) -> float | None:
+    if value is None:
+        return None
+    if not _is_number(value) or not math.isfinite(value):
+        raise NotThat(f"`score` is {value!r}: must be a number")
+    return float(value)
 
 
 def database_items(path: Path) -> Iterator[tuple[int, Draft | NotThat]]:
@@ -63,14 +120,9 @@ def database_items(path: Path) -> Iterator[tuple[int, Draft | NotThat]]:
     Raises:
         CirillaError: the file is no such database.
     """
-    rows: list[tuple[Any, ...]] = []
-    for row in _query(path):
-        if rows and row[0] != rows[0][0]:
-            yield from _of_prompt(rows)
-            rows = []
-        rows.append(row)
-    if rows:
-        yield from _of_prompt(rows)
+    prompts = groupby(_query(path), key=lambda row: row[0])
+    for number, (_, rows) in enumerate(prompts, 1):
+        yield from ((number, item) for item in _of_prompt(list(rows)))
 
 
 def _query(path: Path) -> Iterator[tuple[Any, ...]]:
@@ -85,20 +137,33 @@ def _query(path: Path) -> Iterator[tuple[Any, ...]]:
         raise CirillaError(f"{path}: not a database of prompts, answers and scores that can be read: {error}") from None
 
 
-def _of_prompt(rows: list[tuple[Any, ...]]) -> Iterator[tuple[int, Draft | NotThat]]:
-    number, data = int(rows[0][0]), dict(zip(("id", "subject", "prompt", "context"), rows[0], strict=False))
-    answers = [(answer, score) for *_, answer, score in rows if answer is not None]
-    scored = sorted((a for a in answers if a[1] is not None), key=lambda a: a[1])
+def _of_prompt(rows: list[tuple[Any, ...]]) -> Iterator[Draft | NotThat]:
+    data = dict(zip(("id", "subject", "prompt", "context"), rows[0], strict=False))
     try:
-        if not answers:
-            yield number, NotThat(UNANSWERED)
-        elif scored and scored[0][1] < scored[-1][1]:
-            yield number, _pair(data, scored[-1][0], scored[0][0])
-        else:
-            for answer, _ in answers:
-                yield number, _chat(data, answer, None)
+        answers = [(answer, _score(score)) for *_, answer, score in rows if answer is not None]
     except NotThat as error:
-        yield number, error
+        yield error
+        return
+    yield from _of_answers(data, answers) if answers else (NotThat(UNANSWERED),)
+
+
+def _of_answers(data: Data, answers: list[Scored]) -> Iterator[Draft | NotThat]:
+    """The best answer to a prompt against the worst where scores differ, else each of them."""
+    scored = sorted((score, place) for place, (_, score) in enumerate(answers) if score is not None)
+    differ = scored and scored[0][0] < scored[-1][0]
+    chosen = [(scored[-1][1], scored[0][1])] if differ else [(place, None) for place in range(len(answers))]
+    for best, worst in chosen:
+        try:
+            yield _judged(data, answers, best, worst)
+        except NotThat as error:
+            yield error
+
+
+def _judged(data: Data, answers: list[Scored], best: int, worst: int | None) -> Draft:
+    answer = answers[best][0]
+    if worst is None:
+        return _chat(data, answer, None)
+    return _pair(data, answer, answers[worst][0], between=len(answers) > 2)
 
 
 def _chat(data: Data, answer: Any, teacher: Any) -> Chat:
@@ -109,11 +174,11 @@ def _chat(data: Data, answer: Any, teacher: Any) -> Chat:
     return Chat(turns, _subject(data), "grpo", model, (), evidence)
 
 
-def _pair(data: Data, chosen: Any, rejected: Any) -> Pair:
+def _pair(data: Data, chosen: Any, rejected: Any, *, between: bool) -> Pair:
     turns = exchange(data["prompt"], chosen, ("prompt", "answer"))[:1]
     if not isinstance(rejected, str):
         raise NotThat("`answer` must be a string")
-    note = "answers between the best and the worst left out"
+    note = "answers between the best and the worst left out" if between else None
     return pair({"subject": _subject(data), "source": "grpo"}, turns, chosen, rejected, note)
 
 

@@ -8,8 +8,10 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
+from cirilla_cli.data.formats.grpo import is_answer
+
 Container = Literal[
-    "text", "lines", "json", "parquet", "arrow", "sqlite", "fineweb-bin", "packed", "binary", "unknown"
+    "text", "lines", "answers", "json", "parquet", "arrow", "sqlite", "fineweb-bin", "packed", "binary", "unknown"
 ]  # fmt: skip
 
 TEXT_SUFFIXES = frozenset({".txt", ".text", ".md"})
@@ -43,7 +45,9 @@ def container(path: Path) -> Container:
         return _TABLES[path.suffix.lower()]
     begin = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     if begin[:1] in (b"{", b"["):
-        return "json" if is_one_value(path, begin) else "lines"
+        if is_one_value(path, begin):
+            return "json"
+        return "answers" if begin[:1] == b"[" and _is_answer(begin) else "lines"
     if path.suffix.lower() in ROW_SUFFIXES:
         return "lines"
     return "binary" if b"\x00" in head or path.suffix.lower() == ".bin" else "unknown"
@@ -56,6 +60,14 @@ def is_one_value(path: Path, begin: bytes) -> bool:
         return False
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole:
         return _decodes(whole)
+
+
+def _is_answer(begin: bytes) -> bool:
+    """Whether the first line is `[id, answer, score]`, or the first two of them."""
+    try:
+        return is_answer(json.loads(begin.partition(b"\n")[0]))
+    except (ValueError, RecursionError):
+        return False
 
 
 def _decodes(raw: Any) -> bool:

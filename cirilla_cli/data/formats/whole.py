@@ -8,6 +8,7 @@ from typing import Any
 
 from cirilla_cli.data.formats.chats import multi_turn
 from cirilla_cli.data.formats.drafts import Chat, Draft, NotThat, exchange
+from cirilla_cli.data.formats.grpo import as_row, is_answer
 from cirilla_cli.data.formats.known import ROWS
 
 _VARIANT = re.compile(r"_\d*$")
@@ -48,6 +49,10 @@ def _object(value: dict[str, Any], file: Path, format: str | None) -> Iterator[t
 
 
 def _list(value: list[Any], file: Path, format: str | None) -> Iterator[tuple[int, Item]]:
+    if is_answer(value) or (value and all(map(is_answer, value))):
+        answers = [value] if is_answer(value) else value
+        yield from enumerate(map(as_row, answers), 1)
+        return
     if _is_titles(value):
         raise _titles(len(value))
     if _is_mixture(value):
