@@ -48,7 +48,7 @@ def say(value: Any) -> str:
 class Checker:
     """Compares a tree with a schema; `complaints` holds what it found, in the order found.
 
-    Of a tree that is not ``whole``, because what it extends was not found, nothing is said about keys that are not there.
+    Of a tree that is not ``whole``, because what it extends was not found, no key is said to be missing.
     """
 
     def __init__(self, root: Node, schema: type[BaseModel], verb: str, *, whole: bool = True) -> None:

@@ -13,9 +13,7 @@ from cirilla_cli.scrape.templates import COMMENT, Expander, Templates, facts_htm
 
 _REF = re.compile(r"<ref\b[^>]*?/>|<ref\b[^>]*?>.*?</ref\s*>|<references\b[^>]*?/>", re.DOTALL | re.IGNORECASE)
 # One that closes itself (`<nowiki/>`) shields nothing after it, and keeps apart the signs on its two sides.
-_NOWIKI = re.compile(
-    r"<(nowiki|pre|math|ce|chem)\b(?:[^>]*/>|[^>]*>(?P<inner>.*?)</\1\s*>)", re.DOTALL | re.IGNORECASE
-)
+_NOWIKI = re.compile(r"<(nowiki|pre|math|ce|chem)\b(?:[^>]*/>|[^>]*>(.*?)</\1\s*>)", re.DOTALL | re.IGNORECASE)
 _SWITCH = re.compile(r"__([A-Z]{3,})__")
 # A parser function that the parser takes for text, because a sign such as > stands in it.
 _UNREAD = re.compile(r"\{\{#[^{}]*\}\}")
@@ -62,7 +60,7 @@ def _shield(text: str) -> tuple[str, list[tuple[str, str]]]:
     kept: list[tuple[str, str]] = []
 
     def put_aside(match: re.Match[str]) -> str:
-        kept.append((match[1].lower(), match["inner"] or ""))
+        kept.append((match[1].lower(), match[2] or ""))
         return f"\x7fn{len(kept) - 1}\x7f"
 
     return _NOWIKI.sub(put_aside, text.replace("\x7f", "")), kept
