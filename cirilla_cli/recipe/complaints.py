@@ -21,6 +21,7 @@ from cirilla_cli.recipe.schema import TRAIN_VERBS, schema_for
 from cirilla_cli.recipe.tree import SECRETS, Complaint, Node
 
 Path = tuple[str | int, ...]
+_EXTENDS: Path = ("extends",)
 
 
 def dotted(path: Sequence[str | int]) -> str:
@@ -45,12 +46,15 @@ def say(value: Any) -> str:
 
 
 class Checker:
-    """Compares a tree with a schema; `complaints` holds what it found, in the order found."""
+    """Compares a tree with a schema; `complaints` holds what it found, in the order found.
 
-    def __init__(self, root: Node, schema: type[BaseModel], verb: str) -> None:
+    Of a tree that is not ``whole``, because what it extends was not found, no key is said to be missing.
+    """
+
+    def __init__(self, root: Node, schema: type[BaseModel], verb: str, *, whole: bool = True) -> None:
         self.root, self.schema, self.verb = root, schema, verb
         self.complaints: list[Complaint] = []
-        self.meant: set[Path] = set()
+        self.meant: set[Path] = set() if whole else {_EXTENDS}
         """Keys that a misspelt one probably means; that they are missing needs no complaint of its own."""
         self.closed: set[Path] = set()
         """Places already found wrong as a whole; what the models say about them and below is noise."""
@@ -113,7 +117,7 @@ class Checker:
         if given is not None:
             remedy = self._other_verb(path, value) or (f"; did you mean `{near}`?" if near else "")
             self._complain(at, f"`{dotted(at)}` is {say(value)}, must be {choices}{remedy}", value, choices)
-        elif at not in self.meant:
+        elif not {at, _EXTENDS} & self.meant:
             self._complain(at, f"`{dotted(at)}` is missing, must be {choices}", None, choices)
 
     def _other_verb(self, path: Path, kind: Any) -> str:
@@ -166,14 +170,16 @@ class Checker:
         if error["type"] == "extra_forbidden" or path in seen or above & self.closed:
             return
         if error["type"] == "missing":
-            if path in self.meant or ("extends",) in self.meant:
+            if path in self.meant or (_EXTENDS in self.meant and path != ("recipe",)):
                 return
-            node = self.root.at(path[:-1])
             begin = ": begin the recipe with `recipe: 1`" if path == ("recipe",) else f"; it is {described}"
             self._complain(path, f"`{dotted(path)}` is missing{begin}", None, described)
         else:
             node = self.root.at(path)
-            self._bad_value(path, described, error, None if node is None else node.plain())
+            value = None if node is None else node.plain()
+            if _EXTENDS in self.meant and isinstance(value, dict):
+                return  # keys that do not go together without those that would have come from below
+            self._bad_value(path, described, error, value)
         seen.add(path)
 
     def _bad_value(self, path: Path, described: str, error: dict[str, Any], value: Any) -> None:

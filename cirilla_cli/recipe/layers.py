@@ -5,6 +5,7 @@ from pathlib import Path
 
 from cirilla_cli.errors import CirillaError, Where
 from cirilla_cli.recipe import builtin
+from cirilla_cli.recipe.complaints import say
 from cirilla_cli.recipe.merge import merge
 from cirilla_cli.recipe.near import nearest
 from cirilla_cli.recipe.tree import BadYaml, Complaint, Node, parse
@@ -50,6 +51,8 @@ class Layers:
     mistakes: list[Complaint] = field(default_factory=list)
     unreadable: bool = False
     """Whether a file had no tree at all, so that nothing more can be said about its keys."""
+    incomplete: bool = False
+    """Whether `extends` names what cannot be had, so that nobody knows which keys are missing."""
 
     def read(self, path: Path, chain: tuple[Path, ...] = ()) -> Node:
         """The tree of ``path`` over everything it extends, `extends` itself left out."""
@@ -88,8 +91,8 @@ class Layers:
 
     def _resolve(self, item: Node, path: Path, chain: tuple[Path, ...]) -> Path | None:
         """The file an entry of `extends` names; None, with a complaint, if there is none or it closes a circle."""
-        if not isinstance(item.value, str):
-            self._complain(item, f"is {item.plain()!r}, must be a path or a built-in name such as base/pretrain")
+        if not isinstance(item.value, str) or not item.value.strip():
+            self._complain(item, f"is {say(item.plain())}, must be a path or a built-in name such as base/pretrain")
             return None
         beside = path.parent / item.value
         found = beside if beside.is_file() else builtin.find_part(item.value)
@@ -105,6 +108,7 @@ class Layers:
         return found
 
     def _complain(self, item: Node, text: str) -> None:
+        self.incomplete = True
         self.mistakes.append(Complaint(item.origin, f"`extends` {text}", "extends", item.plain()))
 
 

@@ -78,10 +78,10 @@ def load_recipe(
         root = _with(root, "out", Node(out, Origin(override=f"--out {out}")))
     if layers.unreadable:
         raise failure(layers.mistakes)
-    verb = _verb(root, verb, path, layers.mistakes)
+    verb = _verb(root, verb, path, layers)
     schema = schema_for(verb)
     root = with_defaults(with_dial(with_budget(_named(root, verb, path), layers.mistakes)), schema)
-    checker = Checker(root, schema, verb)
+    checker = Checker(root, schema, verb, whole=not layers.incomplete)
     checker.check_keys()
     recipe = checker.check_values()
     mistakes = [*layers.mistakes, *checker.complaints]
@@ -154,15 +154,17 @@ def _named(root: Node, verb: str, path: Path) -> Node:
     return root
 
 
-def _verb(root: Node, verb: str | None, path: Path, mistakes: list[Complaint]) -> str:
+def _verb(root: Node, verb: str | None, path: Path, layers: Layers) -> str:
     """The verb to check against; a recipe that plainly belongs to another one is refused at once."""
     own = verb_of(root.plain())
     if verb is not None and verb not in VERBS:
         near = nearest(verb, VERBS)
         raise CirillaError(f"no recipes for `{verb}`; choose {', '.join(VERBS)}", hint=f"{near}?" if near else None)
     if verb is None and own is None:
+        if layers.incomplete:
+            raise failure(layers.mistakes)
         text = "the sections do not say which command this is for; give `data.kind`, or a section such as `scrape`"
-        raise failure([*mistakes, Complaint(root.origin, text)])
+        raise failure([*layers.mistakes, Complaint(root.origin, text)])
     if verb is None or own is None:
         return str(verb or own)
     if own != verb and not (own in TRAIN_VERBS and verb in TRAIN_VERBS):

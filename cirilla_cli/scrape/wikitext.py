@@ -12,7 +12,8 @@ from cirilla_cli.scrape.page import Reading
 from cirilla_cli.scrape.templates import COMMENT, Expander, Templates, facts_html
 
 _REF = re.compile(r"<ref\b[^>]*?/>|<ref\b[^>]*?>.*?</ref\s*>|<references\b[^>]*?/>", re.DOTALL | re.IGNORECASE)
-_NOWIKI = re.compile(r"<(nowiki|pre|math|ce|chem)\b[^>]*>.*?</\1\s*>", re.DOTALL | re.IGNORECASE)
+# One that closes itself (`<nowiki/>`) shields nothing after it, and keeps apart the signs on its two sides.
+_NOWIKI = re.compile(r"<(nowiki|pre|math|ce|chem)\b(?:[^>]*/>|[^>]*>(.*?)</\1\s*>)", re.DOTALL | re.IGNORECASE)
 _SWITCH = re.compile(r"__([A-Z]{3,})__")
 # A parser function that the parser takes for text, because a sign such as > stands in it.
 _UNREAD = re.compile(r"\{\{#[^{}]*\}\}")
@@ -51,12 +52,15 @@ def read_wikitext(
     return Reading(reading.blocks, reading.infobox, tuple(renderer.categories), marked)
 
 
-def _shield(text: str) -> tuple[str, list[str]]:
-    """``text`` with what stands between nowiki or pre tags put aside, as formulas are: nothing in it is markup."""
-    kept: list[str] = []
+def _shield(text: str) -> tuple[str, list[tuple[str, str]]]:
+    """``text`` with what stands between nowiki or pre tags put aside, as formulas are: nothing in it is markup.
+
+    What is put aside is given as (name, contents).
+    """
+    kept: list[tuple[str, str]] = []
 
     def put_aside(match: re.Match[str]) -> str:
-        kept.append(match[0])
+        kept.append((match[1].lower(), match[2] or ""))
         return f"\x7fn{len(kept) - 1}\x7f"
 
     return _NOWIKI.sub(put_aside, text.replace("\x7f", "")), kept
@@ -68,7 +72,7 @@ _SHIELDED = re.compile("\x7fn(\\d+)\x7f")
 class _Renderer:
     """Turns expanded wikitext into HTML without attributes, except classes and styles that mark noise."""
 
-    def __init__(self, namespaces: Mapping[str, int], kept: list[str]) -> None:
+    def __init__(self, namespaces: Mapping[str, int], kept: list[tuple[str, str]]) -> None:
         self.categories: list[str] = []
         self.disambiguation = False
         self._namespaces, self._kept = namespaces, kept
@@ -116,13 +120,13 @@ class _Renderer:
         return html.escape(str(node))
 
     def _unshield(self, match: re.Match[str]) -> str:
-        source = self._kept[int(match[1])]
-        inner = source[source.index(">") + 1 : source.rindex("<")]
-        name = source[1 : source.index(">")].split()[0].lower()
+        name, inner = self._kept[int(match[1])]
         if name in _FORMULAS:
             return _formula(name, html.unescape(inner))
         if name != "pre":
             return html.escape(html.unescape(inner), quote=False)
+        if not inner:
+            return ""
         return self._aside(f"<pre>{html.escape(html.unescape(inner), quote=False)}</pre>")
 
     def _link(self, node: tree.Link) -> str:

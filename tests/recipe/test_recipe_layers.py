@@ -66,6 +66,27 @@ def test_what_extends_names_must_exist(write: Write, good: str) -> None:
     assert "toy.yaml:2: `extends` is 3, must be a path or a built-in name" in refusal(write("recipe: 1\nextends: 3"))
 
 
+@pytest.mark.parametrize(
+    ("extends", "said"),
+    [
+        ("''", "is '', must be a path or a built-in name such as base/pretrain"),
+        ("[~]", "is null, must be a path or a built-in name such as base/pretrain"),
+        ("gone.yaml", "names `gone.yaml`, which does not exist"),
+        ("toy.yaml", "goes in a circle: toy.yaml -> toy.yaml"),
+    ],
+)
+def test_what_a_base_that_is_not_there_would_have_given_is_not_said_to_be_missing(
+    write: Write, extends: str, said: str
+) -> None:
+    path = write(f"recipe: 1\nextends: {extends}\ntrain: {{batch_tokens: 64}}\noptim: {{lr: high}}")
+    wrong, more = refusal(path).splitlines()
+    assert wrong.startswith(f"toy.yaml:2: `extends` {said}")
+    assert more.startswith("toy.yaml:4: `optim.lr` is 'high'")
+    with pytest.raises(CirillaError) as caught:
+        load_recipe(write(f"recipe: 1\nextends: {extends}"))
+    assert str(caught.value).startswith(f"toy.yaml:2: `extends` {said}"), "which verb it is for is not asked"
+
+
 def test_mistakes_of_extended_files_stand_at_their_own_lines(write: Write, good: str) -> None:
     write(good.replace("lr: 1e-3", "lrr: 1e-3").replace("recipe: 1\n", ""), "base.yaml")
     text = refusal(write("recipe: 1\nextends: base.yaml\nseeed: 3"))

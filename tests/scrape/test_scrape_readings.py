@@ -128,6 +128,12 @@ def test_a_function_the_parser_takes_for_text_leaves_no_markup() -> None:
     assert outline(read_wikitext(text, "X", Templates()).blocks)[0] == "It has towers."
 
 
+@pytest.mark.parametrize("alone", ["<nowiki/>", "<nowiki />", "<NOWIKI/>", "<pre/>", "<math/>"])
+def test_a_tag_that_closes_itself_shields_nothing_after_it(alone: str) -> None:
+    page = f"The ''hunter''{alone}s of [[Town 1|the town]] say <nowiki>''[[this]]''</nowiki>."
+    assert outline(read_wikitext(page, "T", Templates()).blocks)[0] == "The hunters of the town say ''[[this]]''."
+
+
 def test_a_padded_number_is_the_number_and_not_its_padding() -> None:
     reading = read_wikitext("Number {{padleft:7|3|0}} of {{padright:{{lc:NINE}}|9}}.", "X", Templates())
     assert outline(reading.blocks)[0] == "Number 7 of nine."
