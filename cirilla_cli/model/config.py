@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class LearnedPositionsConfig(Section):
-    """A learned vector for each position, added to the embedding, as in GPT-2 and BERT."""
+    """A learned vector for each position, added to the embedding, as in GPT-2 and BERT (arXiv:1810.04805)."""
 
     kind: Literal["learned"] = "learned"
 

@@ -95,7 +95,7 @@ class MTP(nn.Module, ABC):
 
 
 class ChainedMTP(MTP):
-    """Each step goes on from the one before, so the chain of causes is kept."""
+    """Each step goes on from the one before, so the chain of causes is kept (arXiv:2412.19437, section 2.2)."""
 
     def __init__(self, section: ChainedMTPConfig, config: DecoderConfig) -> None:
         super().__init__([ChainedStep(config) for _ in range(section.depth)])
@@ -106,7 +106,7 @@ class ChainedMTP(MTP):
 
 
 class ParallelMTP(MTP):
-    """All steps start from the trunk, independent of each other."""
+    """All steps start from the trunk, independent of each other (arXiv:2404.19737, section 2)."""
 
     def __init__(self, section: ParallelMTPConfig, config: DecoderConfig) -> None:
         super().__init__([ParallelStep(config) for _ in range(section.depth)])

@@ -44,7 +44,7 @@ class Fused(nn.Module, ABC):
 
 
 class Clippable(nn.Module, ABC):
-    """A mixer whose attention logits can be made smaller, head by head, by changing its matrices (QK-clip)."""
+    """A mixer whose attention logits can be made smaller, head by head: QK-clip (Kimi K2, 2025, arXiv:2507.20534)."""
 
     n_heads: int
     attend: "Attend"

@@ -67,7 +67,8 @@ def frequencies(rope: RopeSection, turned: int, device: torch.device | str = "cp
 
 def _plain(theta: float, turned: int, device: torch.device | str) -> Tensor:
     exponents = torch.arange(0, turned, 2, device=device, dtype=torch.float32) / turned
-    return theta**-exponents
+    # As transformers rounds it: what the last bit of a frequency is wrong by grows with the position.
+    return 1.0 / theta**exponents
 
 
 def _llama3(rope: Llama3RopeConfig, plain_P: Tensor) -> Tensor:

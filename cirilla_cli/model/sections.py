@@ -149,7 +149,7 @@ class LinearRopeConfig(_Rope):
 
 
 class NTKRopeConfig(_Rope):
-    """theta raised so that the slowest pair is stretched by the factor and the fastest not at all."""
+    """theta raised so that the slowest pair is stretched by the factor, the fastest not at all (arXiv:2309.00071)."""
 
     kind: Literal["ntk"] = "ntk"
     factor: Annotated[float, Field(ge=1)]

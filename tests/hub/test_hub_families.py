@@ -157,6 +157,8 @@ GENERATED = [
     "deepseek-v3", "kimi-k2", "granite-hybrid", "granite-hybrid, dense, turned", "gpt2",
 ]  # fmt: skip
 """The causal ones, each family at least once, windows where it has them."""
+LONG = ["llama", "mistral", "mixtral, window", "deepseek-v3", "granite-hybrid", "modernbert"]
+"""One of each way to look at earlier positions that knows no longest row."""
 EXACT = ["gpt2", "gpt2, untied, unscaled"]
 """Whose classes compute in float64 where they are told to; norms of Llama's line and ModernBERT's rotation do not."""
 
@@ -264,6 +266,14 @@ def test_in_double_precision_nothing_is_left_of_the_difference(reference: Refere
     double.load_state_dict(reference.model.state_dict())
     ours, theirs = compared(read, double.double().eval(), layout, reference.case)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("reference", [CASES[name] for name in LONG], ids=LONG, indirect=True)
+def test_rows_long_enough_to_be_taken_apart_give_its_logits(reference: Reference) -> None:
+    """Beyond 512 positions a CPU computes packed documents, windows and chunks by other ways; a document each here."""
+    ids, rows = tokens(2, 540), SequenceLayout.packed(torch.tensor([[0] * 300 + [1] * 233 + [2] * 7, [0] * 540]))
+    ours = our_logits(read_folder(reference.folder), ids, rows).flatten(0, 1)
+    torch.testing.assert_close(ours, one_by_one(reference.model, ids, rows), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("reference", [CASES[name] for name in GENERATED], ids=GENERATED, indirect=True)

@@ -156,8 +156,9 @@ def test_a_model_of_it_is_saved_and_loaded(section: Any) -> None:
     again = empty(config)
     assert isinstance(again, Decoder)
     again.load_state_dict(load(save({n: t.contiguous() for n, t in model.state_dict().items()})))
-    for name, tensor in model.state_dict().items():
-        assert torch.equal(again.state_dict()[name], tensor), name
+    kept = dict((*again.named_parameters(), *again.named_buffers()))
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        assert torch.equal(kept[name], tensor), name
     assert parameters(config) == sum(p.numel() for p in model.parameters())
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from cirilla_cli.model.rope import Rotation, angles_of, apply_rope, frequencies
 from cirilla_cli.model.sections import (
@@ -97,7 +98,17 @@ def test_plain_frequencies_are_powers_of_theta() -> None:
         assert frequency == pytest.approx(300.0 ** (-2 * i / 12), rel=FLOAT32)
 
 
-def test_ntk_raises_theta_so_that_the_slowest_pair_is_stretched_by_the_factor_and_the_fastest_not_at_all() -> None:
+@pytest.mark.parametrize("theta", [5000.0, 10_000.0, 500_000.0])
+@pytest.mark.parametrize("head_dim", [64, 80, 128])
+def test_plain_frequencies_are_those_of_transformers_bit_for_bit(head_dim: int, theta: float) -> None:
+    """What the last bit of a frequency is wrong by, position 100,000 turns by a hundredth."""
+    keys = {"rope_type": "default", "rope_theta": theta}
+    config = LlamaConfig(hidden_size=4 * head_dim, num_attention_heads=4, head_dim=head_dim, rope_parameters=keys)
+    expected, _ = LlamaRotaryEmbedding.compute_default_rope_parameters(config)
+    assert torch.equal(frequencies(RopeConfig(theta=theta), head_dim), expected)
+
+
+def test_ntk_stretches_the_slowest_pair_by_the_factor_and_the_fastest_not_at_all() -> None:
     factor, theta, width = 4.0, 1000.0, 16
     base = theta * factor ** (width / (width - 2))
     ours, plain = (

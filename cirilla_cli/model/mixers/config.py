@@ -70,7 +70,7 @@ class _HeadsConfig(Section):
 
 
 class AttentionConfig(_HeadsConfig):
-    """Grouped-query attention: one key/value head for each query head is multi-head, one for all multi-query."""
+    """Grouped-query attention (arXiv:2305.13245): a key/value head for each query head, for some of them, or all."""
 
     kind: Literal["attention"] = "attention"
     window: PositiveInt | None = None
@@ -114,7 +114,7 @@ class AttentionConfig(_HeadsConfig):
 
 
 class LatentAttentionConfig(Section):
-    """Multi-head latent attention: all heads' keys and values come out of one small vector a position (DeepSeek)."""
+    """Multi-head latent attention: all keys and values come out of one small vector a position (arXiv:2405.04434)."""
 
     kind: Literal["mla"] = "mla"
     n_heads: PositiveInt
@@ -197,7 +197,7 @@ class LatentAttentionConfig(Section):
 
 
 class Mamba2Config(Section):
-    """Mamba-2: a state-space layer; its memory and its cost per token do not grow with the sequence."""
+    """Mamba-2: a state-space layer; memory and cost per token do not grow with the sequence (arXiv:2405.21060)."""
 
     kind: Literal["mamba2"] = "mamba2"
     n_heads: PositiveInt
@@ -281,7 +281,7 @@ class Mamba2Config(Section):
 
 
 class GatedDeltaNetConfig(Section):
-    """Gated DeltaNet: linear attention whose memory each token corrects; it does not grow with the sequence."""
+    """Gated DeltaNet: linear attention whose memory each token corrects; it does not grow (arXiv:2412.06464)."""
 
     kind: Literal["gated_deltanet"] = "gated_deltanet"
     n_heads: PositiveInt
@@ -361,7 +361,7 @@ class GatedDeltaNetConfig(Section):
 
 
 class DilatedAttentionConfig(_HeadsConfig):
-    """LongNet's attention: near keys all, far ones thinned out, so that cost grows little faster than length."""
+    """LongNet's attention: near keys all, far ones thinned out, so that cost grows slowly (arXiv:2307.02486)."""
 
     kind: Literal["dilated"] = "dilated"
     segments: Annotated[tuple[PositiveInt, ...], Field(strict=False, min_length=1)] = (512, 2048, 8192)

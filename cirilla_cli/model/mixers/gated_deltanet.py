@@ -22,7 +22,7 @@ _LENGTH_EPS = 1e-6
 
 
 class NormedThenGated(nn.Module):
-    """rmsnorm(x) * weight * silu(gate), of each head by itself, with one weight for all heads."""
+    """rmsnorm(x) * weight * silu(gate), of each head by itself, one weight for all (arXiv:2412.06464, section 3.4)."""
 
     def __init__(self, width: int, *, eps: float) -> None:
         super().__init__()

@@ -18,7 +18,7 @@ from cirilla_cli.model.ops.ssd import Signals, scan
 
 
 class GatedRMSNorm(nn.Module):
-    """rmsnorm(x * silu(gate)) * weight, in groups of channels of their own."""
+    """rmsnorm(x * silu(gate)) * weight, in groups of channels of their own (arXiv:2405.21060, section 7.1)."""
 
     def __init__(self, width: int, *, groups: int, eps: float) -> None:
         super().__init__()

@@ -29,22 +29,20 @@ def causal_conv(
     so it can be differentiated once.
 
     Args:
-        x_BTE: the new inputs.
         weight_E1K: the taps, oldest first.
-        bias_E: added to every output.
         tail_BRE: the K - 1 inputs before the first new one, as `tail_of` gives them; None for zeros.
         positions_BT: place of each input in its document, where a row holds several: no output sees further back than
             to the first. None for rows of one document.
     """
     taps_KE = weight_E1K[:, 0].T
-    if x_BTE.shape[1] == 1 and positions_BT is None and tail_BRE is not None:
-        out_BTE = (torch.cat([tail_BRE, x_BTE], dim=1) * taps_KE).sum(1, keepdim=True)
-        return out_BTE if bias_E is None else out_BTE + bias_E
     if tail_BRE is None:
         return _shifted_BTE(x_BTE, taps_KE, bias_E, positions_BT)
+    seen_BSE = torch.cat([tail_BRE, x_BTE], dim=1)
+    if x_BTE.shape[1] == 1 and positions_BT is None:
+        out_BTE = (seen_BSE * taps_KE).sum(1, keepdim=True)
+        return out_BTE if bias_E is None else out_BTE + bias_E
     # Outputs at what is remembered are dropped, so it is all the same where in a document that is.
     places_BS = None if positions_BT is None else F.pad(positions_BT, (len(taps_KE) - 1, 0))
-    seen_BSE = torch.cat([tail_BRE, x_BTE], dim=1)
     return _shifted_BTE(seen_BSE, taps_KE, bias_E, places_BS)[:, len(taps_KE) - 1 :]
 
 
