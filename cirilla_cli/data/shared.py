@@ -1,7 +1,5 @@
 """Tokenizing on many machines: a part encodes its share of the token shards with a tokenizer that exists."""
 
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +7,7 @@ from cirilla_cli.data.config import LoadTokenizerConfig, TokenizeConfig
 from cirilla_cli.data.merging import Parts, merging
 from cirilla_cli.data.parts import ALONE, MadeFrom, Part, PartReport, Share, make_part
 from cirilla_cli.data.run import TokenizeReport, encode_inputs, finished, opened
+from cirilla_cli.data.shard_cache import link
 from cirilla_cli.data.shards import ShardInfo
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.fs import read_object, write_json
@@ -77,13 +76,7 @@ def bring_shard(source: Path, folder: Path, name: str) -> ShardInfo:
     marker = source / f"{name}.json"
     folder.mkdir(parents=True, exist_ok=True)
     for file in sorted(source.glob(f"{name}.*"), key=lambda path: path == marker):
-        spare = folder / f".{file.name}.part"
-        spare.unlink(missing_ok=True)
-        try:
-            os.link(file, spare)
-        except OSError:
-            shutil.copyfile(file, spare)
-        os.replace(spare, folder / file.name)
+        link(file, folder / file.name)
     return ShardInfo(**read_object(marker)["info"])
 
 
@@ -97,6 +90,6 @@ def _made_from(config: TokenizeConfig) -> MadeFrom:
             hint="train it once on one machine (cirilla tokenize SAMPLE --out tok), then in all parts "
             "tokenize.tokenizer.kind=load tokenize.tokenizer.path=tok/tokenizer",
         )
-    # More processes on one machine than on another make no difference to what is made.
-    recipe = config.model_dump(mode="json", exclude={"workers"})
+    # More processes on one machine than on another, or shards of others, make no difference to what is made.
+    recipe = config.model_dump(mode="json", exclude={"workers", "cache"})
     return MadeFrom.of("tokenize", recipe, [*config.inputs, *config.tokenizer_inputs, config.tokenizer.path])
