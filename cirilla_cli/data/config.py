@@ -105,6 +105,8 @@ class TokenizeConfig(Section):
     """Most tokens in one shard file."""
     workers: PositiveInt = 1
     """Processes that encode in parallel."""
+    cache: FilePath | None = None
+    """A folder of finished shards that runs share, so that none is encoded twice; null: a run has its own alone."""
 
 
 class TextSourceConfig(Section):

@@ -26,6 +26,7 @@ from cirilla_cli.data.jsonl import STDIO
 from cirilla_cli.data.origins import RowOrigin, write_origins
 from cirilla_cli.data.parts import ALONE, Spread
 from cirilla_cli.data.rows import Document, Sample, content_hash, held_out
+from cirilla_cli.data.shard_cache import ShardCache
 from cirilla_cli.data.shards import Kind, ShardIndex, ShardInfo, TokenShards, write_shard
 from cirilla_cli.data.splits import NAMES_HELD_OUT, LeftOut, held_pages, is_trained_on
 from cirilla_cli.data.tokenizer import Tokenizer, load_tokenizer
@@ -97,22 +98,26 @@ def encode_inputs(
         CirillaError: rows are not understood.
     """
     _check_folders(config, out)
+    cache = None if config.cache is None else ShardCache.opened(config.cache)
     progress.say("checking the rows")
     check_inputs(paths, format=config.format)
-    shards = opened(config, paths, out, progress, spread)
+    shards = opened(config, paths, out, progress, spread, cache)
     with shards:
         for record in read_inputs(paths, format=config.format):
             shards.add(record)
     return shards
 
 
-def opened(config: TokenizeConfig, paths: Sequence[Path], out: Path, progress: Progress, spread: Spread) -> "Sharder":
+def opened(
+    config: TokenizeConfig, paths: Sequence[Path], out: Path, progress: Progress, spread: Spread,
+    cache: ShardCache | None = None,
+) -> "Sharder":  # fmt: skip
     """The tokenizer, written, and a place for shards that nothing vouches for."""
     tokenizer = _tokenizer(config, paths, out, progress)
     # An index vouches for every shard beside it; those may be about to change.
     for index in (out / "shards").glob("*/index.json"):
         index.unlink()
-    return Sharder(config, tokenizer, out / "shards", progress, spread)
+    return Sharder(config, tokenizer, out / "shards", progress, spread, cache)
 
 
 def _check_folders(config: TokenizeConfig, out: Path) -> None:
@@ -163,10 +168,11 @@ class Sharder:
     """Groups records by kind and split into shards, encodes those in order, and remembers what it wrote."""
 
     def __init__(
-        self, config: TokenizeConfig, tokenizer: Tokenizer, folder: Path, progress: Progress, spread: Spread
-    ) -> None:
+        self, config: TokenizeConfig, tokenizer: Tokenizer, folder: Path, progress: Progress, spread: Spread,
+        cache: ShardCache | None,
+    ) -> None:  # fmt: skip
         self.config, self.tokenizer, self.folder, self.progress = config, tokenizer, folder, progress
-        self._spread = spread
+        self._spread, self._cache = spread, cache
         self.rows = 0
         self.left_out = LeftOut(folder)
         self.done: dict[Kind, dict[str, list[ShardInfo]]] = {}
@@ -234,7 +240,7 @@ class Sharder:
         if records and self._spread.takes(key):
             # The tokenizer by its place: a process that has it already keeps what it learned of the words.
             known_as = self.folder.parent / "tokenizer", self.tokenizer.hash
-            task = (self.folder / kind, name, records, *known_as)
+            task = (self.folder / kind, name, records, *known_as, self._cache)
             future = self._pool.submit(encode_shard, *task) if self._pool else encode_shard(*task)
             self._running.append((kind, split, future))
             self._collect(2 * self.config.workers)
@@ -257,15 +263,21 @@ class Sharder:
             write_json(self.folder / kind / "index.json", index.to_json())
 
 
-def encode_shard(folder: Path, name: str, records: list[Record], tokenizer_at: Path, tokenizer_hash: str) -> ShardInfo:
-    """Encode one shard, or find that an earlier run already did, from the same records with the same tokenizer."""
+def encode_shard(
+    folder: Path, name: str, records: list[Record], tokenizer_at: Path, tokenizer_hash: str, cache: ShardCache | None
+) -> ShardInfo:
+    """Encode one shard, or find that another run already did, from the same records with the same tokenizer."""
     made_from = _fingerprint(tokenizer_hash, records)
     if (found := taken_back(folder, name, made_from)) is not None:
+        return found
+    if cache is not None and (found := cache.take(made_from, folder, name)) is not None:
         return found
     tokenizer = _kept_tokenizer(tokenizer_at, tokenizer_hash)
     info = write_shard(folder, name, encode_all(records, tokenizer), tokenizer.vocab_size)
     info = replace(info, rows_sha256=write_origins(folder / info.rows, records))
     write_json(folder / f"{name}.json", {"made_from": made_from, "info": asdict(info)})
+    if cache is not None:
+        cache.add(made_from, folder, info)
     return info
 
 

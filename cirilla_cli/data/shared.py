@@ -1,7 +1,5 @@
 """Tokenizing on many machines: a part encodes its share of the token shards with a tokenizer that exists."""
 
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +7,7 @@ from cirilla_cli.data.config import LoadTokenizerConfig, TokenizeConfig
 from cirilla_cli.data.merging import Parts, merging
 from cirilla_cli.data.parts import ALONE, MadeFrom, Part, PartReport, Share, make_part
 from cirilla_cli.data.run import TokenizeReport, encode_inputs, finished, opened
+from cirilla_cli.data.shard_cache import link
 from cirilla_cli.data.shards import ShardInfo
 from cirilla_cli.data.splits import LEFT_OUT
 from cirilla_cli.errors import CirillaError
@@ -47,7 +46,8 @@ def tokenize_merge(config: TokenizeConfig, out: Path, progress: Progress) -> Tok
         shards = opened(config, config.inputs, out, progress, ALONE)
         shards.rows, shards.licenses, shards.left_out.rows = told["rows"], told["licenses"], told["left_out"]
         if shards.left_out.rows:
-            _bring(parts.folders()[0] / "shards" / LEFT_OUT, shards.left_out.path)
+            shards.left_out.path.parent.mkdir(parents=True, exist_ok=True)
+            link(parts.folders()[0] / "shards" / LEFT_OUT, shards.left_out.path)
         for key in told["shards"]:
             kind, name = key.split("/")
             info = bring_shard(parts.done_in(key) / "shards" / kind, out / "shards" / kind, name)
@@ -79,20 +79,10 @@ def _marker(part: Path, key: str) -> Path:
 def bring_shard(source: Path, folder: Path, name: str) -> ShardInfo:
     """Put a finished shard's files into ``folder`` too, its marker last; without copies, where the system can."""
     marker = source / f"{name}.json"
+    folder.mkdir(parents=True, exist_ok=True)
     for file in sorted(source.glob(f"{name}.*"), key=lambda path: path == marker):
-        _bring(file, folder / file.name)
+        link(file, folder / file.name)
     return ShardInfo(**read_object(marker)["info"])
-
-
-def _bring(file: Path, place: Path) -> None:
-    place.parent.mkdir(parents=True, exist_ok=True)
-    spare = place.with_name(f".{place.name}.part")
-    spare.unlink(missing_ok=True)
-    try:
-        os.link(file, spare)
-    except OSError:
-        shutil.copyfile(file, spare)
-    os.replace(spare, place)
 
 
 def _made_from(config: TokenizeConfig) -> MadeFrom:
@@ -105,6 +95,6 @@ def _made_from(config: TokenizeConfig) -> MadeFrom:
             hint="train it once on one machine (cirilla tokenize SAMPLE --out tok), then in all parts "
             "tokenize.tokenizer.kind=load tokenize.tokenizer.path=tok/tokenizer",
         )
-    # More processes on one machine than on another make no difference to what is made.
-    recipe = config.model_dump(mode="json", exclude={"workers"})
+    # More processes on one machine than on another, or shards of others, make no difference to what is made.
+    recipe = config.model_dump(mode="json", exclude={"workers", "cache"})
     return MadeFrom.of("tokenize", recipe, [*config.inputs, *config.tokenizer_inputs, config.tokenizer.path])
