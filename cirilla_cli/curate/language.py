@@ -83,7 +83,7 @@ def _by_words(text: str, min_words: int, min_common: float) -> tuple[str | None,
     words = [word.casefold() for word in _WORD.findall(text)]
     if len(words) < min_words:
         return None, 0.0
-    shares = {language: sum(word in common for word in words) / len(words) for language, common in _SETS.items()}
+    shares = {language: sum(map(common.__contains__, words)) / len(words) for language, common in _SETS.items()}
     first, second = sorted(shares, key=lambda name: (-shares[name], name))[:2]
     clear = shares[first] >= min_common and shares[first] > shares[second]
     return (first if clear else None), shares[first]

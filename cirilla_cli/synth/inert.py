@@ -1,6 +1,7 @@
 """Page text on its way to a teacher stays data: marked off, without control tokens, and its language remembered."""
 
 import re
+from functools import lru_cache
 
 from cirilla_cli.curate.language import language_of
 from cirilla_cli.data.rows import short_id
@@ -42,6 +43,11 @@ def speaks_another(text: str, page: str) -> bool:
 
     Short texts in Latin letters, and pages whose language cannot be told, are never called foreign.
     """
-    of_page, _ = language_of(page)
     of_text, _ = language_of(text, min_words=8, min_common=0.2)
-    return None not in (of_page, of_text) and of_page != of_text
+    return of_text is not None and _language_of_page(page) not in (None, of_text)
+
+
+@lru_cache(maxsize=64)
+def _language_of_page(page: str) -> str | None:
+    """A page is asked about many times in a row."""
+    return language_of(page)[0]

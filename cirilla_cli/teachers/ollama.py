@@ -35,9 +35,8 @@ class OllamaTeacher:
         client = ollama.Client(host=self.config.url, timeout=_CHECK_S)
         names = self.config.model, f"{self.config.model}:latest"
         try:
-            there = {one.model: one.digest for one in client.list().models}
-            if found := [name for name in names if name in there]:
-                return there[found[0]]
+            if found := [one for one in client.list().models if one.model in names]:
+                return found[0].digest
             client.show(self.config.model)  # which knows a model by its longer names too
         except (ConnectionError, httpx.TransportError) as error:
             raise self._away(f"no Ollama server answers at {self.address} ({type(error).__name__})") from None

@@ -14,7 +14,7 @@ from scripted import Server  # noqa: E402
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_certificates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Everything is on loopback, and each client of httpx reads all authorities for 22 ms unless it is told of others."""
+    """Everything is on loopback, and a client of httpx that is told of no others reads all authorities, for 22 ms."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("SSL_CERT_FILE", raising=False)
         patch.setenv("SSL_CERT_DIR", str(tmp_path_factory.mktemp("certificates")))

@@ -19,14 +19,19 @@ from cirilla_cli.synth.run import synthesize
 ROOT = Path(__file__).resolve().parents[2]
 WORKERS = 2
 
-# Everything is imported once; each run is a fork that says its number, and its end.
+# The first run is here, so that all is imported once; each further one is a fork that says its number, and its end.
 RUNNER = """
-import json, os, sys, traceback
+import json, os, sys, threading, traceback
 from pathlib import Path
 import ollama, cirilla_cli.synth.teacher, cirilla_cli.teachers.ollama, cirilla_cli.teachers.openai
 from cirilla_cli.progress import Silent
 from cirilla_cli.synth.config import SynthConfig
 from cirilla_cli.synth.run import synthesize
+section, out = json.loads(sys.stdin.readline())
+synthesize(SynthConfig.model_validate_json(section), Path(out), Silent())
+for thread in threading.enumerate():
+    if thread is not threading.main_thread():
+        thread.join()
 for line in sys.stdin:
     section, out = json.loads(line)
     child = os.fork()
@@ -43,9 +48,15 @@ for line in sys.stdin:
 
 
 @pytest.fixture(scope="module")
-def runner() -> Iterator[subprocess.Popen[str]]:
+def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-W", "error", "-c", RUNNER]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    folder = tmp_path_factory.mktemp("first")
+    pair = {"question": "Where is the mill?", "answer": "By the river.", "evidence": "stands by the river"}
+    (folder / "said.jsonl").write_text(json.dumps({"text": json.dumps({"pairs": [pair]})}) + "\n")
+    first = config(folder, {"kind": "replay", "path": str(folder / "said.jsonl")}, 2).model_dump_json()
+    assert process.stdin is not None
+    process.stdin.write(json.dumps([first, str(folder / "out")]) + "\n")
     yield process
     process.communicate()
 

@@ -61,11 +61,11 @@ def test_a_slow_server_is_asked_twice_and_then_left_for_the_next_run(
 ) -> None:
     server = serve(lambda prompt, n: "slow" if "Mill 1" in prompt else None)
     with pytest.raises(ServiceError, match="left 1 requests unanswered") as caught:
-        run(tmp_path, server.teacher(kind, timeout=0.2), 3)
+        run(tmp_path, server.teacher(kind, timeout=0.5), 3)
     assert sorted(server.asked.values()) == [1, 1, 2]
     assert caught.value.exit_code == 4
     server.fault = lambda prompt, n: None
-    assert run(tmp_path, server.teacher(kind, timeout=0.2), 3).samples == 3
+    assert run(tmp_path, server.teacher(kind, timeout=0.5), 3).samples == 3
     assert sorted(server.asked.values()) == [1, 1, 3], "what was answered is on record"
 
 

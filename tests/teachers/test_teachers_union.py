@@ -19,10 +19,10 @@ ROWS = ("samples.jsonl", "rejects.jsonl", "duplicates.jsonl")
 EVERY = pytest.mark.parametrize("name", STRATEGIES)
 
 
-def section(folder: Path, server: Server, name: str, **more: Any) -> Any:
+def section(folder: Path, server: Server, name: str, pages: int = PAGES, **more: Any) -> Any:
     kind, _, _, options = RUNS[name]
     source = {"strategy": {"kind": name, **options}, "max_tokens": 512, **more}
-    return config(folder, server.teacher(kind), PAGES, **source)
+    return config(folder, server.teacher(kind), pages, **source)
 
 
 def left(folder: Path) -> list[bytes]:
@@ -61,7 +61,7 @@ def test_what_never_fits_ends_among_the_rejects_and_the_other_pages_stay(
         "refused": "the server refused the request",
     }.items():  # fmt: skip
         server = serve(lambda prompt, n, fault=fault: fault if "tells of mill 0" in prompt else None)
-        report = synthesize(section(tmp_path, server, name, retries=1), tmp_path / fault.replace(" ", ""), Silent())
+        report = synthesize(section(tmp_path, server, name, 3, retries=1), tmp_path / fault, Silent())
         assert report.rejected.get(reason, 0) >= 1
         made = rows(tmp_path / fault / "samples.jsonl")
         assert made

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import ClassVar, Generic, Protocol, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -242,7 +243,7 @@ class Desk:
             shape: what the answer must be.
             check: a complaint about an answer of that shape, or None.
         """
-        schema = inlined(shape.model_json_schema())
+        schema = schema_of(shape)
         wish = f"{prompt}\nReply with JSON that follows this schema:\n{json.dumps(schema)}"
         first = Message(role="system", content=self._system), Message(role="user", content=wish)
         messages: tuple[Message, ...] = first
@@ -320,6 +321,12 @@ def parse(text: str, shape: type[M]) -> M | Complaint:
     except ValueError as error:  # json's own; Python's about numbers of 4,300 digits and half a pair of surrogates
         said = f"it does not parse ({error})"
     return Complaint("not the JSON asked for", f"That was not the JSON asked for: {said}"[:240])
+
+
+@cache
+def schema_of(shape: type[BaseModel]) -> dict[str, object]:
+    """What an answer must be, as servers read it; made once, and not to be changed."""
+    return inlined(shape.model_json_schema())
 
 
 def inlined(schema: dict[str, object]) -> dict[str, object]:
