@@ -94,8 +94,9 @@ class PreNorm(Block):
         self, x_BTD: Tensor, layout: SequenceLayout, cache: LayerCache | None = None, tally: Tally | None = None
     ) -> Tensor:
         """The layer's output for hidden states, both ``[B, T, D]``; ``cache`` remembers earlier positions."""
-        x_BTD = x_BTD + self._scaled(self.mixer(self.input_layernorm(x_BTD), layout, cache))
-        return x_BTD + self._scaled(self.mlp(self.post_attention_layernorm(x_BTD), layout, tally))
+        # The stream is added to what a branch has just made, which nothing else needs: that saves a tensor and a pass.
+        x_BTD = self._scaled(self.mixer(self.input_layernorm(x_BTD), layout, cache)).add_(x_BTD)
+        return self._scaled(self.mlp(self.post_attention_layernorm(x_BTD), layout, tally)).add_(x_BTD)
 
 
 class PostNorm(Block):

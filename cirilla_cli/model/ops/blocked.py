@@ -56,14 +56,15 @@ class _Blocked(torch.autograd.Function):
         B, T, N, _ = q_BTNH.shape
         K, V = v_BSKV.shape[2:]
         q_PGTH, k_PSH, v_PSV = _grouped(q_BTNH * scale, K), _heads(k_BSKH), _heads(v_BSKV)
-        out_PGTV, kept = q_BTNH.new_empty(B * K, N // K, T, V), []
+        # Laid out position by position, as the matrix behind it wants it.
+        out_BTNV, kept = q_BTNH.new_empty(B, T, N, V), []
         for start in range(0, T, block):
             p_PRE, end = _probabilities(q_PGTH, k_PSH, bias_BTS, start, block), min(start + block, T)
-            out_PGTV[:, :, start:end] = _split(p_PRE @ v_PSV[:, :end], N // K)
+            out_BTNV[:, start:end] = _positions_first(_split(p_PRE @ v_PSV[:, :end], N // K), B)
             kept.append(p_PRE if T <= _KEPT else None)
         ctx.save_for_backward(q_PGTH, k_PSH, v_PSV, bias_BTS, *kept)
         ctx.scale, ctx.block = scale, block
-        return _positions_first(out_PGTV, B)
+        return out_BTNV
 
     @staticmethod
     @once_differentiable

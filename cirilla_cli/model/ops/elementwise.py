@@ -50,12 +50,12 @@ def gated_down(gate: Tensor, up: Tensor, down_DF: Tensor, bias_D: Tensor | None)
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight_D: Tensor, eps: float) -> Tensor:
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        # What stays is asked for first, so that what is freed beside it becomes one hole with what is free behind it.
+        out, wide = torch.empty_like(x), x.to(torch.promote_types(x.dtype, torch.float32))
         length = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
         scale = length.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
         ctx.save_for_backward(x, weight_D, scale)
-        out: Tensor = (wide * scale).mul_(weight_D).to(x.dtype)
-        return out
+        return out.copy_((wide * scale if wide is x else wide.mul_(scale)).mul_(weight_D))
 
     @staticmethod
     @once_differentiable
