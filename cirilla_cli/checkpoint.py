@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from cirilla_cli import __version__
 from cirilla_cli.data.tokenizer import Tokenizer, load_tokenizer
 from cirilla_cli.errors import CirillaError
-from cirilla_cli.fs import NO_ROOM, hash_file, read_json, read_object, sync_folder, write_json
+from cirilla_cli.fs import NO_ROOM, hash_file, named, read_json, read_object, sync_folder, write_json
 from cirilla_cli.model.classifier import Model
 from cirilla_cli.model.config import ClassifierConfig, DecoderConfig, EncoderConfig, ShapeSection
 from cirilla_cli.model.decoder import Decoder
@@ -319,7 +319,7 @@ def _fill(folder: Path, held: Snapshot) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for name, tensors in held.tensors.items():
-        _save(tensors, folder / name)
+        save_tensors(tensors, folder / name)
     write_json(folder / "model.json", {"version": VERSION, "model": held.config.model_dump(mode="json")})
     write_json(folder / "state.json", dict(held.state))
     for name, text in held.texts.items():
@@ -335,17 +335,18 @@ def _fill(folder: Path, held: Snapshot) -> None:
     write_json(folder / "MANIFEST.json", manifest)
 
 
-def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
+def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write a safetensors file; its errors are the system's."""
     try:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
     except SafetensorError as error:
-        raise system_error(error) from error
+        raise named(system_error(error), path) from error
 
 
 def system_error(error: SafetensorError) -> OSError:
     """The system's error that safetensors hides in its text."""
     number = _SYSTEM_ERROR.search(str(error))
-    return OSError(int(number[1]) if number else errno.EIO, str(error))
+    return OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(errno.EIO, str(error))
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:

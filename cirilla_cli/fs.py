@@ -20,13 +20,29 @@ CACHE = ".cirilla-cache"
 """Folder of what can be made again from the files beside it: no part of what they are."""
 
 
+def named(error: OSError, path: Path) -> OSError:
+    """``error`` with the file it is about, which the system leaves out where a write finds no room."""
+    if error.errno in NO_ROOM and error.filename is None:
+        error.filename = str(path)
+    return error
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Names ``path`` in errors of the block that say there is no room, and not where."""
+    try:
+        yield
+    except OSError as error:
+        raise named(error, path) from error.__cause__
+
+
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     """Open a file that appears at ``path`` whole, synced, when the block ends, or not at all when it raises."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
-        with os.fdopen(handle, "wb") as file:
+        with naming(path), os.fdopen(handle, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

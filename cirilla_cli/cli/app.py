@@ -4,7 +4,6 @@ Nothing heavy is imported here or by the modules of verbs: each imports what it 
 its verb imports that verb's module only.
 """
 
-import contextlib
 import errno
 import io
 import os
@@ -46,7 +45,9 @@ class _Grouped(TyperGroup):
             _leave(0)
         except KeyboardInterrupt as interrupt:
             # Typer's own main would leave without a word.
-            print(str(interrupt) or INTERRUPTED, file=sys.stderr)
+            from cirilla_cli.cli.render import tell
+
+            tell(str(interrupt) or INTERRUPTED)
             _leave(130)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
@@ -123,7 +124,16 @@ def main() -> None:
     except OSError as error:
         if error.errno not in _REFUSED:
             raise
-        _refuse(CirillaError(f"{error.filename or 'the system'}: {error.strerror}"), as_json)
+        _refuse(_told(error), as_json)
+
+
+def _told(error: OSError) -> CirillaError:
+    """What the system said no to, with the remedy where there is one."""
+    if error.errno in NO_ROOM:
+        # Whoever writes a file names it in the error; what is printed has no name.
+        said = f"{error.filename or 'standard output'}: {error.strerror}"
+        return CirillaError(said, hint="make room there, or --out on another disk; then run the same command again")
+    return CirillaError(f"{error.filename or 'the system'}: {error.strerror}")
 
 
 def _check_text(words: list[str]) -> None:
@@ -143,16 +153,27 @@ def _check_text(words: list[str]) -> None:
 def _refuse(error: CirillaError, as_json: bool) -> NoReturn:
     from cirilla_cli.cli.render import show_error
 
-    # Nobody listens any more: the exit status says it alone.
-    with contextlib.suppress(BrokenPipeError):
+    try:
         show_error(error, as_json=as_json)
+    except OSError as lost:
+        # Where nobody listens any more, the exit status says it alone.
+        if as_json and lost.errno in NO_ROOM:
+            show_error(error, as_json=False)
     _leave(error.exit_code)
 
 
 def _leave(code: int) -> NoReturn:
-    """Exit without a complaint from a closed pipe when Python flushes standard output."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    """Exit without a complaint when Python flushes its streams, of which the other end may have closed.
+
+    Raises:
+        OSError: what was printed is lost for want of room, and the call would have been a success.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError as error:
+            # Else what is left in it would be tried, and complained about, once more.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            if code == 0 and error.errno in NO_ROOM and stream is sys.stdout:
+                raise
     sys.exit(code)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from cirilla_cli.cli.places import check_place
 from cirilla_cli.errors import CirillaError, Where
+from cirilla_cli.fs import naming
 from cirilla_cli.progress import Progress
 from cirilla_cli.recipe.load import Resolved
 from cirilla_cli.recipe.tree import DEFAULT
@@ -323,14 +324,21 @@ def push(
     if dry_run:
         return plan_files(config, loaded, scores=scores)
     token = os.environ.get("HF_TOKEN")
-    return area(config, loaded, scores=scores, token=SecretStr(token) if token else None, progress=progress)
+    with naming(Path(config.to.removeprefix("dir:"))):
+        return area(config, loaded, scores=scores, token=SecretStr(token) if token else None, progress=progress)
 
 
-RUNNERS: Mapping[str, Any] = {
+_RUNNERS: Mapping[str, Any] = {
     "scrape": scrape, "synth": synth, "curate": curate, "tokenize": tokenize, "pretrain": train, "sft": train,
     "dpo": train, "eval": evaluate, "generate": generate, "push": push,
 }  # fmt: skip
 """The function behind each verb."""
+
+
+def run(resolved: Resolved, progress: Progress, control: Control) -> Any:
+    """Do what the recipe's verb does; returns the report of its area."""
+    with naming(Path(resolved.out)):
+        return _RUNNERS[resolved.verb](resolved, progress, control)
 
 
 _OWN: Mapping[str, tuple[str, ...]] = {

@@ -1,10 +1,10 @@
 """What a bare training verb works on: the newest fitting data and model under ``runs/``, which is said on stderr."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
+from cirilla_cli.cli.render import tell
 from cirilla_cli.cli.words import Reading
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.fs import newest
@@ -27,7 +27,7 @@ def training_inputs(verb: str, reading: Reading) -> dict[str, Any]:
 
 
 def _said(what: str, path: Path) -> str:
-    print(f"{what}: {path}", file=sys.stderr)
+    tell(f"{what}: {path}")
     return str(path)
 
 

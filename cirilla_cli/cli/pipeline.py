@@ -147,7 +147,6 @@ def _needs(name: str, stage: Any) -> tuple[str, ...]:
 def run_pipeline(pipeline: Resolved, progress: Progress, *, fresh: bool) -> PipelineReport:
     """Run what is not up to date; interrupted stages continue."""
     from cirilla_cli.cli.contamination import Comparison
-    from cirilla_cli.cli.execute import RUNNERS, Control, forget, plan
 
     started = time.perf_counter()
     stages = resolve_stages(pipeline)
@@ -165,28 +164,37 @@ def run_pipeline(pipeline: Resolved, progress: Progress, *, fresh: bool) -> Pipe
             continue
         progress.say(f"[{number}/{len(stages)}] {stage.name}")
         comparison.before(stage, progress)
-        begun = time.perf_counter()
-        if fresh or before.get("hash", key) != key:
-            if stage.verb in TRAIN_VERBS and out.is_dir():
-                # What would refuse the new run must not cost the earlier one.
-                plan(stage.resolved, Silent(), Control(fresh=True))
-            # First the mark, then what it vouched for: killed in between, the stage does not continue
-            # another recipe's work.
-            (out / MARK).unlink(missing_ok=True)
-            forget(stage.resolved)
-        write_json(out / MARK, {"hash": key, "done": False})
-        result = RUNNERS[stage.verb](stage.resolved, progress, Control())
-        seconds = round(time.perf_counter() - begun, 2)
-        write_json(out / MARK, {"hash": key, "done": True, "seconds": seconds, "verb": stage.verb})
-        report.stages[stage.name] = {
-            "seconds": seconds,
-            "skipped": False,
-            "out": str(out),
-            **_figures(stage.verb, result),
-        }
+        report.stages[stage.name] = _run_stage(stage, key, progress, anew=fresh or before.get("hash", key) != key)
     _conclude(report, stages)
     report.seconds = round(time.perf_counter() - started, 2)
     return report
+
+
+def _run_stage(stage: Stage, key: str, progress: Progress, *, anew: bool) -> dict[str, Any]:
+    """Run a stage between its two marks; ``anew`` removes what another recipe left."""
+    from cirilla_cli.cli.execute import Control, run
+
+    begun, mark = time.perf_counter(), Path(stage.resolved.out) / MARK
+    if anew:
+        _begin_anew(stage)
+    write_json(mark, {"hash": key, "done": False})
+    result = run(stage.resolved, progress, Control())
+    seconds = round(time.perf_counter() - begun, 2)
+    write_json(mark, {"hash": key, "done": True, "seconds": seconds, "verb": stage.verb})
+    return {"seconds": seconds, "skipped": False, "out": str(mark.parent), **_figures(stage.verb, result)}
+
+
+def _begin_anew(stage: Stage) -> None:
+    """Remove what a stage left, once it is sure that its new run will be taken."""
+    from cirilla_cli.cli.execute import Control, forget, plan
+
+    out = Path(stage.resolved.out)
+    if stage.verb in TRAIN_VERBS and out.is_dir():
+        # What would refuse the new run must not cost the earlier one.
+        plan(stage.resolved, Silent(), Control(fresh=True))
+    # First the mark, then what it vouched for: killed in between, the stage does not continue another recipe's work.
+    (out / MARK).unlink(missing_ok=True)
+    forget(stage.resolved)
 
 
 def _mark(path: Path) -> dict[str, Any]:

@@ -43,6 +43,12 @@ def one_line(text: str) -> str:
     return "".join(char if char.isprintable() else " " for char in text)
 
 
+def tell(text: str) -> None:
+    """Text on stderr. Work does not stop because nobody listens there any more."""
+    with contextlib.suppress(BrokenPipeError):
+        print(text, file=sys.stderr, flush=True)
+
+
 class Lines:
     """Progress as lines: every message, and counts at most once in ``pause_s``."""
 
@@ -51,7 +57,7 @@ class Lines:
 
     def say(self, text: str) -> None:
         """One line on stderr."""
-        print(text, file=sys.stderr, flush=True)
+        tell(text)
 
     def step(self, what: str, done: float, total: float | None = None, **figures: float) -> None:
         """A line, unless one was written just now."""
@@ -64,7 +70,7 @@ class Lines:
             return
         self._last = now
         shown = "  ".join([*(figure(name, value) for name, value in figures.items()), work.left(now)])
-        print(f"{what} {work.count}  {shown}".rstrip(), file=sys.stderr, flush=True)
+        tell(f"{what} {work.count}  {shown}".rstrip())
 
 
 def plain(value: Any) -> Any:
@@ -91,9 +97,8 @@ def show_error(error: CirillaError, *, as_json: bool) -> None:
         show_json({"error": message, "hint": error.hint, "where": wheres})
         return
     # Names of files and keys are anybody's text, which the terminal is not to obey.
-    print(f"error: {message}".translate(_CONTROLS), file=sys.stderr)
-    if error.hint:
-        print(f"\nhint: {error.hint}".translate(_CONTROLS), file=sys.stderr)
+    hint = f"\n\nhint: {error.hint}" if error.hint else ""
+    tell(f"error: {message}{hint}".translate(_CONTROLS))
 
 
 def columns(rows: list[list[str]], *, right: frozenset[int] = frozenset()) -> str:

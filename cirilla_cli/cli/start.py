@@ -1,5 +1,6 @@
 """Where a call of `cirilla` begins, before the command line itself is imported."""
 
+import contextlib
 import gc
 import os
 import sys
@@ -13,6 +14,7 @@ INTERRUPTED = "interrupted; nothing was left to save"
 
 def main() -> None:
     """The command line, with what makes its imports cheap done before them."""
+    _fill_streams()
     # Imports make much that stays: looking through it for garbage costs a tenth of a short command. Work turns it on.
     gc.disable()
     # pydantic would look through every installed package for plugins, of which we use none: some milliseconds more.
@@ -24,11 +26,20 @@ def main() -> None:
         allocator.begin_again(sys.argv[1:], os.environ)
         app.main()
     except KeyboardInterrupt:
-        print(INTERRUPTED, file=sys.stderr)
+        with contextlib.suppress(BrokenPipeError):
+            print(INTERRUPTED, file=sys.stderr)
         sys.exit(130)
     finally:
         # The interpreter looks for garbage once more as it ends: an eighth of a short command, of no use.
         gc.freeze()
+
+
+def _fill_streams() -> None:
+    """Put nothing where a stream was closed (`2>&-`): Python would print to another, and files take its number."""
+    # In the order of their numbers, each of which is the lowest one free.
+    sys.stdin = sys.stdin or os.fdopen(os.open(os.devnull, os.O_RDONLY))
+    sys.stdout = sys.stdout or os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
+    sys.stderr = sys.stderr or os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
 
 
 def _once_more(lost: "UnraisableHookArgs") -> None:

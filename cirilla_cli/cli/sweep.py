@@ -3,7 +3,6 @@
 import math
 import random
 import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -254,16 +253,16 @@ def _same_sweep(folder: Path, said: dict[str, Any]) -> None:
 
 def _trial(number: int, settings: dict[str, Any], resolved: Any, quiet: bool) -> Trial:
     """Run, or finish, or look up one trial."""
-    from cirilla_cli.cli.execute import RUNNERS, Control
-    from cirilla_cli.cli.render import progress_for
+    from cirilla_cli.cli.execute import Control, run
+    from cirilla_cli.cli.render import progress_for, tell
     from cirilla_cli.engine.run import Diverged, NoWayBack
 
     values = " ".join(_words(settings))
     if not quiet:
-        print(f"trial {number}: {values}", file=sys.stderr)
+        tell(f"trial {number}: {values}")
     try:
         with progress_for(quiet=quiet) as progress:
-            report = RUNNERS[resolved.verb](resolved, progress, Control())
+            report = run(resolved, progress, Control())
     except (Diverged, NoWayBack) as trouble:
         return Trial(number, settings, resolved.out, None, trouble.step, 0.0)
     loss = report.loss if report.val_loss is None else report.val_loss

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from cirilla_cli.cli.launch import after_the_first, launch, place_of
 from cirilla_cli.cli.options import Flags
 from cirilla_cli.cli.places import check_out
-from cirilla_cli.cli.render import plain, progress_for, show_json
+from cirilla_cli.cli.render import plain, progress_for, show_json, tell
 from cirilla_cli.cli.sharing import part_said, share_of
 from cirilla_cli.cli.words import Reading, read_words
 from cirilla_cli.errors import CirillaError, UsageError, Where
@@ -35,7 +35,7 @@ def _resolve(verb: str, reading: Reading, default: str, extra: Mapping[str, Any]
         overrides.append(f"device={_value(flags.device)}")
     recipe = reading.recipe or default
     if reading.recipe is None and not flags.quiet:
-        print(f"recipe: {default} ({verb})", file=sys.stderr)
+        tell(f"recipe: {default} ({verb})")
     resolved = load_recipe(recipe, verb, overrides=[*overrides, *reading.overrides], out=flags.out)
     if verb not in ("generate", "push"):  # they write to standard output and to `push.to`
         check_out(resolved)
@@ -53,14 +53,11 @@ def _shown(resolved: Resolved, flags: Flags) -> None:
 
 def _run(resolved: Resolved, flags: Flags, place: "Place | None" = None) -> Any:
     """Run a resolved recipe under the flags' progress."""
-    from cirilla_cli.cli.execute import RUNNERS, Control
+    from cirilla_cli.cli.execute import Control, run
 
+    control = Control(flags.fresh, flags.resume, place, flags.verify_resume, share_of(flags), flags.merge)
     with progress_for(quiet=flags.quiet or flags.json, verbose=flags.verbose) as progress:
-        return RUNNERS[resolved.verb](
-            resolved,
-            progress,
-            Control(flags.fresh, flags.resume, place, flags.verify_resume, share_of(flags), flags.merge),
-        )
+        return run(resolved, progress, control)
 
 
 def _data(resolved: Resolved, flags: Flags, summary: Callable[[Any], str]) -> None:
@@ -77,11 +74,11 @@ def _finish(resolved: Resolved, report: Any, flags: Flags, summary: str) -> None
     if flags.json:
         # Rows on stdout leave no place for a report there.
         if resolved.out == "-":
-            print(json.dumps(plain(report), default=str), file=sys.stderr)
+            tell(json.dumps(plain(report), default=str))
         else:
             show_json(report)
     elif not flags.quiet:
-        print(summary, file=sys.stderr)
+        tell(summary)
 
 
 _FANDOM = (
@@ -203,7 +200,7 @@ def _documents(flags: Flags) -> str:
     if found is None:
         found = _bundled_documents()
     if not flags.quiet:
-        print(f"documents: {found}", file=sys.stderr)
+        tell(f"documents: {found}")
     return str(found)
 
 
@@ -484,5 +481,5 @@ def push_verb(words: Sequence[str], to: str | None, scores: str | None, flags: F
     for file in report.files:
         print(f"{show_bytes(file.bytes):>10}  {file.name}")
     for check in report.checks:
-        print(f"{check.outcome:>10}  {check.name}: {check.detail}", file=sys.stderr)
-    print(f"{'written to' if report.written else 'would go to'} {report.to}", file=sys.stderr)
+        tell(f"{check.outcome:>10}  {check.name}: {check.detail}")
+    tell(f"{'written to' if report.written else 'would go to'} {report.to}")

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cirilla_cli.data.jsonl import STDIO, JsonlWriter
+from cirilla_cli.data.jsonl import STDIO, JsonlWriter, close_all
 from cirilla_cli.data.rows import Record
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.fs import sync_folder
@@ -73,8 +73,7 @@ class Outputs:
         """Bring all rows onto the disk."""
         if not self._closed:
             self._closed = True
-            for writer in self._open.values():
-                writer.close()
+            close_all(self._open.values())
 
     def adopt(self, name: str) -> None:
         """Count in a file that somebody else wrote at its `partial`."""

@@ -15,6 +15,7 @@ from cirilla_cli.data.segments import Block
 from cirilla_cli.data.template import ChatTemplate
 from cirilla_cli.data.tokenizer import MaskToken
 from cirilla_cli.errors import CirillaError
+from cirilla_cli.fs import naming
 from cirilla_cli.pairs import Run, Vocabulary, ways
 
 _FILES = (
@@ -121,7 +122,8 @@ class ImportedTokenizer:
         for name in (*_FILES, "spm.model"):
             (folder / name).unlink(missing_ok=True)  # of another tokenizer that was here
         for name, content in self._files.items():
-            (folder / name).write_bytes(content)
+            with naming(folder / name):
+                (folder / name).write_bytes(content)
         if self.template and "chat_template" not in self._config:
             (folder / "chat_template.jinja").write_text(self.template, encoding="utf-8")
 

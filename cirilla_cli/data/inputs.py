@@ -108,7 +108,7 @@ def input_files(path: Path, intake: Intake | None = None) -> Iterator[Path]:
             return
         below = _of_one_split(path, files_below(path))
     except PermissionError:
-        raise CirillaError(f"{path}: cannot be read: permission denied") from None
+        raise CirillaError(f"{path}: cannot be read: permission denied", hint=f"chmod u+rx {path}") from None
     kinds = TEXT_SUFFIXES | ROW_SUFFIXES | OTHER_SUFFIXES
     found = [file for file in below if file.suffix.lower() in kinds and file.name not in TOKENIZER_FILES]
     if not found:

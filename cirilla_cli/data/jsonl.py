@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 import msgspec
 from pydantic import BaseModel, ValidationError
@@ -20,8 +20,17 @@ from pydantic import BaseModel, ValidationError
 from cirilla_cli.data.fits import Sieve, is_whole
 from cirilla_cli.data.rows import Record
 from cirilla_cli.errors import CirillaError, Where
+from cirilla_cli.fs import named, naming
 
 R = TypeVar("R", bound=Record)
+
+
+class SupportsClose(Protocol):
+    """A file, or a writer of one."""
+
+    def close(self) -> object:
+        """Bring everything onto the disk."""
+
 
 STDIO = Path("-")
 """Stands for standard input or output wherever a file is named."""
@@ -78,7 +87,13 @@ class Complaints:
             lines.append(f"... and {self.count - len(lines)} more: {_places(self.wheres[_SHOWN:])}")
         if self.count > len(self.wheres):
             lines.append(f"... of which {self.count - len(self.wheres)} are not listed")
-        raise CirillaError("\n".join(lines), hint="fix or remove these lines; nothing was changed", where=self.wheres)
+        raise CirillaError("\n".join(lines), hint=f"{_remedy(self.wheres)}; nothing was changed", where=self.wheres)
+
+
+def _remedy(wheres: Sequence[Where]) -> str:
+    """What to do: a complaint without a line is about its whole file."""
+    ways = {"fix or leave out these files" if where.line is None else "fix or remove these lines" for where in wheres}
+    return ", ".join(sorted(ways, reverse=True))
 
 
 def _places(wheres: Sequence[Where]) -> str:
@@ -164,7 +179,7 @@ def _open(path: Path, name: str) -> Iterator[Iterable[bytes]]:
     except IsADirectoryError:
         raise CirillaError(f"{name}: is a folder, a file of JSON lines is expected") from None
     except PermissionError:
-        raise CirillaError(f"{name}: cannot be read: permission denied") from None
+        raise CirillaError(f"{name}: cannot be read: permission denied", hint=f"chmod u+r {name}") from None
 
 
 def parse(raw: bytes, name: str, number: int, complaints: Complaints) -> dict[str, Any] | None:
@@ -316,6 +331,7 @@ class JsonlWriter:
 
     def __init__(self, path: Path, *, append: bool = False) -> None:
         self.path, self.rows = path, 0
+        self._shown = Path("<stdout>") if path == STDIO else path
         if path == STDIO:
             self._file: Any = sys.stdout
             return
@@ -327,22 +343,29 @@ class JsonlWriter:
     def write(self, row: Record | dict[str, Any]) -> None:
         """Append one row."""
         text = row.line() if isinstance(row, Record) else json.dumps(row, ensure_ascii=False)
-        self._file.write(text + "\n")
+        try:
+            self._file.write(text + "\n")
+            if self.path == STDIO:
+                self._file.flush()
+        except OSError as error:
+            raise named(error, self._shown) from None
         self.rows += 1
-        if self.path == STDIO:
-            self._file.flush()
 
     def sync(self) -> None:
         """Bring everything written so far onto the disk."""
-        self._file.flush()
-        if self.path != STDIO:
-            os.fsync(self._file.fileno())
+        with naming(self._shown):
+            self._file.flush()
+            if self.path != STDIO:
+                os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Sync and close; standard output stays open."""
-        self.sync()
-        if self.path != STDIO:
-            self._file.close()
+        try:
+            self.sync()
+        finally:
+            if self.path != STDIO:
+                with naming(self._shown):
+                    self._file.close()
 
     def __enter__(self) -> Self:
         return self
@@ -353,6 +376,13 @@ class JsonlWriter:
         if isinstance(error, BrokenPipeError):
             return
         self.close()
+
+
+def close_all(files: Iterable[SupportsClose]) -> None:
+    """Close every one, also where one of them has no room left; what went wrong last is raised."""
+    with contextlib.ExitStack() as stack:
+        for file in files:
+            stack.callback(file.close)
 
 
 def repair_tail(path: Path) -> int:

@@ -19,7 +19,7 @@ from cirilla_cli.data.rows import Message
 from cirilla_cli.data.segments import Block, SegmentEncoder, spanned_pairs
 from cirilla_cli.data.tokenizer import MaskToken
 from cirilla_cli.errors import CirillaError
-from cirilla_cli.fs import write_json, write_text
+from cirilla_cli.fs import naming, write_json, write_text
 from cirilla_cli.pairs import Run, Vocabulary, ways
 
 CONTROL = ("<|im_start|>", "<|im_end|>", "<mask>", *(f"<|reserved_{k}|>" for k in range(9)))
@@ -186,7 +186,8 @@ class SentencePieceTokenizer:
     def save(self, folder: Path) -> None:
         """Write tokenizer.model for sentencepiece and llama.cpp, and the same vocabulary for transformers."""
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "tokenizer.model").write_bytes(self._model)
+        with naming(folder / "tokenizer.model"):
+            (folder / "tokenizer.model").write_bytes(self._model)
         write_text(folder / "tokenizer.json", self._fast_tokenizer().to_str(pretty=False) + "\n")
         write_json(folder / "tokenizer_config.json", _TRANSFORMERS_CONFIG)
         write_text(folder / "chat_template.jinja", CHAT_TEMPLATE)

@@ -18,6 +18,7 @@ from cirilla_cli.engine.objectives.dpo import DPO
 from cirilla_cli.engine.parallel import Ranks
 from cirilla_cli.engine.step import mean_terms
 from cirilla_cli.errors import CirillaError
+from cirilla_cli.fs import named
 from cirilla_cli.progress import Progress
 
 TOLERANCE = 0.01
@@ -100,5 +101,5 @@ def _write(path: Path, key: str, train: NDArray[np.float32], val: NDArray[np.flo
     try:
         save_file({"train": train, "val": val}, temporary, metadata={"made_from": json.dumps(key)})
     except SafetensorError as error:
-        raise system_error(error) from error
+        raise named(system_error(error), path) from error
     temporary.replace(path)

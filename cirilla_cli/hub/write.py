@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from cirilla_cli import __version__
+from cirilla_cli.checkpoint import save_tensors
 from cirilla_cli.data.chat import CHAT_TEMPLATE
 from cirilla_cli.data.tokenizer import Tokenizer
 from cirilla_cli.errors import CirillaError
@@ -58,7 +58,7 @@ def write_folder(loaded: Published, folder: Path, config: PushConfig, *, scores:
     tensors = published(loaded, getattr(torch, config.dtype))
     lineage = _write_texts(loaded, folder, config, scores)
     for name, part in _write_index(tensors, folder).items():
-        save_file({n: tensor.contiguous() for n, tensor in part.items()}, folder / name, metadata={"format": "pt"})
+        save_tensors(part, folder / name)
         (folder / name).chmod(0o644)  # safetensors lets only the owner read
     return _write_lineage(loaded, folder, config, lineage, {})
 

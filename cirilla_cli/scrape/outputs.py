@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from cirilla_cli.data.jsonl import STDIO, JsonlWriter, read_records
+from cirilla_cli.data.jsonl import STDIO, JsonlWriter, close_all, read_records
 from cirilla_cli.data.rows import Document, License
 from cirilla_cli.fs import sync_folder
 from cirilla_cli.scrape.page import Reject, Site
@@ -135,9 +135,7 @@ class Folder:
     def close(self) -> None:
         """Bring everything onto the disk."""
         if not self._sources.closed:
-            self._documents.close()
-            self._rejects.close()
-            self._sources.close()
+            close_all((self._documents, self._rejects, self._sources))
 
 
 _UNDER = "\x1f"

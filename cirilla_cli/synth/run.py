@@ -11,7 +11,7 @@ from typing import Any
 from cirilla_cli.curate.duplicates import Deduper
 from cirilla_cli.data.config import FormatName
 from cirilla_cli.data.inputs import read_inputs
-from cirilla_cli.data.jsonl import STDIO, JsonlWriter
+from cirilla_cli.data.jsonl import STDIO, JsonlWriter, close_all
 from cirilla_cli.data.rows import Document, Question, Record, Sample
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.fs import hash_path, write_json
@@ -167,13 +167,16 @@ class _Sink:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._side is None:
             return
-        for writer in self._open.values():
-            writer.close()
-        for path in self._final.values():
-            if kind is None:
-                os.replace(_partial(path), path)
-            else:
-                _partial(path).unlink()
+        whole = False
+        try:
+            close_all(self._open.values())
+            whole = kind is None
+        finally:
+            for path in self._final.values():
+                if whole:
+                    os.replace(_partial(path), path)
+                else:
+                    _partial(path).unlink()
 
     def take(self, made: Made) -> None:
         """Write one row where it belongs; questions wait until it is known what was trained on."""

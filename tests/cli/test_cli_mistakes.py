@@ -220,7 +220,11 @@ def bound_by_permissions() -> Iterator[None]:
 
 
 LOCKED = {
-    "a file to tokenize": ("documents.jsonl", "tokenize documents.jsonl --out new", "documents.jsonl: "),
+    "a file to tokenize": (
+        "documents.jsonl",
+        "tokenize documents.jsonl --out new",
+        "documents.jsonl: cannot be read: permission denied (chmod u+r documents.jsonl)\n\nhint: fix or leave out",
+    ),
     "a file to synth": (
         "documents.jsonl",
         "synth documents.jsonl --out new",
@@ -267,6 +271,41 @@ def test_a_folder_that_may_not_be_written_is_named_before_any_work(lab: Path) ->
     finally:
         Path("runs").chmod(0o777)
     assert (done.code, done.err.splitlines()[0]) == (1, "error: runs/new: cannot be written: Permission denied")
+
+
+@pytest.fixture
+def limit_file_size() -> Iterator[Callable[[int], None]]:
+    """Sets the system's limit on the size of a file, which is lifted again after the test."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+NO_ROOM = {
+    "scrape": ("scrape quickstart --limit 8 --out new", "new/.documents.jsonl.part"),
+    "synth": ("synth documents.jsonl --out new/few.jsonl", "new/.few.jsonl.partial"),
+    "curate": ("curate documents.jsonl --out new", "new/.documents.jsonl.partial"),
+    "tokenize": ("tokenize documents.jsonl tokenize.tokenizer.vocab_size=400 --out new", "new/tokenizer/tokenizer"),
+    "push": ("push runs/sft --to dir:new", "/new/tokenizer.model"),
+    "report": ("report runs/sft --out new.html", "new.html"),
+    "init": ("init new --files synth", "new/pipeline.yaml"),
+}
+
+
+@pytest.mark.parametrize("name", NO_ROOM)
+def test_where_there_is_no_room_the_file_and_the_remedy_are_named(
+    name: str, lab: Path, limit_file_size: Callable[[int], None]
+) -> None:
+    words, path = NO_ROOM[name]
+    limit_file_size(1000)
+    done = call(*words.split())
+    limit_file_size(1 << 30)
+    said = [line for line in done.err.splitlines() if line.startswith(("error: ", "hint: "))]
+    assert done.code == 1
+    assert path in said[0]
+    assert said[0].endswith(": File too large")
+    assert said[1].startswith("hint: make room there, or --out on another disk")
 
 
 def test_an_empty_prompt_is_continued_from_the_begin_token(lab: Path) -> None:

@@ -185,6 +185,28 @@ def test_a_pipe_that_closes_early_is_no_error(commands: tuple[str, ...], lab: Pa
     assert out
 
 
+@pytest.mark.parametrize("stderr", ["2>&1 >/dev/null | head -1", "2>&-"], ids=["pipe", "closed"])
+def test_training_goes_on_where_nobody_hears_of_it(stderr: str, lab: Path) -> None:
+    statuses, out, err = pipeline(f"cirilla pretrain tiny.yaml train.steps=9 -v --out unheard {stderr}")
+    assert set(statuses) == {0}
+    assert (len(out.splitlines()), err) == ((1, "") if "head" in stderr else (0, ""))
+    last = Path("unheard/metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1]
+    assert json.loads(last)["step"] == 9
+
+
+def test_a_mistake_that_nobody_hears_of_keeps_its_status(lab: Path) -> None:
+    assert pipeline("cirilla pretrain nonsense 2>&1 >/dev/null", "true") == ([1, 0], "", "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize("words", ["recipe list", "recipe list --json", "--version"])
+def test_standard_output_without_room_is_named(words: str, lab: Path) -> None:
+    statuses, _, err = pipeline(f"cirilla {words} > /dev/full")
+    assert statuses == [1]
+    assert err.splitlines()[0] == "error: standard output: No space left on device"
+    assert "Traceback" not in err
+
+
 @pytest.mark.parametrize(("words", "code"), [("sft nonsense --json", 1), ("sft --nonsense --json", 2)])
 def test_a_refusal_into_a_closed_pipe_keeps_its_status_without_a_traceback(words: str, code: int) -> None:
     reader, writer = os.pipe()

@@ -52,7 +52,7 @@ def found_in(
         hint = f" ({error.hint})" if error.hint else ""
         intake.add(str(file), None, str(error).removeprefix(f"{file}: ") + hint)
     except PermissionError:
-        intake.add(str(file), None, "cannot be read: permission denied")
+        intake.add(str(file), None, f"cannot be read: permission denied (chmod u+r {file})")
 
 
 def judged_in(prompts: Prompts, intake: Intake) -> Iterator[Found]:
