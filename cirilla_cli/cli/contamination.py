@@ -1,4 +1,4 @@
-"""What a pipeline's eval stages measure, looked for in the rows that its other stages train on, before they train."""
+"""Evaluation sets that a pipeline names, looked for in the rows that its stages train on, before they train."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -34,19 +34,30 @@ class Comparison:
         """
         at = self._stages.index(stage)
         to_come = [Path(one.resolved.out) for one in self._stages[at:]]
-        measures = [one for one in self._stages[at:] if stage.verb != "eval" or one is stage]
-        there = {name: paths for one in measures for name, paths in _measured(one) if _there(paths, to_come)}
-        for one in self._stages[:at] if stage.verb == "eval" else [stage]:
-            new = {name: paths for name, paths in there.items() if (one.name, name) not in self._done}
-            self._compare(one, new, progress)
+        for config, sets in self._named(stage, at):
+            there = {name: paths for name, paths in sets.items() if _there(paths, to_come)}
+            for one in self._stages[:at] if stage.verb == "eval" else [stage]:
+                new = {name: paths for name, paths in there.items() if (one.name, name) not in self._done}
+                self._compare(one, new, config, progress)
 
-    def _compare(self, stage: "Stage", sets: Mapping[str, _Paths], progress: Progress) -> None:
+    def _named(self, stage: "Stage", at: int) -> Iterator[tuple[Any, dict[str, _Paths]]]:
+        """Sets to look for: of eval stages, and what else curate stages name, by the measure that their rows passed."""
+        evals = [stage] if stage.verb == "eval" else self._stages[at:]
+        measured = {name: paths for one in evals for name, paths in _measured(one)}
+        yield None, measured
+        for one in self._stages if stage.verb != "eval" else ():
+            recipe: Any = one.resolved.recipe
+            if one.verb == "curate":
+                sets = {f"{one.name}.{name}": (path,) for name, path in recipe.curate.evaluation.items()}
+                yield recipe.curate.contamination, {k: v for k, v in sets.items() if v not in measured.values()}
+
+    def _compare(self, stage: "Stage", sets: Mapping[str, _Paths], config: Any, progress: Progress) -> None:
         from cirilla_cli.curate.leaks import compare
 
         rows = [(path, format_) for path, format_ in _trained_on(stage) if _holds_rows(path)]
         if not rows or not sets:
             return
-        found = compare(rows, sets)
+        found = compare(rows, sets, config)
         self._done |= {(stage.name, name) for name in sets}
         self._found.append({"stage": stage.name, **asdict(found)})
         write_json(self._out / FILE, self._found)

@@ -26,13 +26,16 @@ class Compared:
     """The first rows that leak, and what."""
 
 
-def compare(sources: Iterable[tuple[Path, FormatName | None]], sets: Mapping[str, Sequence[Path]]) -> Compared:
+def compare(
+    sources: Iterable[tuple[Path, FormatName | None]], sets: Mapping[str, Sequence[Path]],
+    config: ContaminationConfig | None = None,
+) -> Compared:  # fmt: skip
     """Compare every row of ``sources`` with the texts of ``sets`` that are not marked as seen.
 
     Raises:
         CirillaError: rows or sets are not understood.
     """
-    finder = Decontaminator(ContaminationConfig(), _holding_any(sets))
+    finder = Decontaminator(config or ContaminationConfig(), _holding_any(sets))
     found = Compared()
     for _, _, leak in finder.checked(_named(sources)):
         found.rows += 1

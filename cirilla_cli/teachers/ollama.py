@@ -36,7 +36,8 @@ class OllamaTeacher:
         names = self.config.model, f"{self.config.model}:latest"
         try:
             if found := [one for one in client.list().models if one.model in names]:
-                return found[0].digest
+                digest: str | None = found[0].digest
+                return digest
             client.show(self.config.model)  # which knows a model by its longer names too
         except (ConnectionError, httpx.TransportError) as error:
             raise self._away(f"no Ollama server answers at {self.address} ({type(error).__name__})") from None

@@ -101,3 +101,34 @@ def test_rows_that_are_tokenized_for_pretraining_are_compared(toy: Path) -> None
     assert done.code == 1, done
     assert "stage `tokenize` trains on 1 of 1 rows" in done.err
     assert not Path("out/tokenize").exists()
+
+
+CURATED = """\
+recipe: 1
+name: toy
+out: out
+stages:
+  curate: {verb: curate, recipe: curate.yaml}
+  sft:
+    verb: sft
+    recipe: sft.yaml
+    with: {data.path: ["{curate}/samples.jsonl", more.jsonl]}
+"""
+
+
+def test_what_a_curate_stage_is_told_of_is_looked_for_in_rows_that_pass_it_by(toy: Path) -> None:
+    """By that stage's own measure, which the rows that it kept have passed."""
+    words = [f"word{n}" for n in range(60)]
+    bench(seen=False, asks=f"Why {' '.join(words)}?")
+    # Nine tenths of it: a leak by the usual measure, and none by that of the stage.
+    part = chat(f"Why {' '.join(words[:54])}, and more?")
+    Path("rows.jsonl").write_text(chat("Who is Odo, whom the miller sees?", id="good") + part, encoding="utf-8")
+    curate = "recipe: 1\ncurate: {sources: {rows: {path: rows.jsonl}}, evaluation: {bench: bench.jsonl}"
+    Path("curate.yaml").write_text(f"{curate}, contamination: {{span: 100}}}}\n", encoding="utf-8")
+    Path("p.yaml").write_text(CURATED, encoding="utf-8")
+    Path("more.jsonl").write_text(chat(f"Well, why {' '.join(words)}?", id="more"), encoding="utf-8")
+    done = call("run", "p.yaml")
+    assert done.code == 1, done
+    assert "stage `sft` trains on 1 of 3 rows that hold what is measured: 1 of 1 texts of curate.bench" in done.err
+    assert [row["source"] for row in found()["sft"]["first"]] == ["more.jsonl"]
+    assert not Path("out/sft").exists()
