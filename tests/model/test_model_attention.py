@@ -1,5 +1,8 @@
 """Attention, rotary positions, norm and feed-forward against the textbook, in float64 and in loops."""
 
+# oracle: mixer attention: test_matches_the_textbook
+# oracle: rope plain: test_rope_is_multiplication_by_a_complex_number
+
 import math
 
 import pytest

@@ -1,5 +1,7 @@
 """Latent attention against transformers, the paper in loops, and its own other form; float64 on the CPU."""
 
+# oracle: mixer mla: test_is_what_the_paper_says
+
 import math
 import warnings
 from typing import Any, NamedTuple
