@@ -23,6 +23,12 @@ MIXERS = {
     "window of one": AttentionConfig(n_heads=2, window=1),
     "windowed, normed, narrow heads": AttentionConfig(n_heads=4, n_kv_heads=2, head_dim=6, window=4, qk_norm=True),
     "normed": AttentionConfig(n_heads=4, n_kv_heads=2, qk_norm=True, rope=RopeConfig(theta=500.0)),
+    "capped, scaled": AttentionConfig(n_heads=4, n_kv_heads=2, softcap=1.5, scale=0.7),
+    "capped, windowed, biased": AttentionConfig(n_heads=2, window=4, softcap=0.8, bias=True, out_bias=True),
+    "seeing both ways, unturned": AttentionConfig(n_heads=2, causal=False, rope=None),
+    "seeing both ways, windowed, turned in part": AttentionConfig(
+        n_heads=2, window=3, causal=False, rope=RopeConfig(fraction=0.5, theta=90.0)
+    ),
 }
 """Attention in every form its section allows."""
 

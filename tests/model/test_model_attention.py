@@ -1,5 +1,8 @@
 """Attention, rotary positions, norm and feed-forward against the textbook, in float64 and in loops."""
 
+# oracle: mixer attention: test_matches_the_textbook
+# oracle: rope plain: test_rope_is_multiplication_by_a_complex_number
+
 import math
 
 import pytest
@@ -11,7 +14,7 @@ from cirilla_cli.model.mixers.attention import Attention
 from cirilla_cli.model.mixers.config import AttentionConfig
 from cirilla_cli.model.ops.attention import _by_products, _Scores, attend, attend_reference
 from cirilla_cli.model.rope import Rotation, angles_of, apply_rope
-from cirilla_cli.model.sections import RMSNormConfig, RopeConfig, SwiGLUConfig
+from cirilla_cli.model.sections import RMSNormConfig, RopeConfig, RopeSection, SwiGLUConfig
 
 from .conftest import MIXERS, randomise
 
@@ -41,8 +44,29 @@ def turned(x_TNH: Tensor, positions: Tensor, theta: float) -> Tensor:
     return torch.cat([out.real, out.imag], dim=-1)
 
 
+def affine(weights: dict[str, Tensor], name: str, x: Tensor) -> Tensor:
+    return x @ weights[f"{name}.weight"].T + weights.get(f"{name}.bias", torch.zeros(()))
+
+
 def normed(x: Tensor, weight: Tensor | None) -> Tensor:
     return x if weight is None else x / ((x**2).mean(-1, keepdim=True) + EPS).sqrt() * weight
+
+
+def turned_in_part(x_TNH: Tensor, positions: Tensor, rope: RopeSection | None) -> Tensor:
+    if rope is None:
+        return x_TNH
+    front = int(x_TNH.shape[-1] * rope.fraction)
+    return torch.cat([turned(x_TNH[..., :front], positions, rope.theta), x_TNH[..., front:]], dim=-1)
+
+
+def bounded(scores: Tensor, cap: float | None) -> Tensor:
+    return scores if cap is None else cap * torch.tanh(scores / cap)
+
+
+def seen_by(config: AttentionConfig, t: int, docs: list[int]) -> list[int]:
+    """The keys that query t may see."""
+    near = [s for s in range(T) if config.window is None or abs(t - s) < config.window]
+    return [s for s in near if docs[s] == docs[t] and (s <= t or not config.causal)]
 
 
 def textbook(config: AttentionConfig, attention: Attention, x_BTD: Tensor, documents: Tensor) -> Tensor:
@@ -51,19 +75,17 @@ def textbook(config: AttentionConfig, attention: Attention, x_BTD: Tensor, docum
     out_BTO = []
     for x_TD, docs in zip(x_BTD, documents.tolist(), strict=True):
         positions = torch.tensor([docs[:t].count(docs[t]) for t in range(T)])
-        q, k, v = ((x_TD @ weights[f"{n}_proj.weight"].T).unflatten(1, (-1, width)) for n in "qkv")
-        q = turned(normed(q, weights.get("q_norm.weight")), positions, config.rope.theta)
-        k = turned(normed(k, weights.get("k_norm.weight")), positions, config.rope.theta)
+        q, k, v = (affine(weights, f"{n}_proj", x_TD).unflatten(1, (-1, width)) for n in "qkv")
+        q = turned_in_part(normed(q, weights.get("q_norm.weight")), positions, config.rope)
+        k = turned_in_part(normed(k, weights.get("k_norm.weight")), positions, config.rope)
         out = torch.zeros_like(q)
         for n in range(config.n_heads):
             kv = n // (config.n_heads // (config.n_kv_heads or config.n_heads))
             for t in range(T):
-                sees = [
-                    s for s in range(t + 1) if docs[s] == docs[t] and (config.window is None or t - s < config.window)
-                ]
-                scores = torch.tensor([float(q[t, n] @ k[s, kv]) / math.sqrt(width) for s in sees]).double()
+                sees, scale = seen_by(config, t, docs), config.scale or 1 / math.sqrt(width)
+                scores = bounded(torch.stack([q[t, n] @ k[s, kv] * scale for s in sees]), config.softcap)
                 out[t, n] = sum(p * v[s, kv] for p, s in zip(scores.softmax(0), sees, strict=True))
-        out_BTO.append(out.flatten(1) @ weights["o_proj.weight"].T)
+        out_BTO.append(affine(weights, "o_proj", out.flatten(1)))
     return torch.stack(out_BTO)
 
 

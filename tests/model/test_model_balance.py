@@ -1,5 +1,7 @@
 """Balance of experts: losses against the papers in loops, biases by hand, and what neither may count."""
 
+# oracle: balance sequence importance batch: test_losses_are_those_of_the_papers_in_loops
+
 import math
 from typing import Any
 

@@ -194,6 +194,23 @@ def test_decoding_equals_one_pass(model: Decoder) -> None:
         torch.testing.assert_close(torch.cat(out, dim=1), whole, rtol=0, atol=EXACT)
 
 
+BORDERS = ("window=2", "chunk_size=2", "segments")
+EACH = {name: v for name, v in CAUSAL.items() if "," not in name or any(border in name for border in BORDERS)}
+"""Each kind once, and once more with borders that a short row crosses."""
+
+
+@pytest.mark.parametrize("section", EACH.values(), ids=EACH)
+@torch.inference_mode()
+def test_every_split_of_a_prompt_equals_one_pass(section: Any) -> None:
+    model, rows = built(section), tokens(1)
+    whole = logits(model, rows)
+    for cut in range(1, T):
+        caches = model.make_caches(T)
+        parts = [logits(model, rows[:, :cut], SequenceLayout.rows(1, cut), caches=caches)]
+        parts.append(logits(model, rows[:, cut:], SequenceLayout.rows(1, T - cut, start=cut), caches=caches))
+        torch.testing.assert_close(torch.cat(parts, dim=1), whole, rtol=0, atol=EXACT)
+
+
 @torch.inference_mode()
 def test_rows_of_a_batch_are_independent(either: Decoder) -> None:
     rows = tokens(3)

@@ -1,5 +1,7 @@
 """The decoder: against transformers' classes, cached against uncached, packed against apart, fresh and counted."""
 
+# oracle: model decoder: test_logits_equal_those_of_transformers_with_the_same_weights
+
 import math
 import warnings
 from collections.abc import Callable

@@ -1,5 +1,7 @@
 """Dilated attention against a dense mask built in loops from the paper's words."""
 
+# oracle: mixer dilated: test_a_row_of_one_document_is_what_the_loops_say
+
 import math
 
 import pytest

@@ -1,5 +1,8 @@
 """Encoders, their heads and registers against transformers' classes, and what a document may know of another."""
 
+# oracle: model encoder: test_equals_the_published_masked_language_model
+# oracle: model classifier: test_equals_the_published_classifier
+
 from collections.abc import Mapping
 from typing import Any
 

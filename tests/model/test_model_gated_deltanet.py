@@ -1,5 +1,7 @@
 """Gated DeltaNet against the paper in loops and against transformers."""
 
+# oracle: mixer gated_deltanet: test_matches_the_textbook
+
 from collections.abc import Callable
 from typing import Any
 

@@ -1,5 +1,7 @@
 """Pooling, values and the loss of labels by hand and by torch."""
 
+# oracle: pooling mean first last: test_pooling_takes_each_document_by_itself
+
 import pytest
 import torch
 

@@ -1,5 +1,7 @@
 """The Kolmogorov-Arnold feed-forward against its formula, its splines against the cubic's closed form."""
 
+# oracle: feed-forward kan: test_cubic_splines_are_their_closed_form_inside_and_outside_the_grid
+
 import math
 
 import torch

@@ -184,7 +184,7 @@ def test_the_norms_of_the_latents_have_deepseeks_eps() -> None:
     torch.testing.assert_close(ours, deepseek(config, attention)(x_BTD, [[0] * T] * B), rtol=1e-5, atol=1e-6)
 
 
-# The paper, in loops
+# oracle: mixer mla: test_is_what_the_paper_says
 
 
 def turned(x: list[float], position: int, theta: float) -> list[float]:

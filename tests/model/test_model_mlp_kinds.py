@@ -1,5 +1,7 @@
 """Feed-forwards against their formulas in loops, number by number."""
 
+# oracle: feed-forward swiglu geglu gelu relu2: test_every_feed_forward_is_what_its_formula_says
+
 import math
 from collections.abc import Callable
 

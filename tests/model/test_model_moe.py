@@ -1,5 +1,8 @@
 """Mixture of experts: against the papers in loops and transformers' classes; routers, dense first layers, counts."""
 
+# oracle: feed-forward moe: test_the_layer_is_the_papers_sum_over_chosen_experts
+# oracle: router softmax sigmoid noisy: test_the_layer_is_the_papers_sum_over_chosen_experts
+
 import math
 import sys
 import warnings

@@ -1,5 +1,8 @@
 """Steps ahead: the published equations, what they may see, what they cost, and drafts that change no token."""
 
+# oracle: steps-ahead chained: test_a_step_ahead_is_what_deepseeks_reference_computes
+# oracle: steps-ahead parallel: test_the_losses_are_those_of_each_distance_computed_apart
+
 import pytest
 import torch
 import torch.nn.functional as F

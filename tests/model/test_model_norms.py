@@ -1,5 +1,9 @@
 """Norms against their formulas number by number, and where blocks put them against the residual stream written out."""
 
+# oracle: norm rms layer dyt derf: test_every_norm_is_what_its_formula_says
+# oracle: placement pre post sandwich: test_each_placement_is_its_equation
+# oracle: positions learned: test_learned_positions_and_a_norm_after_the_embeddings_come_before_the_first_block
+
 import math
 from collections.abc import Callable
 from typing import Any

@@ -1,5 +1,8 @@
 """Rotary kinds against transformers' own frequencies, or their formula; partial rotation against complex numbers."""
 
+# oracle: rope linear llama3 yarn: test_frequencies_and_attention_factor_are_the_published_ones
+# oracle: rope ntk: test_ntk_stretches_the_slowest_pair_by_the_factor_and_the_fastest_not_at_all
+
 import math
 
 import pytest
