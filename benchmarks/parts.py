@@ -74,6 +74,23 @@ def _dump(path: Path, texts: list[str]) -> ScrapeConfig:
     return ScrapeConfig.model_validate({"source": {"kind": "dump", "path": str(path)}})
 
 
+def _saved(folder: Path, texts: list[str]) -> ScrapeConfig:
+    """A folder of saved pages."""
+    folder.mkdir()
+    for n, text in enumerate(texts):
+        page = f"<html><title>Page {n}</title><body><h1>Page {n}</h1><p>{escape(text)}</p></body></html>"
+        (folder / f"{n:05d}.html").write_text(page, encoding="utf-8")
+    return ScrapeConfig.model_validate({"source": {"kind": "files", "path": str(folder)}})
+
+
+def _lines(folder: Path, texts: list[str], files: int) -> ScrapeConfig:
+    """The same texts as rows of a few files."""
+    folder.mkdir()
+    for n in range(files):
+        _documents(folder / f"{n:05d}.jsonl", texts[n::files])
+    return ScrapeConfig.model_validate({"source": {"kind": "files", "path": str(folder)}})
+
+
 def _curation(documents: Path, questions: Path, texts: list[str]) -> CurateConfig:
     rows = ({"question": text[:120], "answers": ["x"], "seen": False, "split_key": "q"} for text in texts[:200])
     questions.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -104,7 +121,7 @@ def measure(name: str, config: Any, whole: _Work, share: _Work, merge: _Work, of
     parts = [_seconds(share, config, folder / "array", Share(n, of), SILENT) for n in range(1, of + 1)]
     merged = _seconds(merge, config, folder / "array", SILENT)
     gain = alone / (max(parts) + merged)
-    print(f"{name:<18} {alone:>9.2f} {max(parts):>9.2f} {merged:>9.2f} {gain:>8.1f}x", flush=True)
+    print(f"{name:<20} {alone:>9.2f} {max(parts):>9.2f} {merged:>9.2f} {gain:>8.1f}x", flush=True)
 
 
 def main() -> None:
@@ -116,7 +133,7 @@ def main() -> None:
     words = _words()
     texts = [_prose(number, words) for number in range(asked.pages)]
     print(f"{asked.pages} pages of {sum(map(len, texts)) / 1e6:.1f} MB, {asked.of} parts; processor seconds")
-    print(f"{'':<18} {'one call':>9} {'a part':>9} {'merge':>9} {'gain':>9}")
+    print(f"{'':<20} {'one call':>9} {'a part':>9} {'merge':>9} {'gain':>9}")
     with tempfile.TemporaryDirectory() as name:
         at = Path(name)
         documents = _documents(at / "documents.jsonl", texts)
@@ -125,6 +142,10 @@ def main() -> None:
         synthesize(gym, at / "warm", SILENT)  # imports
         dump = _dump(at / "wiki.xml", texts)
         measure("scrape --dump", dump, scrape, scrape_share, scrape_merge, asked.of, at / "scrape")
+        saved = _saved(at / "saved", texts)
+        measure("scrape, saved pages", saved, scrape, scrape_share, scrape_merge, asked.of, at / "pages")
+        lines = _lines(at / "lines", texts, 2 * asked.of)
+        measure("scrape, rows", lines, scrape, scrape_share, scrape_merge, asked.of, at / "rows")
         measure("synth, sudoku", gym, synthesize, synth_share, synth_merge, asked.of, at / "synth")
         rules = SynthConfig.model_validate({"inputs": str(_boxed(at / "boxed.jsonl", texts))})
         measure("synth, rules", rules, synthesize, synth_share, synth_merge, asked.of, at / "rules")
