@@ -100,7 +100,7 @@ class TokenizeConfig(Section):
     tokenizer: TokenizerSection = SentencePieceConfig()
     """Train one, load one, or extend one."""
     val: Fraction = 0.0
-    """Share of split keys (pages, task generators) held out as the `val` split, by hash."""
+    """Share of split keys (pages, generators) held out as `val`, by hash; what names such a page is not trained on."""
     shard_tokens: PositiveCount = 16_777_216
     """Most tokens in one shard file."""
     workers: PositiveInt = 1

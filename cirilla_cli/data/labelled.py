@@ -122,7 +122,7 @@ def _splits(rows: Iterable[LabelledRow], val: float, folder: Path, progress: Pro
     for row in rows:
         if held_out(row.key, frac=val):
             splits["val"].append(row)
-        elif held := held_pages(row.parents, frac=val):
+        elif held := held_pages(row.key, row.parents, frac=val):
             left_out.add({"text": row.text}, held)
         else:
             splits["train"].append(row)

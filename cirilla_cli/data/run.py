@@ -207,7 +207,7 @@ class Sharder:
         self.rows += 1
         kind = kind_of(record)
         split = "val" if held_out(record.split_key, frac=self.config.val) else "train"
-        if split == "train" and (held := held_pages(record.parents, frac=self.config.val)):
+        if split == "train" and (held := held_pages(record.split_key, record.parents, frac=self.config.val)):
             self.left_out.add({"id": record.id}, held)
             return
         if isinstance(record, Document) and record.license is not None:

@@ -17,14 +17,14 @@ LEFT_OUT = "left_out.jsonl"
 NAMES_HELD_OUT = "names a held-out page"
 
 
-def held_pages(parents: Iterable[str] | None, *, frac: float) -> list[str]:
-    """The held-out pages among those that a row says it was made of, each once."""
-    return [page for page in dict.fromkeys(parents or ()) if held_out(page, frac=frac)]
+def held_pages(split_key: str, parents: Iterable[str] | None, *, frac: float) -> list[str]:
+    """The held-out pages among those that a row says it was made of, each once; its key is known not to be."""
+    return [page for page in dict.fromkeys(parents or ()) if page != split_key and held_out(page, frac=frac)]
 
 
 def is_trained_on(split_key: str, parents: Iterable[str] | None, *, frac: float) -> bool:
     """Whether a row is in the training split: neither its key nor any page that it names is held out."""
-    return not held_out(split_key, frac=frac) and not held_pages(parents, frac=frac)
+    return not held_out(split_key, frac=frac) and not held_pages(split_key, parents, frac=frac)
 
 
 class LeftOut:

@@ -141,6 +141,17 @@ def test_nothing_of_a_held_out_page_is_trained_on(tmp_path: Path, wiki: str) -> 
     assert trained == set(ids(tmp_path / "d" / "documents.jsonl"))
 
 
+def test_no_page_that_is_held_out_has_a_near_copy_to_train_on(tmp_path: Path) -> None:
+    """Every page comes again under another id, with a word more: of half of them the hashes differ in side."""
+    pages = [document(number) for number in range(100)]
+    copies = [{**page, "id": f"{page['id']}-again", "text": f"{page['text']} also"} for page in pages]
+    wiki, mirror = write(tmp_path / "w.jsonl", pages), write(tmp_path / "m.jsonl", copies)
+    run(tmp_path / "out", sources={"wiki": {"path": wiki}, "mirror": {"path": mirror}}, split={"test": 0.5})
+    sides = {side: ids(tmp_path / "out" / f"{side}.jsonl") for side in ("documents", "test")}
+    assert min(map(len, sides.values())) > 30
+    assert sorted(sides["documents"] + sides["test"], key=int) == [page["id"] for page in pages]
+
+
 def test_a_row_that_tells_of_pages_on_both_sides_goes(tmp_path: Path) -> None:
     config = CurateConfig.model_validate({"split": {"test": 0.5}}).split
     here, there = [next(k for k in map(str, range(99)) if side_of(k, config) == side) for side in ("train", "test")]
