@@ -7,7 +7,7 @@ Each peer runs in a process and a Python of its own; nanoGPT wants a checkout, `
 the 34M shape in bfloat16 are taken in turn, the whole round again and again (`--repeats`), so that all meet the same
 weather; the other settings are taken once. Each result is a line of `--results`, and a run that was stopped goes on
 with what is missing. Peers run as they come and, as `+malloc`, under the allocator settings that cirilla sets for
-itself. `ours saving` computes activations again and updates within the backward pass.
+itself; `ours stock` is without them. `ours saving` computes activations again and updates within the backward pass.
 
 Floating-point operations are those of matrix products (6 per weight and token without the embedding, causal attention
 by half its square); the ceiling is what this machine reaches with those very shapes, forward and backward. Memory is
@@ -80,7 +80,7 @@ class Cell:
 def cells(peers: list[str], chats: bool, pairs: bool) -> Iterator[Cell]:
     """The 34M shape in bfloat16 in every way; the larger vocabulary, the larger shape and float32 as peers come."""
     plain = [name for name in peers if name != "trl"]
-    for way in ("", "compiled", "saving"):
+    for way in ("", "stock", "compiled", "saving"):
         yield Cell("34m mixed", "ours", way, repeated=way != "compiled")
     for peer in plain:
         for way in ("", "+malloc", "compiled", "compiled +malloc"):
@@ -139,7 +139,8 @@ def measured(cell: Cell, peers: dict[str, str], given: argparse.Namespace, data:
     with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".json") as file:
         json.dump(task, file)
         file.flush()
-        plain = without_cache(os.environ) if cell.peer == "ours" else dict(os.environ)
+        tuned = cell.peer == "ours" and cell.way != "stock"
+        plain = without_cache(os.environ) if tuned else dict(os.environ)
         environment = plain | (MALLOC if "+malloc" in cell.way else {})
         command = [python, str(HERE / "peers" / f"{runner}.py"), file.name]
         done = subprocess.run(command, capture_output=True, text=True, env=environment)
@@ -258,7 +259,7 @@ def peak(runs: list[dict[str, Any]]) -> float:
 
 
 def _ratios(speed: dict[str, float], found: dict[str, list[dict[str, Any]]]) -> list[str]:
-    """Our best over the best peer's, as it comes and of all; our memory over that of the usual eager peer."""
+    """Our best over the best peer's, as it comes and of all; our memory over that of the usual eager peers."""
     mine, theirs = (
         {name: rate for name, rate in speed.items() if name.startswith("ours") == own} for own in (True, False)
     )
@@ -268,12 +269,11 @@ def _ratios(speed: dict[str, float], found: dict[str, list[dict[str, Any]]]) -> 
         if mine and others:
             top, best = max(mine, key=mine.__getitem__), max(others, key=others.__getitem__)
             lines.append(f"speed: {top} / {best} {mine[top] / others[best]:.2f} ({said})")
-    eager = next((name for name in ("transformers", "trl") if name in found), None)
-    if eager is not None:
-        lines += [
-            f"memory: {name} / {eager} {peak(found[name]) / peak(found[eager]):.2f}"
-            for name in ("ours", "ours saving") if name in found
-        ]  # fmt: skip
+    eager = [name for name in ("transformers", "transformers +malloc", "trl") if name in found]
+    lines += [
+        f"memory: {name} / {other} {peak(found[name]) / peak(found[other]):.2f}"
+        for other in eager for name in ("ours", "ours stock", "ours saving") if name in found
+    ]  # fmt: skip
     return lines
 
 

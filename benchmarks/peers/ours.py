@@ -60,6 +60,7 @@ SAVING = 16 << 20
 def trainer(job: Task, clock: Clock) -> Trainer:
     """The loop, with AdamW at a constant rate."""
     model, saving = fresh(config_of(job), seed=0), job.way == "saving"
+    hooks = (clock,) if job.way == "stock" else (clock, AfterSteps(keep_freed_memory))
     steps, optimizer = job.warmup + job.steps, AdamWConfig(lr=job.lr).build(model)
     if saving:
         checkpoint_activations(model, FullCheckpointingConfig())
@@ -68,8 +69,7 @@ def trainer(job: Task, clock: Clock) -> Trainer:
     return Trainer(
         model=model, objective=CrossEntropyConfig().build(logits_bytes=SAVING if saving else LOGITS_BYTES),
         source=Rows(job), optimizer=optimizer, schedule=Schedule(ConstantConfig(warmup=0), steps), steps=steps,
-        seed=0, device=torch.device("cpu"), hooks=(clock, AfterSteps(keep_freed_memory)),
-        max_grad_norm=None if saving else 1.0,
+        seed=0, device=torch.device("cpu"), hooks=hooks, max_grad_norm=None if saving else 1.0,
         within=WithinBackward(model, OneByOne(optimizer)) if saving else None,
         dtype=torch.float32 if job.precision == "float32" else torch.bfloat16,
     )  # fmt: skip
@@ -79,7 +79,8 @@ def main() -> None:
     """Train and report."""
     job = task()
     imported()
-    map_large_blocks()
+    if job.way != "stock":
+        map_large_blocks()
     clock = Clock()
     engine = trainer(job, clock)
     engine.fit()
