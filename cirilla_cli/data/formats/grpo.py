@@ -72,12 +72,12 @@ class Prompts:
         """What the answers make that were kept until all is read, each with the row of (the first of) its answers."""
         for row in self._early:
             try:
-                found = self._late(row)
+                chat = self._late(row)
             except NotThat as error:
                 yield row, error
                 continue
-            if found is not None:
-                yield row, found
+            if chat is not None:
+                yield row, chat
         for id, held in self._scored.items():
             found = _of_answers(self._waiting[id][2], [answer for _, answer in held])
             yield from zip((row for row, _ in held), found, strict=False)
