@@ -180,6 +180,6 @@ def _checkpoint(folder: Path) -> Checkpoint | None:
 
 def _not_a_model(folder: Path) -> CirillaError:
     looked = "checkpoints/ (a run), model.json (a checkpoint), config.json (a Hugging Face model)"
-    others = [p.name for suffix in (".gguf", ".bin", ".pt", ".pth") for p in sorted(folder.glob(f"*{suffix}"))]
+    others = [p.name for suffix in (".gguf", ".bin", ".pt", ".pth", ".ckpt") for p in sorted(folder.glob(f"*{suffix}"))]
     also = f"; {others[0]}: {_of_file(Path(others[0]))}" if others else ""
     return CirillaError(f"{folder}: no model here: looked for {looked}{also}")

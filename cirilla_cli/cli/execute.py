@@ -305,13 +305,24 @@ def answer_row(answer: Any) -> dict[str, Any]:
 def push(
     resolved: Resolved, progress: Progress, control: Control, *, scores: Path | None = None, dry_run: bool = False
 ) -> Any:
-    """A published model."""
+    """A published model, or a data set."""
     from pydantic import SecretStr
 
+    secret = os.environ.get("HF_TOKEN")
+    token = SecretStr(secret) if secret else None
+    config: Any = resolved.recipe
+    if not config.push.of_rows:
+        return _push_model(config, token, progress, scores=scores, dry_run=dry_run)
+    if scores is not None:
+        raise CirillaError(f"--scores is {scores}: a data set has none", hint="leave it out")
+    return _push_rows(config.push, token, progress, dry_run=dry_run)
+
+
+def _push_model(recipe: Any, token: Any, progress: Progress, *, scores: Path | None, dry_run: bool) -> Any:
+    """A model in a folder, or on the Hub."""
     from cirilla_cli.hub.run import plan_files
     from cirilla_cli.hub.run import push as area
 
-    recipe: Any = resolved.recipe
     config = recipe.push
     if config.to is None:
         raise CirillaError(
@@ -323,9 +334,25 @@ def push(
     scores = scores or config.scores
     if dry_run:
         return plan_files(config, loaded, scores=scores)
-    token = os.environ.get("HF_TOKEN")
     with naming(Path(config.to.removeprefix("dir:"))):
-        return area(config, loaded, scores=scores, token=SecretStr(token) if token else None, progress=progress)
+        return area(config, loaded, scores=scores, token=token, progress=progress)
+
+
+def _push_rows(config: Any, token: Any, progress: Progress, *, dry_run: bool) -> Any:
+    """Rows as a data set on the Hub."""
+    from cirilla_cli.curate.publish import publish
+    from cirilla_cli.hub.datasets import Address
+    from cirilla_cli.hub.upload import Place
+
+    address = Address.read(Path(config.to))
+    if address.revision or address.files:
+        raise CirillaError(
+            f"`push.to` is {config.to}: a data set is published whole", hint=f"--to hf://datasets/{address.name}"
+        )
+    if config.model is None:
+        raise CirillaError("no rows are named", hint=f"cirilla push FILE.jsonl --to hf://datasets/{address.name}")
+    place = Place(address.name, config.private, config.message, token, kind="dataset")
+    return publish(Path(config.model), place, progress, dry_run=dry_run)
 
 
 _RUNNERS: Mapping[str, Any] = {

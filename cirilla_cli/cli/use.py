@@ -74,7 +74,9 @@ def generate(words: ModelWords = None, *, prompts: Prompts, settings: Settings, 
 class Target(Group):
     """Where a model goes, and what its card says."""
 
-    to: str | None = option("--to", metavar="WHERE", help="dir:PATH for a local folder, or OWNER/NAME on the Hub.")
+    to: str | None = option(
+        "--to", metavar="WHERE", help="dir:PATH, OWNER/NAME on the Hub, or for rows hf://datasets/OWNER/NAME."
+    )
     scores: str | None = option(
         "--scores", metavar="FILE", help="scores.json for the card; default: the newest of the run."
     )
@@ -82,9 +84,9 @@ class Target(Group):
 
 @takes("device")
 def push(words: ModelWords = None, *, target: Target, flags: Flags) -> None:
-    """Publish a model in the Hugging Face layout, checked by loading it back.
+    """Publish a model in the Hugging Face layout, checked by loading it back; or rows as a data set on the Hub.
 
-    Example: cirilla push runs/mine-dpo --to dir:export
+    Examples: cirilla push runs/mine-dpo --to dir:export; cirilla push curated --to hf://datasets/me/witcher
     """
     from cirilla_cli.cli.verbs import push_verb
 

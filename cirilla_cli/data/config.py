@@ -36,7 +36,7 @@ class LoadTokenizerConfig(Section):
 
     kind: Literal["load"] = "load"
     path: FilePath
-    """Folder of a tokenizer, a checkpoint, or an imported model with its tokenizer.json."""
+    """Folder of a tokenizer, a checkpoint, or an imported model with its tokenizer.json; or a sentencepiece model."""
 
     def build(self, texts: "Iterable[str]") -> "Tokenizer":
         """The tokenizer in the folder; ``texts`` are not read."""

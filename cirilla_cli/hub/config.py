@@ -1,17 +1,23 @@
 """The section for publishing; torch-free."""
 
-from typing import Literal
+from pathlib import Path
+from typing import Literal, Self
 
-from cirilla_cli.config import FilePath, Section
+from pydantic import model_validator
+
+from cirilla_cli.config import FilePath, Misfits, Section
+from cirilla_cli.fs import on_the_hub
+
+_OF_MODELS = ("dtype", "title", "license", "language", "scores")
 
 
 class PushConfig(Section):
     """What `cirilla push` does."""
 
     model: str | None = None
-    """Run, checkpoint or Hugging Face folder; null for the newest under runs/."""
+    """Run, checkpoint or Hugging Face folder, null for the newest under runs/; for a data set a file or folder."""
     to: str | None = None
-    """`dir:PATH` for a local folder, OWNER/NAME for the Hub."""
+    """`dir:PATH` for a local folder, OWNER/NAME for the Hub; hf://datasets/OWNER/NAME for rows as a data set."""
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     """Number format of the published weights; the checks run on them as published."""
     private: bool = True
@@ -26,3 +32,16 @@ class PushConfig(Section):
     """Commit message on the Hub."""
     scores: FilePath | None = None
     """scores.json of `cirilla eval` for the model card; null looks beside the model."""
+
+    @property
+    def of_rows(self) -> bool:
+        """Whether a data set is published, and no model."""
+        return self.to is not None and on_the_hub(Path(self.to))
+
+    @model_validator(mode="after")
+    def _says_what_is_there(self) -> Self:
+        if self.of_rows:
+            said = "is given, and `to` is a data set, whose card says what its rows say"
+            given = [key for key in _OF_MODELS if self.__dict__[key] != type(self).model_fields[key].default]
+            Misfits.refuse(dict.fromkeys(given, said))
+        return self

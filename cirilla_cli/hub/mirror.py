@@ -9,7 +9,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
 from cirilla_cli.errors import ServiceError
 from cirilla_cli.hub.download import HUB_FAILURES, hub_error
-from cirilla_cli.hub.run import create, quiet_bars
+from cirilla_cli.hub.upload import create, quiet_bars
 
 T = TypeVar("T")
 

@@ -12,6 +12,7 @@ from cirilla_cli.checkpoint import AnyFound, Config, Found, build_model, read_te
 from cirilla_cli.data.tokenizer import Tokenizer, load_tokenizer
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.fs import read_json
+from cirilla_cli.hub.earlier import refuse_earlier
 from cirilla_cli.hub.families import Family, family_in, from_hf, plan_of, to_disk, to_ours, trunk_of
 from cirilla_cli.model.classifier import Model
 from cirilla_cli.model.config import ClassifierConfig
@@ -35,7 +36,7 @@ def read_folder(folder: Path, device: torch.device | str = "cpu", dtype: torch.d
     Raises:
         CirillaError: not such a folder, a model we have no shape for, or weights that are missing, foreign or damaged.
     """
-    values = _json_object(folder / "config.json")
+    values = _config_of(folder)
     family, config = family_in(values, folder / "config.json"), from_hf(values, folder / "config.json")
     files = weight_files(folder)
     tensors = read_tensors(files, device)
@@ -62,7 +63,7 @@ def read_config(folder: Path) -> Config:
     Raises:
         CirillaError: a model we have no shape for.
     """
-    return from_hf(_json_object(folder / "config.json"), folder / "config.json")
+    return from_hf(_config_of(folder), folder / "config.json")
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -106,9 +107,15 @@ def _other_formats(folder: Path) -> str:
     """What to say about weights in formats that are not read."""
     if any(folder.glob("*.gguf")):
         return "; GGUF files are not read: take the model in safetensors"
-    if any(folder.glob("*.bin")) or any(folder.glob("*.pt*")):
-        return "; pickled weights (.bin, .pt) can run code and are never loaded: take the model in safetensors"
+    if any(any(folder.glob(pattern)) for pattern in ("*.bin", "*.pt*", "*.ckpt")):
+        return "; pickled weights (.bin, .pt, .ckpt) can run code and are never loaded: take the model in safetensors"
     return ""
+
+
+def _config_of(folder: Path) -> dict[str, Any]:
+    values = _json_object(folder / "config.json")
+    refuse_earlier(values, folder / "config.json")
+    return values
 
 
 def _json_object(path: Path) -> dict[str, Any]:

@@ -3,30 +3,25 @@
 Loaded --write--> folder beside the target --check--> renamed into place, or uploaded
 """
 
-import json
 import shutil
 import tempfile
 import time
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError
-from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from pydantic import SecretStr
 
-from cirilla_cli.errors import CirillaError, ServiceError, Where
+from cirilla_cli.errors import CirillaError, Where
 from cirilla_cli.fs import read_json, replace_folder
 from cirilla_cli.hub.check import MOST_TEXTS, TEXTS, Check, check, failures
 from cirilla_cli.hub.config import PushConfig
-from cirilla_cli.hub.download import HUB_FAILURES, hub_error
 from cirilla_cli.hub.families import architecture_of, family_of
 from cirilla_cli.hub.names import is_hub_name
 from cirilla_cli.hub.read import LINEAGE, Published
+from cirilla_cli.hub.upload import Place, upload
 from cirilla_cli.hub.write import Written, plan_folder, write_folder
 from cirilla_cli.lineage.gather import gather, sample_lines
 from cirilla_cli.progress import Progress
@@ -91,7 +86,8 @@ def push(
             replace_folder(building, folder)
             to = str(folder)
         else:
-            to = _upload(config, building, token, endpoint, progress)
+            place = Place(str(config.to), config.private, config.message, token, endpoint)
+            to = upload(place, building, progress, "see push.license, push.language")
     size, seconds = sum(f.bytes for f in files), round(time.monotonic() - started, 3)
     return PushReport(to, architecture, config.dtype, files, size, checks, seconds)
 
@@ -133,7 +129,9 @@ def local_target(config: PushConfig) -> Path | None:
     if not is_hub_name(to):
         where = Where(key="push.to", value=to, expected="dir:PATH or OWNER/NAME")
         raise CirillaError(
-            f"`push.to` is {to!r}: expected dir:PATH or OWNER/NAME", hint=f"for a folder: --to dir:{to}", where=[where]
+            f"`push.to` is {to!r}: expected dir:PATH or OWNER/NAME (for rows hf://datasets/OWNER/NAME)",
+            hint=f"for a folder: --to dir:{to}",
+            where=[where],
         )
     return None
 
@@ -179,50 +177,3 @@ def _refuse_failed(checks: Sequence[Check]) -> None:
             "the export is not the model it was made from, so nothing was published:\n" + "\n".join(lines),
             hint="please report this with the recipe; `cirilla generate` works with the checkpoint itself",
         )
-
-
-def _upload(config: PushConfig, folder: Path, token: SecretStr | None, endpoint: str | None, progress: Progress) -> str:
-    """Create the repository where it is not there yet, and upload every file; returns its address."""
-    name, denied = str(config.to), None
-    api = HfApi(endpoint=endpoint, token=None if token is None else token.get_secret_value())
-    progress.say(f"uploading to {name}{' (private)' if config.private else ''}")
-    try:
-        with quiet_bars(), warnings.catch_warnings(record=True) as remarks:
-            denied = create(api, name, config.private)
-            api.upload_folder(repo_id=name, folder_path=folder, commit_message=config.message)
-    except HUB_FAILURES as error:
-        raise hub_error(name, denied or error) from None
-    except json.JSONDecodeError:
-        raise ServiceError(f"{name}: the Hub's answer is not JSON", hint="is the address that of a Hub?") from None
-    except ValueError as error:
-        # The card's metadata is judged by the Hub before anything is sent.
-        raise CirillaError(f"{name}: the Hub refuses this: {error}", hint="see push.license, push.language") from None
-    for remark in remarks:
-        progress.say(str(remark.message))
-    return f"{api.endpoint}/{name}"
-
-
-def create(api: HfApi, name: str, private: bool) -> HfHubHTTPError | None:
-    """Create a repository; None if it stands, the refusal if this token may not create one (it may still write)."""
-    try:
-        api.create_repo(name, private=private)
-    except HfHubHTTPError as error:
-        if error.response.status_code == 409:
-            return None
-        if error.response.status_code in (401, 402, 403):
-            return error
-        raise
-    return None
-
-
-@contextmanager
-def quiet_bars() -> Iterator[None]:
-    """Without the library's own progress bars on the terminal."""
-    if are_progress_bars_disabled():
-        yield
-        return
-    disable_progress_bars()
-    try:
-        yield
-    finally:
-        enable_progress_bars()

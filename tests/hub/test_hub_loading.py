@@ -103,7 +103,13 @@ def test_what_is_not_there_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize(
-    ("file", "said"), [("model-q4.gguf", "GGUF"), ("pytorch_model.bin", "never loaded"), ("notes.txt", "looked for")]
+    ("file", "said"),
+    [
+        ("model-q4.gguf", "GGUF"),
+        ("pytorch_model.bin", "never loaded"),
+        ("epoch=1.ckpt", "never loaded"),
+        ("notes.txt", "looked for"),
+    ],
 )
 def test_a_folder_that_is_no_model_says_what_was_looked_for(tmp_path: Path, file: str, said: str) -> None:
     (tmp_path / file).write_bytes(b"x")
@@ -142,3 +148,16 @@ def test_a_run_without_a_complete_checkpoint_says_so(run: Path) -> None:
     shutil.rmtree(run / "checkpoints")
     with pytest.raises(CirillaError, match="no model here"):
         load_model(run, progress=Silent())
+
+
+def test_a_model_of_the_library_cirilla_is_refused_with_the_reason(tmp_path: Path) -> None:
+    """Its config.json has the arguments under the first key; the weights are not looked at."""
+    args = {"dim": 1024, "d_ff": 2048, "n_layers": 16, "context_window": 2048, "num_experts": 4, "k": 2, "soft_cap": 20}
+    (tmp_path / "config.json").write_text(json.dumps({"args": args}))
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(CirillaError, match=r"its experts \(4 a layer\) and its router have biases") as caught:
+        load_model(tmp_path)
+    assert [(where.key, where.value) for where in caught.value.where] == [("args.num_experts", 4)]
+    (tmp_path / "config.json").write_text(json.dumps({"args": {"dim": 4}}))
+    with pytest.raises(CirillaError, match="`model_type` is None"):
+        load_model(tmp_path)

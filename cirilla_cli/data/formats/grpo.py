@@ -24,7 +24,10 @@ _QUERY = """
     FROM Prompt_Dataset p LEFT JOIN Generated_Dataset g ON g.id = p.id
     LEFT JOIN Generated_Dataset_Scores s ON s.log_probs_id = g.log_probs_id ORDER BY p.id, g.rowid
 """
-UNANSWERED = "a prompt without an answer: name the file of answers (`id`, `answer`) behind it"
+_BESIDE = "name the prompts' file too (for curate one folder that holds both)"
+UNANSWERED = (
+    "a prompt without an answer: name the file of answers (`id`, `answer`) too (for curate one folder that holds both)"
+)
 
 
 class Prompts:
@@ -33,6 +36,7 @@ class Prompts:
     def __init__(self) -> None:
         self._waiting: dict[str, tuple[str, int, Data]] = {}
         self._answered: set[str] = set()
+        self._early: list[Row] = []
         self._scored: dict[str, list[tuple[Row, Scored]]] = {}
 
     def takes(self, data: Data) -> bool:
@@ -43,10 +47,10 @@ class Prompts:
         )
 
     def take(self, data: Data, file: str, line: int) -> Chat | None:
-        """Keep a prompt or a scored answer (None), or join an answer to its prompt.
+        """Join an answer to its prompt; None for what is kept: a prompt, a scored answer, one before its prompt.
 
         Raises:
-            NotThat: an id stands twice, an answer's prompt was not read before, or a score is no number.
+            NotThat: an id stands twice, or a score is no number.
         """
         id = str(data["id"])
         if "prompt" in data:
@@ -55,7 +59,8 @@ class Prompts:
             self._waiting[id] = (file, line, data)
             return None
         if id not in self._waiting:
-            raise NotThat(f"an answer to the prompt {id}, which was not read before: name the prompts' file first")
+            self._early.append(Row(file, line, data))
+            return None
         score = _score(data.get("score"))
         self._answered.add(id)
         if score is None:
@@ -64,10 +69,24 @@ class Prompts:
         return None
 
     def judged(self) -> Iterator[tuple[Row, Draft | NotThat]]:
-        """What the scored answers make, prompt by prompt, each with the row of (the first of) its answers."""
+        """What the answers make that were kept until all is read, each with the row of (the first of) its answers."""
+        for row in self._early:
+            try:
+                chat = self._late(row)
+            except NotThat as error:
+                yield row, error
+                continue
+            if chat is not None:
+                yield row, chat
         for id, held in self._scored.items():
             found = _of_answers(self._waiting[id][2], [answer for _, answer in held])
             yield from zip((row for row, _ in held), found, strict=False)
+
+    def _late(self, row: Row) -> Chat | None:
+        """Raises: NotThat: the prompt of an answer that came before it never came, or as `take`."""
+        if str(row.data["id"]) not in self._waiting:
+            raise NotThat(f"an answer to the prompt {row.data['id']}, which is not beside it: {_BESIDE}")
+        return self.take(row.data, row.file, row.line)
 
     def unanswered(self) -> Iterator[tuple[str, int, Data]]:
         """File, line and row of every prompt that met no answer."""
