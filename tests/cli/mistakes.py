@@ -272,6 +272,16 @@ CASES = {
         "init new --files d", "d: holds no .txt, .md, .html or .jsonl file", d=None
     ),
     "a contact for a file": case("init new --files documents.jsonl --contact a@b.c", "goes with --wiki", code=2),
+    "a text for a project's dump": case(
+        "init new --dump x.txt", "x.txt:1: not well-formed XML", "a MediaWiki XML export is expected", x_txt="A text.\n"
+    ),
+    "a web page for a project's dump": case(
+        "init new --dump x.xml", "x.xml:1: begins with <html>", x_xml="<html></html>"
+    ),
+    "an empty file for a project's dump": case("init new --dump x.xml", "x.xml: the dump is empty", x_xml=""),
+    "an export without pages for a project": case(
+        "init new --dump x.xml", "x.xml: holds no page", x_xml="<mediawiki/>"
+    ),
     "a folder for a project's dump": case("init new --dump tok", "tok: is a folder, and a dump is one file"),
     "an address without its flag": case("scrape https://example.org/w/api.php", "--api ADDRESS reads a wiki"),
     "no source for a project": case("init new", "name one source", code=2),
