@@ -1,11 +1,13 @@
 """How fast a MediaWiki export is read, and how fast its pages become documents.
 
     python -m benchmarks.dump --size 100 --extract 600
+    python -m benchmarks.dump --titles 300000
 
 An export of pages of about 3 kB (infobox, quotation, list, table, references, navigation, links) is written to a
 temporary folder. Printed are megabytes a second of reading it whole (expat and Python handlers), the peak of memory
 while it is read, pages a second that become documents, and what of a page's time its parts take, the tree of its
-wikitext beside the one mwparserfromhell builds; all in processor seconds of one process.
+wikitext beside the one mwparserfromhell builds; all in processor seconds of one process. With `--titles`, the memory
+that each page and each redirect of an export of so many of both takes.
 """
 
 import argparse
@@ -108,6 +110,27 @@ def measure(megabytes: float, extracted: int) -> None:
             parts(texts)
 
 
+def kept(titles: int) -> None:
+    """Print the bytes of memory that a page, and a redirect, costs while an export is read."""
+    with tempfile.TemporaryDirectory() as folder:
+        before, peaks = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, []
+        for redirects in (0, titles):
+            path = Path(folder) / f"{redirects}.xml"
+            with path.open("w", encoding="utf-8") as file:
+                file.write(_HEAD)
+                for number in range(1, titles + 1):
+                    file.write(_page(number, f"Hunter of the hills {number}", 0, "A hunter."))
+                for number in range(1, redirects + 1):
+                    text = f"#REDIRECT [[Hunter of the hills {number}]]"
+                    file.write(_page(titles + number, f"The hunter {number} of the hills", 0, text))
+                file.write("</mediawiki>\n")
+            with opened(path) as open_plain:
+                DumpSource(path, open_plain, Rules(40), None)
+            peaks.append((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+        print(f"kept of {titles:,} pages: {peaks[0] / titles:.0f} bytes each, {peaks[0] / 2**20:.0f} MiB")
+        print(f"kept of as many redirects besides: {(peaks[1] - peaks[0]) / titles:.0f} bytes each")
+
+
 def parts(texts: list[str]) -> None:
     """Print what parsing these pages takes, in the ways there are."""
     tokens = mwparserfromhell.parser.Parser()._tokenizer
@@ -133,5 +156,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--size", type=float, default=100, help="megabytes of the export")
     parser.add_argument("--extract", type=int, default=600, help="pages to make documents of")
+    parser.add_argument("--titles", type=int, help="pages and redirects of which the memory is measured instead")
     given = parser.parse_args()
-    measure(given.size, given.extract)
+    kept(given.titles) if given.titles else measure(given.size, given.extract)

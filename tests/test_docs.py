@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 import typer
 
+from cirilla_cli.data.rows import Document, Question, Record, Sample
+
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 BEGIN, END = "<!-- reference: begin (python tests/test_docs.py) -->", "<!-- reference: end -->"
@@ -281,6 +283,14 @@ def test_the_reference_of_recipe_keys_is_current() -> None:
     text = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
     shown = text.partition(BEGIN)[2].partition(END)[0].strip()
     assert shown == reference(), "python tests/test_docs.py writes it anew"
+
+
+@pytest.mark.parametrize(
+    ("page", "record"), [("scrape.md", Document), ("synth.md", Sample), ("evaluation.md", Question)]
+)
+def test_the_page_about_a_row_names_its_every_field(page: str, record: type[Record]) -> None:
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    assert [field for field in record.model_fields if f"`{field}`" not in text and f'"{field}"' not in text] == []
 
 
 def test_the_size_budgets_are_read_from_the_page() -> None:

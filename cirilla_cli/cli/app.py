@@ -22,7 +22,7 @@ from cirilla_cli.fs import NO_ROOM, is_text
 _WRONG_CALL: type[Exception] = typer.BadParameter.__mro__[1]
 """What Typer raises for an unknown flag or a value of the wrong type; its own name is not public."""
 
-_REFUSED = NO_ROOM | {errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENAMETOOLONG}
+_REFUSED = NO_ROOM | {errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENAMETOOLONG, errno.ELOOP}
 """What the system says no to without anybody's code being wrong."""
 
 _PANELS = {

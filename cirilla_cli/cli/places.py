@@ -58,7 +58,11 @@ def check_place(folder: Path, key: str) -> None:
     if "\0" in shown:
         raise _wrong(key, shown, f"`{key}` holds a NUL character", "a path")
     try:
-        above = next(path for path in (folder, *folder.parents) if path.exists())
+        above = next(path for path in (folder, *folder.parents) if path.exists() or path.is_symlink())
+        if not above.exists():
+            raise _wrong(
+                key, shown, f"{above}: is a link that leads nowhere, and a folder is to be written", "a folder"
+            )
         if not above.is_dir():
             raise _wrong(key, shown, f"{above}: is a file, and a folder is to be written there", "a folder")
         # Asked by doing it: rights, read-only and special file systems answer only so.

@@ -10,6 +10,7 @@ from cirilla_cli.errors import CirillaError, UsageError
 from cirilla_cli.fs import write_text
 from cirilla_cli.units import parse_bytes, parse_seconds, show_count, show_seconds
 
+_LONGEST_S = 100 * 365.25 * 86400
 _LEAST_STEPS = 50
 """Fewer would teach nothing, so a shorter budget is exceeded, which is said."""
 
@@ -56,7 +57,9 @@ def init_project(
     """
     folder = Path(name)
     if not re.fullmatch(r"\w[\w.-]*", folder.name):
-        raise CirillaError(f"`{name}`: the name must be letters, digits, `.`, `_` and `-`")
+        raise CirillaError(
+            f"`{name}`: the name must be letters, digits, `.`, `_` and `-`, and not begin with `.` or `-`"
+        )
     check_place(folder, "NAME")
     if folder.exists() and any(folder.iterdir()):
         raise CirillaError(f"{folder}: exists already and is not empty", hint="choose another name")
@@ -113,7 +116,9 @@ def _budget(text: str) -> tuple[Size, float]:
     try:
         memory = 0 if card.strip() == "cpu" else int(parse_bytes(card.strip()))
         seconds = float(parse_seconds(time.strip())) if time else (3600.0 if memory == 0 else 8 * 3600.0)
-    except ValueError as error:
+        if memory < 0 or not 0 < seconds < _LONGEST_S:
+            raise ValueError("memory and time must be more than 0, and the time less than 100 years")
+    except (ValueError, OverflowError) as error:
         raise CirillaError(
             f"`--budget` is {text!r}: {error}", hint="--budget cpu, --budget 16GiB or --budget 16GiB,8h"
         ) from None

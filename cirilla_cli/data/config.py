@@ -1,5 +1,6 @@
 """Sections for tokenizers, tokenizing and the data of a training run; torch-free."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
@@ -55,7 +56,8 @@ class ExtendedTokenizerConfig(Section):
     pieces: Annotated[Count, Field(ge=0)] = 1024
     """Pieces to be found: those that save most tokens, a tenth of the texts aside, on which that is measured."""
     tokens: Texts = ()
-    """Words that shall be one token each, also behind a space; what they are joined from takes further pieces."""
+    """Words without digits that shall be one token each, also behind a space; what they are joined from takes further
+    pieces."""
 
     @model_validator(mode="after")
     def _adds(self) -> Self:
@@ -63,6 +65,9 @@ class ExtendedTokenizerConfig(Section):
             raise Misfits({"pieces": "is 0 and tokens is empty: nothing would be added"})
         if odd := [token for token in self.tokens if not token or token != token.strip()]:
             raise Misfits({"tokens": f"holds {odd[0]!r}, must be words without a space before or behind them"})
+        if joined := [token for token in self.tokens if re.search(r"\d", token)]:
+            # Its digits would be joined in every number that holds them.
+            raise Misfits({"tokens": f"holds {joined[0]!r}, must be words without digits, which stay single pieces"})
         return self
 
     def build(self, texts: "Iterable[str]") -> "Tokenizer":

@@ -1,5 +1,6 @@
 """Reading a recipe file and everything it extends into one tree."""
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from cirilla_cli.recipe.tree import BadYaml, Complaint, Node, parse
 def shown(path: Path) -> str:
     """A path as messages spell it: relative to the working directory where it lies below."""
     try:
-        return str(path.resolve().relative_to(Path.cwd()))
+        # Not Path.resolve, which has an error of its own for links in a circle.
+        return str(Path(os.path.realpath(path)).relative_to(Path.cwd()))
     except ValueError:
         return str(path)
 

@@ -1,6 +1,7 @@
 """A training run's folder as numbers and texts, whatever of it is there."""
 
 import math
+import os
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -85,7 +86,7 @@ def read_runs(paths: list[Path]) -> list[Run]:
         CirillaError: naming every path that is no run, or is named twice.
     """
     wrong = [said for path in paths if (said := _problem(path))]
-    there = [path.resolve() for path in paths]
+    there = [os.path.realpath(path) for path in paths]  # also of links in a circle, which `_problem` tells
     wrong += [f"{path}: is named twice" for n, path in enumerate(paths) if there[n] in there[:n]]
     if wrong:
         raise CirillaError("\n".join(wrong), hint=_runs_near(paths))

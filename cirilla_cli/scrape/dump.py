@@ -6,7 +6,7 @@ import gzip
 import re
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from io import BufferedIOBase
 from pathlib import Path
@@ -146,7 +146,7 @@ class _Refused(Exception):
     """The export holds something it must not; turned into an error with file and line."""
 
 
-def read_pages(path: Path, open_plain: Opener) -> Iterator[tuple[DumpSite, DumpPage]]:
+def read_pages(path: Path, open_plain: Opener) -> Generator[tuple[DumpSite, DumpPage], None, None]:
     """Stream the pages of an export.
 
     Raises:
@@ -197,14 +197,7 @@ def opened(path: Path) -> Iterator[Opener]:
     Raises:
         CirillaError: the file is missing, unreadable or empty; a .7z without the extra `dump`.
     """
-    try:
-        with path.open("rb") as file:
-            start = file.read(2)
-    except OSError as error:
-        raise CirillaError(f"{path}: the dump cannot be read: {error.strerror}") from None
-    if not start:
-        raise CirillaError(f"{path}: the dump is empty")
-    match _MAGIC.get(start):
+    match _packing(path):
         case "gz":
             yield lambda: gzip.GzipFile(path)
         case "bz2":
@@ -220,6 +213,31 @@ def opened(path: Path) -> Iterator[Opener]:
             raise CirillaError(f"{path}: is a {kind}, which is not read here", hint="unpack it: --dump FILE.xml")
         case _:
             yield lambda: path.open("rb")
+
+
+def _packing(path: Path) -> str | None:
+    """How the file is packed; None for one that is not."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(2)
+    except OSError as error:
+        raise CirillaError(f"{path}: the dump cannot be read: {error.strerror}") from None
+    if not start:
+        raise CirillaError(f"{path}: the dump is empty")
+    return _MAGIC.get(start)
+
+
+def check_dump(path: Path) -> None:
+    """Refuse what is no export, as far as its beginning tells; a .7z is not looked into, which would unpack it whole.
+
+    Raises:
+        CirillaError: it cannot be read, is no export, or holds no page.
+    """
+    if _packing(path) == "7z":
+        return
+    with opened(path) as open_plain, contextlib.closing(read_pages(path, open_plain)) as pages:
+        if next(pages, None) is None:
+            raise CirillaError(f"{path}: holds no page")
 
 
 class DumpSource:

@@ -88,13 +88,17 @@ def check_source(config: ScrapeConfig) -> None:
     """Refuse what a scrape would refuse before it asks a wiki or reads a text.
 
     Raises:
-        CirillaError: a wiki that may not be asked, or no texts in a folder.
+        CirillaError: a wiki that may not be asked, a file that is no dump, or no texts in a folder.
     """
     match config.source:
         case MediaWikiConfig():
             check_access(config.contact, config.source)
         case FilesConfig():
             FilesSource(config.source.path, config.min_chars, None)
+        case DumpConfig(address=None, path=path):
+            from cirilla_cli.scrape.dump import check_dump
+
+            check_dump(Path(path))
 
 
 def _pump(source: Source, sink: Pipe | Folder, limit: int | None, progress: Progress) -> None:

@@ -272,6 +272,19 @@ CASES = {
         "init new --files d", "d: holds no .txt, .md, .html or .jsonl file", d=None
     ),
     "a contact for a file": case("init new --files documents.jsonl --contact a@b.c", "goes with --wiki", code=2),
+    "a text for a project's dump": case(
+        "init new --dump x.txt", "x.txt:1: not well-formed XML", "a MediaWiki XML export is expected", x_txt="A text.\n"
+    ),
+    "a web page for a project's dump": case(
+        "init new --dump x.xml", "x.xml:1: begins with <html>", x_xml="<html></html>"
+    ),
+    "an empty file for a project's dump": case("init new --dump x.xml", "x.xml: the dump is empty", x_xml=""),
+    "an export without pages for a project": case(
+        "init new --dump x.xml", "x.xml: holds no page", x_xml="<mediawiki/>"
+    ),
+    "a project's memory below zero": case("init new --files tok --budget -1GiB", "must be more than 0", "--budget cpu"),
+    "a project's time below zero": case("init new --files tok --budget 16GiB,-8h", "must be more than 0"),
+    "a project's time without an end": case("init new --files tok --budget cpu,999999999999h", "less than 100 years"),
     "a folder for a project's dump": case("init new --dump tok", "tok: is a folder, and a dump is one file"),
     "an address without its flag": case("scrape https://example.org/w/api.php", "--api ADDRESS reads a wiki"),
     "no source for a project": case("init new", "name one source", code=2),

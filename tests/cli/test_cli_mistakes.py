@@ -273,6 +273,26 @@ def test_a_folder_that_may_not_be_written_is_named_before_any_work(lab: Path) ->
     assert (done.code, done.err.splitlines()[0]) == (1, "error: runs/new: cannot be written: Permission denied")
 
 
+LINKS = {
+    "a place for a run": ("pretrain tiny.yaml --out link/new", "link: is a link that leads nowhere"),
+    "a run": ("report link", "link: no such folder"),
+    "a recipe": ("pretrain link.yaml", "link.yaml"),
+    "a recipe that is checked": ("recipe check link.yaml", "link.yaml"),
+    "a dump": ("scrape --dump link --out new", "link: the dump cannot be read"),
+    "rows": ("tokenize ./link --out new", "link"),
+}
+
+
+@pytest.mark.parametrize("target", ["link", "gone"], ids=["circle", "nowhere"])
+@pytest.mark.parametrize("name", LINKS)
+def test_links_that_lead_nowhere_are_named(name: str, target: str, lab: Path) -> None:
+    words, says = LINKS[name]
+    Path("link").symlink_to(target)
+    Path("link.yaml").symlink_to(f"{target}.yaml")
+    done = call(*words.split())
+    assert (done.code, says in done.err) == (1, True), done
+
+
 @pytest.fixture
 def limit_file_size() -> Iterator[Callable[[int], None]]:
     """Sets the system's limit on the size of a file, which is lifted again after the test."""

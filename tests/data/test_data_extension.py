@@ -9,6 +9,7 @@ from itertools import accumulate
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from cirilla_cli.data.config import ExtendedTokenizerConfig, LoadTokenizerConfig, SentencePieceConfig, TokenizeConfig
 from cirilla_cli.data.extension import Extension
@@ -261,6 +262,12 @@ def test_the_same_texts_give_the_same_tokenizer(ours: Path, pages: list[str]) ->
 def test_what_cannot_be_one_token_is_refused(kind: str, token: str, said: str, request: pytest.FixtureRequest) -> None:
     with pytest.raises(CirillaError, match=said):
         ExtendedTokenizerConfig(base=request.getfixturevalue(kind), tokens=(token,)).build(["some text"])
+
+
+@pytest.mark.parametrize("token", ["1999", "R2D2", "route66", "\u0661\u0662"])
+def test_a_listed_token_with_digits_would_join_them_in_other_numbers_and_is_refused(token: str, ours: Path) -> None:
+    with pytest.raises(ValidationError, match="must be words without digits, which stay single pieces"):
+        ExtendedTokenizerConfig(base=ours, tokens=("Brokilon", token))
 
 
 def test_vocabularies_that_are_not_of_byte_pairs_are_refused(tmp_path: Path) -> None:

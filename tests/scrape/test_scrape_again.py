@@ -3,10 +3,8 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,8 @@ from cirilla_cli.lineage.trace import trace
 from cirilla_cli.progress import Silent
 from cirilla_cli.scrape.config import ScrapeConfig
 from cirilla_cli.scrape.run import scrape
+
+from .killing import kill_at_line
 
 ROOT = Path(__file__).parents[2]
 MADE = ("documents.jsonl", "rejects.jsonl", "ATTRIBUTION.md")
@@ -243,12 +243,7 @@ def test_a_kill_leaves_the_old_rows_whole(wiki: Any, tmp_path: Path) -> None:
     scrape(_config(_wiki(wiki)), tmp_path, Silent())
     made = _made(tmp_path)
     process = subprocess.Popen([sys.executable, "-c", _SLOW, str(tmp_path)], env=os.environ | {"PYTHONPATH": str(ROOT)})
-    part = tmp_path / ".documents.jsonl.part"
-    while not (part.exists() and part.read_bytes().count(b"\n") >= 3):
-        assert process.poll() is None
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    kill_at_line(process, tmp_path / ".documents.jsonl.part", 3)
     assert _made(tmp_path) == made
     scrape(_again(tmp_path), tmp_path, Silent())
     assert _made(tmp_path) == made

@@ -3,11 +3,9 @@
 import gzip
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,8 @@ from cirilla_cli.scrape.mediawiki import WikiSource, connect
 from cirilla_cli.scrape.page import Reject, Rules
 from cirilla_cli.scrape.run import scrape
 from cirilla_cli.scrape.store import FolderStore, MemoryStore
+
+from .killing import kill_at_line
 
 ROOT = Path(__file__).parents[2]
 
@@ -347,16 +347,6 @@ def _start(config: ScrapeConfig, out: Path, stdout: int | None = None) -> subpro
     return subprocess.Popen(command, env=env, stdout=stdout, stderr=subprocess.PIPE)
 
 
-def _kill_after(process: subprocess.Popen[bytes], journal: Path, lines: int) -> None:
-    deadline = time.monotonic() + 20
-    while not (journal.exists() and journal.read_bytes().count(b"\n") >= lines):
-        assert process.poll() is None, process.communicate()[1].decode()
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-
-
 @pytest.mark.parametrize(("reading", "stops"), [("html", (4, 11)), ("wikitext", (5, 8))])
 def test_killed_twice_the_rows_are_those_of_an_uninterrupted_run(
     wiki: Any, heard: Any, tmp_path: Path, reading: str, stops: tuple[int, int]
@@ -368,7 +358,7 @@ def test_killed_twice_the_rows_are_those_of_an_uninterrupted_run(
     out = tmp_path / "cut" / "rows.jsonl"
     side = out.with_name("rows.scrape")
     for stop in stops:
-        _kill_after(_start(config, out), side / "journal.jsonl", stop)
+        kill_at_line(_start(config, out), side / "journal.jsonl", stop)
         assert not out.exists()
         # A power cut may leave half a member and half a line behind as well.
         with (side / "raw" / "pages.jsonl.gz").open("ab") as file:

@@ -11,7 +11,6 @@ import ssl
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -28,6 +27,8 @@ from cirilla_cli.progress import Silent
 from cirilla_cli.scrape.config import DumpConfig, ScrapeConfig, ScrapedConfig
 from cirilla_cli.scrape.download import fetch
 from cirilla_cli.scrape.run import scrape
+
+from .killing import wait_until
 
 ROOT = Path(__file__).parents[2]
 # Numbered, so that bytes put at a wrong place are another file.
@@ -303,11 +304,8 @@ def test_stopped_in_the_middle_the_next_run_fetches_the_rest(
     host.held = threading.Event()
     call = [sys.executable, "-m", "cirilla_cli", "scrape", "--dump", host.url, "--out", str(tmp_path / "out")]
     process = subprocess.Popen(call, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    part, deadline = tmp_path / "out" / "raw" / "dump.part", time.monotonic() + 60
-    while not (part.exists() and part.stat().st_size):
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    part = tmp_path / "out" / "raw" / "dump.part"
+    wait_until(process, lambda: part.exists() and part.stat().st_size > 0)
     process.send_signal(sent)
     said = process.communicate(timeout=60)[1]
     assert process.returncode == status, said

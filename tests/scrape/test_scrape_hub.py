@@ -3,10 +3,8 @@
 import io
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from .hub_server import NEW, OLD, DataHub
+from .killing import kill_at_line
 
 ROOT = Path(__file__).parents[2]
 NAME = "org/corpus"
@@ -80,12 +79,7 @@ def _killed(hub: DataHub, home: Path, out: Path, rows: int) -> None:
     """A scrape that is killed once it has gathered that many documents."""
     call = [sys.executable, "-c", _SLOW, NAME, str(out)]
     process = subprocess.Popen(call, env=_environment(hub, home), cwd=home)
-    part = out / ".documents.jsonl.part"
-    while not (part.exists() and part.read_bytes().count(b"\n") >= rows):
-        assert process.poll() is None
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    kill_at_line(process, out / ".documents.jsonl.part", rows)
 
 
 def test_every_row_comes_with_its_file_its_number_the_commit_and_the_licence_of_the_card(

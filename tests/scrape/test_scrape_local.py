@@ -5,10 +5,8 @@ import gzip
 import hashlib
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,8 @@ from cirilla_cli.errors import CirillaError, InterruptedRun
 from cirilla_cli.progress import Silent
 from cirilla_cli.scrape.config import ScrapeConfig
 from cirilla_cli.scrape.run import scrape
+
+from .killing import kill_at_line
 
 ROOT = Path(__file__).parents[2]
 BUNDLED = ROOT / "recipes" / "quickstart" / "wiki.xml"
@@ -380,11 +380,7 @@ def test_a_stream_killed_midway_goes_on_to_the_same_rows(tmp_path: Path, monkeyp
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     process = subprocess.Popen([sys.executable, "-c", _CALL, config.model_dump_json(), str(out)], env=env)
     part = out / ".documents.jsonl.part"
-    while not (part.exists() and part.read_bytes().count(b"\n") >= 30):
-        assert process.poll() is None
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    kill_at_line(process, part, 30)
     with part.open("ab") as file:
         file.write(b'{"id": "torn')
     said: list[str] = []

@@ -8,11 +8,9 @@ import gzip
 import hashlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from typing import Any
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+from killing import kill_at_line  # noqa: E402
 from known_pages import NOISE, REJECTED, Truth, pages, truths  # noqa: E402
 from real_wiki import FAULTS, SITE, Proxy, RealWiki, installed, missing, running  # noqa: E402
 
@@ -232,13 +231,7 @@ scrape(ScrapeConfig.model_validate(json.loads(sys.argv[1])), Path(sys.argv[2]), 
 def _kill_after(config: ScrapeConfig, out: Path, lines: int) -> None:
     command = [sys.executable, "-c", _CALL, config.model_dump_json(), str(out)]
     process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE)
-    journal, deadline = out / "journal.jsonl", time.monotonic() + 300
-    while not (journal.exists() and journal.read_bytes().count(b"\n") >= lines):
-        assert process.poll() is None, process.communicate()[1].decode()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    kill_at_line(process, out / "journal.jsonl", lines)
 
 
 @pytest.mark.parametrize(("reading", "stops"), [("html", (6, 15)), ("wikitext", (20, 60))])
