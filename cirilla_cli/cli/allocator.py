@@ -1,8 +1,10 @@
 """How the process asks the system for memory while it trains.
 
-What stays to the end lies in blocks of its own; what comes and goes with each step lies on the heap, which keeps it. A
-cache that glibc has for each thread holds small pieces between large freed ones, which then never become one hole;
-only the environment can turn it off, before the process begins.
+What stays to the end lies in blocks of its own; what comes and goes with each step lies on the heap, which keeps it.
+Torch asks for places that are multiples of 64, for which glibc takes up to 112 bytes more, and gives what is left on
+either side back as pieces of 32 to 112 bytes. Whatever holds on to such a piece keeps freed blocks beside it from
+becoming one hole: a cache that glibc has for each thread, which only the environment can turn off, before the process
+begins; its lists of small pieces; and small objects, which are given others to lie in.
 """
 
 import ctypes
@@ -17,7 +19,16 @@ UNCACHED = "glibc.malloc.tcache_count=0"
 LARGE = 1 << 20
 """Bytes from which on a block is a mapping of its own, until the first step is done."""
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
+SPARE_SIZES = range(24, 105, 16)
+"""Bytes of spare pieces for small objects: with glibc's header, those that lie beside a tensor."""
+
+SPARE_PIECES = 10_000
+"""Of each of these sizes."""
+
+_SMALLEST = 24
+"""Bytes of the smallest piece of glibc's."""
+
+_MOST_LISTED, _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = 1, -1, -3, -4
 """Parameters of glibc's mallopt(3)."""
 
 _TRAINING = {"pretrain", "sft", "dpo"}
@@ -42,12 +53,28 @@ def begin_again(words: Sequence[str], environment: Mapping[str, str]) -> None:
 def map_large_blocks() -> bool:
     """Have glibc give each large block a mapping of its own, for what stays to the end; whether this is glibc.
 
-    `keep_freed_memory` ends that.
+    `keep_freed_memory` ends that. From now on what is freed joins its neighbours at once, and small objects have pieces
+    of their own to lie in.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
     libc = ctypes.CDLL(None)
+    _spare_small_pieces(libc)
     return bool(libc.mallopt(_MMAP_THRESHOLD, LARGE)) and bool(libc.mallopt(_TRIM_THRESHOLD, 2**31 - 1))
+
+
+def _spare_small_pieces(libc: ctypes.CDLL) -> None:
+    """Leave free pieces for small objects on the heap, each between two that are kept, so that they never join."""
+    libc.mallopt(_MOST_LISTED, 0)
+    libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    libc.free.restype, libc.free.argtypes = None, [ctypes.c_void_p]
+    spare = []
+    for nbytes in SPARE_SIZES:
+        for _ in range(SPARE_PIECES):
+            spare.append(libc.malloc(nbytes))
+            libc.malloc(_SMALLEST)
+    for piece in spare:
+        libc.free(piece)
 
 
 def keep_freed_memory() -> bool:

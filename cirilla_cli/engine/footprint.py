@@ -55,8 +55,8 @@ _LIBRARIES = {"cpu": 40 << 20, "cuda": 600 << 20}
 _FRAGMENTED = 0.05
 """Share of a step's tensors that comes on top on CUDA, in pieces that do not fit (docs/plan.md)."""
 
-_APART = 0.12
-"""Share of a heap on a CPU that comes on top: small pieces, which no walk sees, keep some of its holes apart."""
+_SMALL_PIECES = 10_000 * (432 + 6 * 32)
+"""Bytes of the spare pieces for small objects on a CPU, and of those between them (`cli/allocator.py`)."""
 
 _PRODUCT = 553_000
 """Bytes that oneDNN keeps of a kind of product in bfloat16 (`python -m benchmarks.plan_reality --products`)."""
@@ -190,7 +190,7 @@ def _summed(job: Job, shape: Shape, found: Outline, cut: Cut, kind: DeviceClass)
     # The copy that is written beside the training.
     parts["checkpoint"] = found.saved if job.checkpoint.asynchronous else 0
     most = sum(held.values())
-    lost = round(_FRAGMENTED * most) if kind == "cuda" else max(0, round((1 + _APART) * found.height) - most)
+    lost = round(_FRAGMENTED * most) if kind == "cuda" else _SMALL_PIECES + max(0, found.height - most)
     parts["allocator"] = _LIBRARIES[kind] + lost
     parts["kernels"] = _PRODUCT * _most_kinds(job, shape, found, cut)
     return Footprint(parts, found.saved)

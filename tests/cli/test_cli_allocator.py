@@ -67,6 +67,43 @@ def test_large_blocks_of_the_first_step_lie_beside_the_heap_and_later_ones_on_it
     assert done.stdout.split() == ["False", "True", "True"]
 
 
+JOINED = """
+import ctypes, sys
+from cirilla_cli.cli.allocator import SPARE_SIZES, keep_freed_memory, map_large_blocks
+
+libc = ctypes.CDLL(None)
+if sys.argv[1] == "spare":
+    map_large_blocks()
+keep_freed_memory()
+libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
+libc.aligned_alloc.restype, libc.aligned_alloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t] * 2
+
+
+def tensor(nbytes):
+    place = libc.aligned_alloc(64, nbytes)
+    kept.extend(libc.malloc(size) for size in SPARE_SIZES for _ in range(4))
+    return place
+
+
+kept = []
+tensors = [tensor(600_000) for _ in range(8)]
+for place in tensors[:-1]:
+    libc.free(place)
+print(tensors[0] <= libc.aligned_alloc(64, 7 * 600_000) < tensors[-1])
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators are left alone")
+def test_tensors_that_are_freed_become_one_hole_though_small_objects_came_after_each() -> None:
+    """Seven neighbours are freed: what is as large as all of them lies there, where small objects lie elsewhere."""
+    found = {}
+    for way in ("leave", "spare"):
+        words = [sys.executable, "-c", JOINED, way]
+        done = subprocess.run(words, capture_output=True, text=True, check=True, env=without_cache(os.environ))
+        found[way] = done.stdout.strip()
+    assert found == {"leave": "False", "spare": "True"}
+
+
 def test_the_environment_of_training_keeps_what_it_says_already() -> None:
     other = "glibc.malloc.arena_max=1"
     assert without_cache({}) == {"GLIBC_TUNABLES": UNCACHED}
