@@ -17,6 +17,7 @@ from cirilla_cli.curate.outputs import side_folder
 from cirilla_cli.curate.report import CurateReport
 from cirilla_cli.curate.run import curate
 from cirilla_cli.data.inputs import read_inputs
+from cirilla_cli.data.jsonl import STDIO
 from cirilla_cli.errors import CirillaError
 from cirilla_cli.fs import as_object, hash_file, read_json
 from cirilla_cli.progress import Progress
@@ -96,10 +97,11 @@ def _exported(rows: Path, parent: Path, progress: Progress) -> tuple[Path, Curat
     if known is not None:
         report, sides = known
         return export("datasets", report, sides, parent), report, sides
-    if next(read_inputs([rows]), None) is None:
+    # Standard input can be read once; an empty one is found out below.
+    if rows != STDIO and next(read_inputs([rows]), None) is None:
         raise CirillaError(f"{rows}: holds no rows", hint="a data set needs one at least")
     source = SourceConfig(path=rows)
-    config = CurateConfig(sources={rows.stem or "rows": source}, duplicates=None, export="datasets")
+    config = CurateConfig(sources={"rows" if rows == STDIO else rows.stem: source}, duplicates=None, export="datasets")
     report = curate(config, parent / "set", progress)
     if report.quarantined:
         reasons = "; ".join(f"{count:,} rows: {reason}" for reason, count in report.quarantined.items())

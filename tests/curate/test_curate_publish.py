@@ -39,10 +39,11 @@ def call(hub: Hub, tmp_path: Path) -> Call:
     """The command, which finds the server where the Hub would be."""
     made = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "cache"), "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1"}
 
-    def run(*words: str) -> subprocess.CompletedProcess[str]:
+    def run(*words: str, given: str | None = None) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, **made, "PYTHONPATH": str(ROOT)}
         command = [sys.executable, "-m", "cirilla_cli", *words]
-        return subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+        how: Any = {"env": environment, "cwd": tmp_path, "input": given, "capture_output": True, "text": True}
+        return subprocess.run(command, check=False, **how)
 
     return run
 
@@ -99,11 +100,11 @@ def test_a_curated_set_arrives_with_its_splits_its_card_and_its_attribution(
     assert {file["name"]: file["bytes"] for file in report["files"]} == {n: len(d) for n, d in hub.files.items()}
 
 
-@pytest.mark.parametrize("named", ["wiki", "wiki/documents.jsonl"])
+@pytest.mark.parametrize("named", ["wiki", "wiki/documents.jsonl", "-"])
 def test_any_rows_are_one_split_with_nothing_lost(hub: Hub, call: Call, tmp_path: Path, named: str) -> None:
     (tmp_path / "wiki").mkdir()
-    write(tmp_path / "wiki" / "documents.jsonl", [page(1), page(2), page(1) | {"id": "3"}])
-    done = call("push", named, "--to", TO)
+    rows = write(tmp_path / "wiki" / "documents.jsonl", [page(1), page(2), page(1) | {"id": "3"}])
+    done = call("push", named, "--to", TO, given=rows.read_text() if named == "-" else None)
     assert done.returncode == 0, done.stderr
     assert [row["id"] for row in table(hub, TRAIN)] == ["1", "2", "3"]
     assert hub.created["visibility"] == "private"
