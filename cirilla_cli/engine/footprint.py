@@ -67,8 +67,11 @@ _KEPT_PRODUCTS = 1024
 _STEADY_PASSES = 100
 """Up to so many, routers have hardly learned, and experts are given about as much as at the beginning."""
 
-_SPREAD = 1.1
-"""Standard deviation of an expert's number of tokens, over that of tokens which choose alone (docs/plan.md)."""
+_SPREAD, _SPREAD_UNSCALED = 1.1, 9.7
+"""Standard deviation of an expert's number of tokens, over that of tokens which choose alone (docs/plan.md).
+
+The second where layers are added to the residual stream in full, which makes tokens alike before anything is learned.
+"""
 
 _WINDOWS = 3
 """Parts of each pass, forward or backward, whose highest moments are followed apart."""
@@ -76,7 +79,7 @@ _WINDOWS = 3
 _LARGE = 1 << 20
 """Bytes from which on a block is a mapping of its own in the first step on a CPU (`cli/allocator.py`)."""
 
-_STEPS = 4
+_STEPS = 3
 """Steps after which a heap on a CPU grows no more to speak of."""
 
 
@@ -238,16 +241,18 @@ def _most_kinds(job: Job, shape: Shape, found: Outline, cut: Cut) -> int:
         return _KEPT_PRODUCTS if passes is None else min(found.products + found.routed * passes, _KEPT_PRODUCTS)
     experts = base.mlp.n_experts * (base.n_layers - base.mlp.dense_layers)
     tokens = min(cut.rows_per_step, cut.rows_per_micro_batch) * cut.context_length
-    unlike = distinct(experts * passes, tokens * base.mlp.top_k / base.mlp.n_experts)
+    spread = _SPREAD if base.residual_scale < 1 else _SPREAD_UNSCALED
+    unlike = distinct(experts * passes, tokens * base.mlp.top_k / base.mlp.n_experts, spread)
     return min(found.products + math.ceil(found.routed / experts * unlike), _KEPT_PRODUCTS)
 
 
-def distinct(draws: int, mean: float) -> float:
+def distinct(draws: int, mean: float, spread: float) -> float:
     """Unlike numbers of tokens that experts are given, to be expected in so many draws; equal ones share their code."""
-    normal = NormalDist(mean, _SPREAD * math.sqrt(mean))
+    normal = NormalDist(mean, spread * math.sqrt(mean))
     reach = math.ceil(6 * normal.stdev)
-    shares = [normal.cdf(n + 0.5) - normal.cdf(n - 0.5) for n in range(round(mean) - reach, round(mean) + reach + 1)]
-    return sum(1 - (1 - share) ** draws for share in shares)
+    # An expert that is given none multiplies nothing.
+    numbers = range(max(1, round(mean) - reach), round(mean) + reach + 1)
+    return sum(1 - (1 - (normal.cdf(n + 0.5) - normal.cdf(n - 0.5))) ** draws for n in numbers)
 
 
 def _passes(job: Job, cut: Cut) -> int | None:

@@ -51,15 +51,15 @@ def test_what_is_prepared_for_attention_comes_in_one_order_in_every_process() ->
 def test_what_comes_free_after_a_walk_is_no_part_of_its_step() -> None:
     """A step that is walked once and repeated holds its weight to the end, whenever Python lets go of the walk's."""
     with Ledger(300, torch.device("cpu")) as ledger:
-        weight: Any = torch.empty(1000)
+        weight: Any = torch.empty(10_000)
         ledger.walked.again = len(ledger.walked.events)
-        made: Any = torch.empty(500)
+        made: Any = torch.empty(5_000)
         del made
         walked = ledger.end()
     del weight
     gc.collect()
     assert walked.events == [1, 2, -2]
-    assert height([piece.nbytes for piece in walked.pieces], walked.events, walked.again, 9, 9999) >= 4 * 1500
+    assert height([piece.nbytes for piece in walked.pieces], walked.events, walked.again, 9, 99_999) >= 4 * 15_000
 
 
 def test_two_walks_through_a_step_are_the_same(tiny: ModuleType, tmp_path: Any) -> None:
