@@ -42,9 +42,10 @@ def test_its_pip_lines_install_a_program_that_answers(tmp_path: Path) -> None:
             for each in names:
                 _copy(ROOT / each, source / each if target == "./" else source / target)
         elif name == "RUN" and "pip " in body:
-            # Without byte code, and with what pip has downloaded and built before: both cost time alone.
+            # Without byte code (pip wants a false value where an option's name begins with "no"), and with what pip has
+            # downloaded and built before: both cost time alone.
             body = body.replace("--no-cache-dir ", "")
-            environment = {**os.environ, "PATH": path, "TORCH_INDEX": "", "PIP_NO_COMPILE": "1"}
+            environment = {**os.environ, "PATH": path, "TORCH_INDEX": "", "PIP_NO_COMPILE": "0"}
             done = subprocess.run(["sh", "-c", body], cwd=source, env=environment, capture_output=True, text=True)
             assert done.returncode == 0, f"{body}\n{done.stderr}"
     listed = subprocess.run(

@@ -50,10 +50,12 @@ class Bands:
         """Keys of each set, shape (N, B); sets with different ``guards_N`` share none."""
         edges = self._edges(sets)
         starts, empty = edges[:-1], edges[:-1] == edges[1:]
-        padded = np.append(sets.hashes_G, _NONE)
+        # One more, which is the least of nothing, because a last bin without grams begins behind all of them.
+        mapped = np.append(sets.hashes_G, _NONE)
         keys_NB = np.empty((len(sets), _BANDS), dtype=np.uint64)
         for band in range(_BANDS):
-            least = np.minimum.reduceat(padded * self._low[band], starts)
+            np.multiply(sets.hashes_G, self._low[band], out=mapped[:-1])
+            least = np.minimum.reduceat(mapped, starts)
             least[empty] = _NONE
             summed_N = (least.reshape(len(sets), self.bins) * self._odd_R).sum(axis=1, dtype=np.uint64)
             keys_NB[:, band] = _mixed(summed_N + guards_N * self._start_B[band] + self._start_B[band])

@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,12 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in whole.split("\n")[:-1]]
 
 
+@cache
 def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Floating-point operations per second of a large matrix product here: the ceiling that MFU is a share of."""
+    """Floating-point operations per second of a large matrix product here: the ceiling that MFU is a share of.
+
+    Measured once a process: the next stage of a pipeline has the same device.
+    """
     n, tries = (1024, 4) if device.type == "cpu" else (4096, 20)
     if device.type == "cpu" and dtype == torch.float16:
         n = 64  # a CPU takes half a minute for the larger one

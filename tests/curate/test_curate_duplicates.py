@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cirilla_cli.curate.config import DuplicatesConfig
@@ -95,6 +95,7 @@ def test_a_low_threshold_finds_what_is_less_alike() -> None:
 
 @settings(max_examples=10, deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 40))
+@example(574503, 2)
 def test_rows_may_come_one_at_a_time_or_all_at_once(seed: int, cut: int) -> None:
     texts = free_texts(60, seed)
     texts += [texts[0], texts[3].upper(), texts[5] + "!"]

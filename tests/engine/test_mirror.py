@@ -92,7 +92,7 @@ def test_a_run_that_comes_back_from_its_mirror_has_what_it_may_go_back_to(
     """The best checkpoint, and those before a divergence, stay in the run and in its mirror. The first is the best at a
     rate that soon overshoots."""
     watched = TrainConfig(**{**LASTING.model_dump(), "divergence": DivergenceConfig(action="rollback", spike=1e9)})
-    changes: dict[str, Any] = {"optim": AdamWConfig(lr=0.5), "schedule": CosineConfig(warmup=2, min_frac=1.0)}
+    changes: dict[str, Any] = {"optim": AdamWConfig(lr=2.0), "schedule": CosineConfig(warmup=2, min_frac=1.0)}
     changes |= {"eval": EvaluationConfig(every=1, max_tokens=64), "train": watched}
     straight = memory / "straight"
     go(straight, checkpoint=_checkpoint(None), **changes)

@@ -88,7 +88,7 @@ def refusals(job: Job, write: Callable[..., Path], tmp_path: Path) -> dict[str, 
         "conversations that are too long": (replace(of(tmp_path), verb="sft", data=chats), "is empty"),
         "everything held out": (
             replace(of(tmp_path), data=PackedTextConfig(sources={"wiki": TextSourceConfig(**unused)}, val=1.0)),
-            "is empty",
+            "there is no text to train a tokenizer on",
         ),
         "a vocabulary that is too small": (
             replace(job, model=job.model.model_copy(update={"vocab_size": 20})), "`model.vocab_size` is 20"

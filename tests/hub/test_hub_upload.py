@@ -129,12 +129,11 @@ def test_a_card_the_hub_refuses_is_the_users_to_mend(hub: Hub, source: Loaded) -
 def test_nothing_is_sent_when_a_check_fails(hub: Hub, source: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
     import cirilla_cli.hub.write as write
 
-    def wrong(tensors: dict[str, Any], path: Path, **keys: Any) -> None:
-        tensors["model.norm.weight"] = tensors["model.norm.weight"] * 2
-        original(tensors, path, **keys)
+    def wrong(tensors: dict[str, Any], path: Path) -> None:
+        original({**tensors, "model.norm.weight": tensors["model.norm.weight"] * 2}, path)
 
-    original = write.save_file
-    monkeypatch.setattr(write, "save_file", wrong)
+    original = write.save_tensors
+    monkeypatch.setattr(write, "save_tensors", wrong)
     with pytest.raises(CirillaError, match=r"weights: differ: model\.norm\.weight"):
         pushed(hub, source)
     assert hub.calls == []
