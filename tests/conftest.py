@@ -9,7 +9,7 @@ import re
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,21 +20,28 @@ _SUFFIX = re.compile(r"_([A-Z0-9]+)$")
 _MEMORY, _ROOM = Path("/dev/shm"), 4 << 30
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Workers (`pytest -n 2`) share the processors instead of each taking all; programs they start hear Ctrl-C.
+def _prepare(environment: MutableMapping[str, str]) -> None:
+    """Workers (`pytest -n 2`) share the processors instead of each taking all.
 
     Files are made in memory, where there is room: nothing here outlives the machine, and syncing them to a disk, as
     shards and checkpoints do over and over, would take most of the time.
     """
+    workers = environment.get("PYTEST_XDIST_WORKER_COUNT")
+    if workers is not None:
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
+    # Each process that compiles would start others, each of which imports torch, for what one does as fast here.
+    environment.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+    if _MEMORY.is_dir() and os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free >= _ROOM:
+        environment.setdefault("PYTEST_DEBUG_TEMPROOT", str(_MEMORY))
+
+
+_prepare(os.environ)  # before another conftest imports torch, which looks at once
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Programs that tests start hear Ctrl-C."""
     # A shell that starts the suite in its background lets it ignore the signal, and whatever it starts inherits that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    workers = os.environ.get("PYTEST_XDIST_WORKER_COUNT")
-    if workers is not None:
-        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
-    # Each process that compiles would start others, each of which imports torch, for what one does as fast here.
-    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
-    if _MEMORY.is_dir() and os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free >= _ROOM:
-        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(_MEMORY))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

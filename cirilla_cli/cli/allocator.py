@@ -12,6 +12,7 @@ import os
 import platform
 import sys
 from collections.abc import Mapping, Sequence
+from functools import cache
 
 UNCACHED = "glibc.malloc.tcache_count=0"
 """Setting of glibc's that turns the cache of each thread off."""
@@ -58,13 +59,18 @@ def map_large_blocks() -> bool:
     """
     if platform.libc_ver()[0] != "glibc":
         return False
+    _spare_small_pieces()
     libc = ctypes.CDLL(None)
-    _spare_small_pieces(libc)
     return bool(libc.mallopt(_MMAP_THRESHOLD, LARGE)) and bool(libc.mallopt(_TRIM_THRESHOLD, 2**31 - 1))
 
 
-def _spare_small_pieces(libc: ctypes.CDLL) -> None:
-    """Leave free pieces for small objects on the heap, each between two that are kept, so that they never join."""
+@cache
+def _spare_small_pieces() -> None:
+    """Leave free pieces for small objects on the heap, each between two that are kept, so that they never join.
+
+    Once a process: the next stage of a pipeline finds them there.
+    """
+    libc = ctypes.CDLL(None)
     libc.mallopt(_MOST_LISTED, 0)
     libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
     libc.free.restype, libc.free.argtypes = None, [ctypes.c_void_p]
