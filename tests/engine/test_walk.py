@@ -201,7 +201,7 @@ def most(found: Outline) -> int:
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    """With more, a scan's stretches are longer, and two shallow hybrids say up to a fifth too much of so small a one."""
+    """With more, a scan's stretches are longer, and and two shallow hybrids say up to a fifth too much."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
