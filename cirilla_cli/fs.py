@@ -55,6 +55,26 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     sync_folder(path.parent)
 
 
+def make_writable(folder: Path, key: str, example: str) -> None:
+    """Make a folder, if need be, in which files can be made: found out before there is anything to lose.
+
+    Args:
+        key: the recipe's, which names the folder.
+        example: a value that it could have.
+
+    Raises:
+        CirillaError: there cannot be such a folder.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise CirillaError(
+            f"`{key}` is {folder}: must be a folder that can be written ({error.strerror})",
+            hint=f"{key}={example}, or {key}=null",
+        ) from None
+
+
 def sync_folder(folder: Path) -> None:
     """Make renames in ``folder`` survive a power cut, where the system can (Windows cannot open folders)."""
     with contextlib.suppress(OSError):

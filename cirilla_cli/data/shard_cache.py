@@ -10,12 +10,11 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Self
 
 from cirilla_cli.data.shards import VERSION, ShardInfo
 from cirilla_cli.errors import CirillaError
-from cirilla_cli.fs import hash_file, read_object, write_json
+from cirilla_cli.fs import hash_file, make_writable, read_object, write_json
 
 _NAME = "shard"
 
@@ -33,14 +32,7 @@ class ShardCache:
         Raises:
             CirillaError: there cannot be such a folder.
         """
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            TemporaryFile(dir=folder).close()
-        except OSError as error:
-            raise CirillaError(
-                f"`tokenize.cache` is {folder}: must be a folder that can be written ({error.strerror})",
-                hint="tokenize.cache=shards, or tokenize.cache=null",
-            ) from None
+        make_writable(folder, "tokenize.cache", "shards")
         return cls(folder)
 
     def take(self, made_from: str, folder: Path, name: str) -> ShardInfo | None:

@@ -2,13 +2,11 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from tempfile import TemporaryFile
 
 from pydantic import TypeAdapter
 
 from cirilla_cli.data.rows import content_hash
-from cirilla_cli.errors import CirillaError
-from cirilla_cli.fs import write_json
+from cirilla_cli.fs import make_writable, write_json
 from cirilla_cli.teachers.base import Completion, Request, Teacher
 
 _WHOLE = TypeAdapter(Completion)
@@ -20,15 +18,7 @@ class Cache:
     def __init__(self, folder: Path, teacher: Teacher) -> None:
         """Raises: CirillaError: there cannot be such a folder."""
         self._folder, self._whose = folder, (teacher.name, dict(teacher.settings), teacher.context)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            # A folder that only says no to the first answer would say it when that is paid for.
-            TemporaryFile(dir=folder).close()
-        except OSError as error:
-            raise CirillaError(
-                f"`synth.source.cache` is {folder}: must be a folder that can be written ({error.strerror})",
-                hint="synth.source.cache=answers, or synth.source.cache=null",
-            ) from None
+        make_writable(folder, "synth.source.cache", "answers")
 
     def get(self, request: Request) -> Completion | None:
         """The answer to ``request``, if any run had it."""
